@@ -1,0 +1,30 @@
+/* bus/open.h - which bus a configuration means, and opening it. */
+#ifndef SPATE_BUS_OPEN_H
+#define SPATE_BUS_OPEN_H
+
+#include "bus/bus.h"
+#include "core/options.h"
+
+#include <stdint.h>
+
+/* Embedded in the configuration structs of connector and sinks; the option table below fills it. */
+struct spate_bus_config {
+    char *local_path;        /* bus.local.path: the durable root */
+    char *local_hot;         /* bus.local.hot: the shared-memory root; NULL: derived from the path */
+    int64_t local_segment_bytes; /* bus.local.segment_bytes; 0: chosen when the topic is made */
+};
+
+/* Options under "bus."; offsets are relative to struct spate_bus_config. */
+extern const struct spate_option spate_bus_options[];
+extern const size_t spate_bus_option_count;
+
+/* Opens the bus; makes nothing on disk before the first writer. */
+SPATE_CHECKED enum spate_rc spate_bus_open(const struct spate_bus_config *config, struct spate_bus **bus,
+                                           struct spate_err *err);
+
+/* Escapes a name that a bus cannot carry, reversibly (P85): the rule and its inverse stand in bus/open.c.
+ * Names of [a-z0-9][a-z0-9._]* stay as they are. Writes a NUL-terminated topic name. */
+SPATE_CHECKED enum spate_rc spate_topic_escape(const char *name, char *out, size_t size,
+                                               struct spate_err *err);
+
+#endif

@@ -1,0 +1,35 @@
+/* connector/connector.h - the daemon beside a database: replication stream to bus, until told to stop. */
+#ifndef SPATE_CONNECTOR_CONNECTOR_H
+#define SPATE_CONNECTOR_CONNECTOR_H
+
+#include "bus/open.h"
+#include "core/err.h"
+#include "core/options.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct spate_connector_config {
+    char *name; /* connector: also the stream's topic */
+    struct {
+        char *url, *password_env, *password_file;
+        char *publication, *slot;
+        bool create;
+    } source;
+    struct spate_strings tables; /* globs */
+    struct spate_bus_config bus;
+    int64_t heartbeat_ms;     /* how often an idle stream carries the WAL position */
+    int64_t stop_deadline_ms; /* SIGTERM: flush and confirm within this */
+    int log_level;            /* enum spate_log_level */
+};
+
+extern const struct spate_option_table spate_connector_tables[];
+extern const size_t spate_connector_table_count;
+
+/* Runs until a stop is asked for or a human is needed. Logs what it does; err is what stopped it.
+ * SPATE_OK: stopped in order, all that was received is durable and confirmed.
+ * new_epoch: break continuity on purpose (DESIGN 5): publishes a new epoch, then runs. */
+SPATE_CHECKED enum spate_rc spate_connector_run(const struct spate_connector_config *config,
+                                                bool new_epoch, struct spate_err *err);
+
+#endif

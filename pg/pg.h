@@ -1,0 +1,60 @@
+/* pg/pg.h - what connector and sinks both need of libpq: connecting with pinned session settings,
+ * quoting, and errors with a verdict.
+ *
+ * Thread: a PGconn belongs to one thread.
+ * Blocks: spate_pg_connect and spate_pg_exec, within the stated time; both end early with SPATE_END when a
+ *         stop was asked for (core/signals.h). */
+#ifndef SPATE_PG_PG_H
+#define SPATE_PG_PG_H
+
+#include "core/buf.h"
+#include "core/err.h"
+#include "core/slice.h"
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct spate_pg_where {
+    const char *what;          /* "source" or "target", for messages */
+    const char *url;           /* libpq URL or conninfo */
+    const char *password_env;  /* name of an environment variable, or NULL */
+    const char *password_file; /* file whose first line is the password, or NULL; read anew at each attempt (P67) */
+    const char *application_name;
+    bool replication; /* replication=database (P66) */
+};
+
+/* Connects and pins the session (P79, P78): client_encoding UTF8 - SQL_ASCII where the server's encoding is
+ * SQL_ASCII (P83) - datestyle ISO, intervalstyle postgres, extra_float_digits 3, bytea_output hex, timezone UTC,
+ * lc_monetary C, search_path pg_catalog, and all idle/statement/lock timeouts off; each is verified with SHOW. sslmode is verify-full
+ * unless the URL says otherwise (P68; libpq ignores it on Unix sockets). Keepalives and tcp_user_timeout are set.
+ * SPATE_OK, SPATE_END (stop asked for), SPATE_FAIL. The text never holds the URL's password. */
+SPATE_CHECKED enum spate_rc spate_pg_connect(const struct spate_pg_where *where, int timeout_ms,
+                                             PGconn **conn, struct spate_err *err);
+
+/* Fills *err from a result or (res NULL) the connection: "CONTEXT: server's words", SQLSTATE, and the
+ * verdict of the one table in pg/verdict.c (HAZARDS 8). Returns SPATE_FAIL.
+ * The server's words may quote a value for SQLSTATE classes 22 and 23: those are replaced by the condition's
+ * name and the table, column and constraint that the server named. */
+enum spate_rc spate_pg_fail(struct spate_err *err, PGconn *conn, const PGresult *res, const char *fmt, ...)
+    SPATE_PRINTF(4, 5);
+
+enum spate_verdict spate_pg_verdict(const char *sqlstate);
+
+/* Runs one command. `expect` is PGRES_TUPLES_OK or PGRES_COMMAND_OK. *res may be NULL; else PQclear it. */
+SPATE_CHECKED enum spate_rc spate_pg_exec(PGconn *conn, const char *sql, ExecStatusType expect,
+                                          PGresult **res, struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_pg_exec_params(PGconn *conn, const char *sql, int count,
+                                                 const char *const *values, ExecStatusType expect,
+                                                 PGresult **res, struct spate_err *err);
+
+/* Appends "name" / 'text' quoted for SQL; works on slices with any bytes but NUL (P85). */
+void spate_pg_ident(struct spate_buf *out, struct spate_slice name);
+void spate_pg_literal(struct spate_buf *out, struct spate_slice text);
+
+/* "1A/2B3C" as Postgres prints it, and back; parse returns false on anything else. */
+#define SPATE_PG_LSN_TEXT 18
+const char *spate_pg_lsn(uint64_t lsn, char out[SPATE_PG_LSN_TEXT]);
+bool spate_pg_lsn_parse(const char *text, uint64_t *lsn);
+
+#endif

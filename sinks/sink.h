@@ -1,0 +1,44 @@
+/* sinks/sink.h - one team's sink: hears the stream, keeps the team's tables; and many of them in one process. */
+#ifndef SPATE_SINKS_SINK_H
+#define SPATE_SINKS_SINK_H
+
+#include "bus/open.h"
+#include "core/err.h"
+#include "core/options.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* One table of the team's own schema. */
+struct spate_sink_table_config {
+    struct spate_group_item item; /* item.name: the team's table */
+    char *from;                   /* schema.table of the source, quoted like SQL where it has dots */
+    char *where;                  /* SQL over the source's row, or NULL */
+    struct spate_pairs columns;   /* target column -> SQL over the source's row; empty: all of them */
+    struct spate_strings key;     /* target columns; empty: the source's key */
+};
+
+struct spate_sink_config {
+    const char *path; /* of the file, for messages; set by the caller */
+    char *name;       /* sink: */
+    char *from;       /* the connector whose stream it hears */
+    struct spate_bus_config bus;
+    struct {
+        char *url, *password_env, *password_file;
+        char *schema;
+    } into;
+    struct spate_group tables; /* of struct spate_sink_table_config */
+    int64_t stop_deadline_ms;
+    int log_level;
+};
+
+extern const struct spate_option_table spate_sink_tables[];
+extern const size_t spate_sink_table_count;
+
+/* Runs all sinks, a thread each, until a stop is asked for or every sink has stopped by itself. A sink that
+ * stops is logged with its reason; the others go on. Returns the process' exit code: OK after an orderly stop,
+ * else that of the first sink that stopped.
+ * restart: the name of a sink that is to forget its position and begin as a new one would, or NULL. */
+enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count, const char *restart);
+
+#endif
