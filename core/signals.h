@@ -1,6 +1,6 @@
 /* core/signals.h - SIGTERM and SIGINT become a descriptor and a flag.
  *
- * Thread: call _init from main before any other thread starts (it blocks the signals for all).
+ * Thread: call _init from main before any other thread starts. SIGPIPE is ignored from then on.
  * The first signal asks for an orderly stop; a second one ends the process at once with 128+signal. */
 #ifndef SPATE_CORE_SIGNALS_H
 #define SPATE_CORE_SIGNALS_H
