@@ -21,14 +21,21 @@ enum spate_rc spate_fail_at(struct spate_err *err, enum spate_verdict verdict, c
 enum spate_rc spate_err_context(struct spate_err *err, const char *fmt, ...)
 {
     char text[sizeof err->text];
+    size_t len, room;
     va_list args;
-    int len;
+    int n;
 
     va_start(args, fmt);
-    len = vsnprintf(text, sizeof text, fmt, args);
+    n = vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    if (len >= 0 && (size_t)len < sizeof text)
-        snprintf(text + len, sizeof text - (size_t)len, ": %s", err->text);
+    len = n < 0 ? 0 : (size_t)n;
+    if (len + 2 < sizeof text) { /* the older words are cut where the room ends */
+        memcpy(text + len, ": ", 2);
+        room = sizeof text - len - 3;
+        n = (int)strnlen(err->text, room);
+        memcpy(text + len + 2, err->text, (size_t)n);
+        text[len + 2 + (size_t)n] = '\0';
+    }
     memcpy(err->text, text, sizeof text);
     return SPATE_FAIL;
 }

@@ -1,9 +1,7 @@
 #include "core/hash.h"
 
-#include <fcntl.h>
-#include <stdbool.h>
+#include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -11,33 +9,26 @@
 #include <nmmintrin.h>
 #endif
 
-/* The table is made at first use; every thread computes the same bytes, so the race is harmless only
- * because of the once-flag's release store: readers that see `ready` see the whole table. */
 static uint32_t crc_table[8][256];
-static int crc_ready;
+static pthread_once_t crc_once = PTHREAD_ONCE_INIT;
 
 static void crc_table_make(void)
 {
-    static uint32_t made[8][256];
-
     for (uint32_t i = 0; i < 256; i++) {
         uint32_t crc = i;
 
         for (int bit = 0; bit < 8; bit++)
             crc = (crc >> 1) ^ (UINT32_C(0x82f63b78) & (0U - (crc & 1U)));
-        made[0][i] = crc;
+        crc_table[0][i] = crc;
     }
     for (uint32_t i = 0; i < 256; i++)
         for (int t = 1; t < 8; t++)
-            made[t][i] = (made[t - 1][i] >> 8) ^ made[0][made[t - 1][i] & 0xff];
-    memcpy(crc_table, made, sizeof crc_table);
-    __atomic_store_n(&crc_ready, 1, __ATOMIC_RELEASE);
+            crc_table[t][i] = (crc_table[t - 1][i] >> 8) ^ crc_table[0][crc_table[t - 1][i] & 0xff];
 }
 
 static uint32_t crc_plain(uint32_t crc, const unsigned char *at, size_t len)
 {
-    if (!__atomic_load_n(&crc_ready, __ATOMIC_ACQUIRE))
-        crc_table_make();
+    pthread_once(&crc_once, crc_table_make);
     while (len >= 8) {
         uint32_t low, high;
 

@@ -27,6 +27,7 @@ void spate_log_context(const char *facts)
 }
 
 /* Appends and never passes the end: `at` stays a valid index of a line of `size` bytes. */
+SPATE_PRINTF(4, 0)
 static size_t add(char *line, size_t size, size_t at, const char *fmt, va_list args)
 {
     int n = vsnprintf(line + at, size - at, fmt, args);
