@@ -1,0 +1,18 @@
+# The recipes that people type first. They need no compiler when they begin: docker/setup.sh brings it.
+
+setup: ## install what building, demo and tests need (Debian 12 or newer; says what and why first)
+	@docker/setup.sh
+
+demo: ## the whole story on this machine: two databases, two teams, ends in EQUAL (KEEP=1 leaves it running)
+	@docker/setup.sh --quiet
+	@$(MAKE) --no-print-directory -s compile
+	@KEEP='$(KEEP)' $(PYTHON) tests/demo/demo.py
+
+test: ## everything; T=PATTERN runs some, SEED=N repeats the random parts
+	@docker/setup.sh --quiet
+	@T='$(T)' SEED='$(SEED)' $(PYTHON) tests/run.py
+
+soak: ## random faults for long, with the checker at the end: KILLS= SEED= MINUTES=
+	@docker/setup.sh --quiet
+	@$(MAKE) --no-print-directory -s compile
+	@KILLS='$(KILLS)' SEED='$(SEED)' MINUTES='$(MINUTES)' $(PYTHON) -m tests.integration.soak
