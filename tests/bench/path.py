@@ -1,0 +1,277 @@
+"""The path of a change, side by side in one run: rates, ratios, CPU seconds and peak private memory.
+
+  a  a bare libpq reader that throws everything away, reading at every wake-up and pausing 200 us when dry (P97)
+  b  the connector to the local bus
+  c  a sink alone, from a full bus to a table
+  d  connector and sink together
+  e  CREATE SUBSCRIPTION
+
+Every row drains the same WAL from a slot of its own, made before the load. The exit status says whether the goals hold.
+usage: path.py [ROWS_IN_ONE_TRANSACTION [SINGLE_ROW_TRANSACTIONS]]
+"""
+import os
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from tests.support import cluster, scratch  # noqa: E402
+
+SPATE = os.environ.get("SPATE", os.path.join(scratch.ROOT, "build/release/spate"))
+BARE = os.path.join(scratch.ROOT, "build/release/tests/bench/pg_bare_reader")
+SLOTS = ("a0", "a1", "b", "d", "e")
+TABLE = """CREATE TABLE public.bench (id bigint PRIMARY KEY, customer integer NOT NULL, amount numeric(12,2) NOT NULL,
+           status text NOT NULL, placed timestamptz NOT NULL)"""
+ROW = "i, i % 5000, (i % 100000) / 100.0, 'paid', '2026-01-01Z'::timestamptz + i * interval '1 second'"
+# The load is not what is measured, so it may be fast; no checkpoint falls into one row and not into another.
+SETTINGS = {"max_wal_size": "20GB", "shared_buffers": "256MB", "checkpoint_timeout": "1h", "synchronous_commit": "off"}
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def private_mb(pid):
+    """Anonymous memory: shared-memory segments count apart."""
+    with open(f"/proc/{pid}/status") as status:
+        for line in status:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+class Watch:
+    """Samples processes by a label: peak private memory, and CPU seconds up to the last sample."""
+
+    def __init__(self):
+        self.pids, self.peak, self.cpu, self.base = {}, {}, {}, {}
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.loop, daemon=True)
+
+    def add(self, label, pid):
+        self.pids[label] = pid
+        self.base[label] = cpu_seconds(pid)
+        return self
+
+    def sample(self):
+        for label, pid in list(self.pids.items()):
+            try:
+                self.peak[label] = max(self.peak.get(label, 0.0), private_mb(pid))
+                self.cpu[label] = cpu_seconds(pid) - self.base[label]
+            except (OSError, IndexError):
+                pass
+
+    def loop(self):
+        while not self.stopped.wait(0.02):
+            self.sample()
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.sample()
+        self.stopped.set()
+        self.thread.join()
+
+
+class Bench:
+    def __init__(self, rows, singles):
+        self.rows, self.singles = rows, singles
+        self.source = cluster.Cluster("benchsrc", **SETTINGS).start()
+        self.target = cluster.Cluster("benchtgt", **SETTINGS).start()
+        self.dir = scratch.directory("spate-bench-")
+        self.results = {}
+
+    def walsender(self, slot):
+        def pid():
+            found = self.source.sql("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND active", [slot])
+            return found and found[0][0]
+        return scratch.until(pid, f"slot {slot} is read")
+
+    def confirmed(self, slot):
+        return self.source.one("SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE slot_name = %s",
+                               [self.until, slot])
+
+    def load(self, name, statement):
+        self.source.sql("DROP TABLE IF EXISTS public.bench")
+        self.source.sql(TABLE)
+        self.source.sql("DROP PUBLICATION IF EXISTS bench")
+        self.source.sql("CREATE PUBLICATION bench FOR TABLE public.bench")
+        for slot in SLOTS:
+            self.source.sql("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+        self.source.sql(statement)
+        # A few bytes behind the load, so that a keepalive or commit beyond it always comes.
+        self.until = self.source.one("SELECT pg_current_wal_lsn()::text")
+        self.source.sql("SELECT pg_logical_emit_message(true, 'bench', 'end')")
+        self.name = name
+
+    def drop_slots(self):
+        for slot in SLOTS:
+            scratch.until(lambda s=slot: not self.source.sql(
+                "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active", [s]), f"slot {slot} is free")
+            self.source.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [slot])
+
+    def record(self, row, seconds, changes, watch=None):
+        rate = changes / seconds
+        extra = ""
+        if watch:
+            extra = "  ".join(f"{label}: {watch.cpu.get(label, 0):.1f} s cpu, {watch.peak.get(label, 0):.1f} MB"
+                              for label in watch.pids)
+        self.results[self.name, row] = rate
+        print(f"  {row:4} {seconds:7.2f} s {rate / 1000:8.1f} k/s   {extra}", flush=True)
+
+    def bare(self, row, slot, pause, changes):
+        process = subprocess.Popen([BARE, f"{self.source.dsn()} replication=database", slot, "bench", self.until, str(pause)],
+                                   stdout=subprocess.PIPE, text=True, preexec_fn=scratch.child_setup())
+        with Watch() as watch:
+            watch.add("reader", process.pid)
+            out = process.communicate(timeout=600)[0]
+        if process.returncode:
+            raise scratch.Failure(f"bare reader exited with {process.returncode}")
+        self.record(row, float(out.split()[1]), changes, watch)
+
+    def spawn(self, *argv):
+        log = open(os.path.join(self.dir, f"{argv[0]}.log"), "ab")
+        return subprocess.Popen([SPATE, *argv], stdout=log, stderr=log, preexec_fn=scratch.child_setup())
+
+    def connector_file(self, slot):
+        path = os.path.join(self.dir, f"connector-{self.name}-{slot}.yaml")
+        self.bus = os.path.join(self.dir, f"bus-{self.name}-{slot}")
+        with open(path, "w") as out:
+            out.write(f'connector: bench\nsource:\n  postgres: {{url: "{self.source.dsn()}", publication: bench, slot: {slot}}}\n'
+                      f"bus: {{local: {{path: {self.bus}}}}}\n")
+        return path
+
+    def sink_file(self, name):
+        path = os.path.join(self.dir, f"sink-{self.name}-{name}.yaml")
+        with open(path, "w") as out:
+            out.write(f'sink: {name}\nfrom: bench\nbus: {{local: {{path: {self.bus}}}}}\n'
+                      f'into: {{postgres: {{url: "{self.target.dsn()}", schema: {name}}}}}\n'
+                      f"tables:\n  bench: {{from: public.bench}}\n")
+        self.target.sql(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+        self.target.sql(f"CREATE SCHEMA {name}")
+        return path
+
+    def stop(self, process):
+        process.terminate()
+        if process.wait(30):
+            raise scratch.Failure(f"exit code {process.returncode}; logs in {self.dir}")
+
+    def wait(self, process, condition, what):
+        def done():
+            if process.poll() is not None:
+                raise scratch.Failure(f"spate exited with {process.returncode} before: {what}\n{self.tail()}")
+            return condition()
+        scratch.until(done, what, 900, every=0.01)
+
+    def tail(self):
+        lines = []
+        for name in os.listdir(self.dir):
+            if name.endswith(".log"):
+                with open(os.path.join(self.dir, name), errors="replace") as log:
+                    lines += log.readlines()[-5:]
+        return "".join(lines)
+
+    def sunk(self, sink, changes):
+        """The position is in the rows' transaction, so it is the cheapest witness."""
+        try:
+            found = self.target.sql(f"SELECT n FROM {sink}.spate_sink WHERE sink = %s", [sink])
+        except Exception:
+            return False
+        return bool(found) and found[0][0] is not None and found[0][0] >= changes
+
+    def check(self, sink, changes):
+        count = self.target.one(f"SELECT count(*) FROM {sink}.bench")
+        if count != changes:
+            raise scratch.Failure(f"{sink}.bench has {count} rows, not {changes}")
+
+    def run(self, changes):
+        for attempt, pause in ((0, 0), (1, 200)):
+            self.bare(f"a{attempt}", f"a{attempt}", pause, changes)
+
+        config = self.connector_file("b")
+        begin = time.monotonic()
+        connector = self.spawn("connector", "-c", config)
+        with Watch() as watch:
+            watch.add("connector", connector.pid)
+            self.wait(connector, lambda: self.confirmed("b"), "slot b confirmed")
+            self.record("b", time.monotonic() - begin, changes, watch)
+
+        config = self.sink_file("c")
+        begin = time.monotonic()
+        sink = self.spawn("sink", "-c", config)
+        with Watch() as watch:
+            watch.add("sink", sink.pid)
+            self.wait(sink, lambda: self.sunk("c", changes), "sink c has all")
+            self.record("c", time.monotonic() - begin, changes, watch)
+        self.stop(sink)
+        self.stop(connector)
+        self.check("c", changes)
+
+        config = self.connector_file("d")
+        sink_config = self.sink_file("d")
+        begin = time.monotonic()
+        connector = self.spawn("connector", "-c", config)
+        sink = self.spawn("sink", "-c", sink_config)
+        with Watch() as watch:
+            watch.add("connector", connector.pid).add("sink", sink.pid)
+            self.wait(sink, lambda: self.sunk("d", changes), "sink d has all")
+            self.record("d", time.monotonic() - begin, changes, watch)
+        self.stop(sink)
+        self.stop(connector)
+        self.check("d", changes)
+
+        self.target.sql("DROP TABLE IF EXISTS public.bench")
+        self.target.sql(TABLE)
+        self.target.sql(f"CREATE SUBSCRIPTION bench CONNECTION '{self.source.dsn()}' PUBLICATION bench "
+                        "WITH (create_slot = false, slot_name = 'e', copy_data = false, enabled = false, synchronous_commit = off)")
+        begin = time.monotonic()
+        self.target.sql("ALTER SUBSCRIPTION bench ENABLE")
+        # The position first: it is cheap to ask for; the count afterwards is the proof.
+        scratch.until(lambda: self.target.one("SELECT coalesce(latest_end_lsn >= %s, false) FROM pg_stat_subscription "
+                                              "WHERE subname = 'bench'", [self.until])
+                      and self.target.one("SELECT count(*) FROM public.bench") == changes, "subscription has all", 900, every=0.05)
+        self.record("e", time.monotonic() - begin, changes)
+        self.target.sql("ALTER SUBSCRIPTION bench DISABLE")
+        self.target.sql("ALTER SUBSCRIPTION bench SET (slot_name = NONE)")
+        self.target.sql("DROP SUBSCRIPTION bench")
+
+    def goals(self):
+        met = True
+        print()
+        for name in ("one", "many"):
+            best = max(self.results[name, "a0"], self.results[name, "a1"])
+            rows = [("b / best a", self.results[name, "b"] / best, 0.95),
+                    ("d / e", self.results[name, "d"] / self.results[name, "e"], 1.0)]
+            if name == "many":
+                rows.append(("c / e", self.results[name, "c"] / self.results[name, "e"], 2.0))
+            for what, ratio, goal in rows:
+                holds = ratio >= goal
+                met = met and holds
+                print(f"  {name:5} {what:12} {ratio:6.2f}   goal {goal:.2f}   {'pass' if holds else 'falls short'}")
+        return met
+
+
+def main():
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1000000
+    singles = int(sys.argv[2]) if len(sys.argv) > 2 else 300000
+    scratch.install_handlers()
+    bench = Bench(rows, singles)
+    print(f"one: a transaction of {rows} rows")
+    bench.load("one", f"INSERT INTO public.bench SELECT {ROW} FROM generate_series(1, {rows}) i")
+    bench.run(rows)
+    bench.drop_slots()
+    print(f"many: {singles} single-row transactions")
+    bench.load("many", f"""DO $$ BEGIN FOR i IN 1..{singles} LOOP
+               INSERT INTO public.bench SELECT {ROW}; COMMIT; END LOOP; END $$""")
+    bench.run(singles)
+    sys.exit(0 if bench.goals() else 1)
+
+
+if __name__ == "__main__":
+    main()
