@@ -6,11 +6,19 @@
 #include "core/err.h"
 #include "core/options.h"
 
+#include <stdbool.h>
+
 /* Reads `path`. Unknown key, wrong type, out of range, missing required key, duplicate key: fatal with
- * exit code CONFIG, text "FILE:LINE: KEY: what was expected; did you mean ..?". On failure `into` holds
- * nothing that needs freeing. On success free with spate_options_fini. `into` is zeroed first. */
+ * exit code CONFIG, text "FILE:LINE: KEY: expected .., got ..; did you mean ..?". On failure `into` holds
+ * nothing that needs freeing. On success free with spate_options_fini. The members that the tables describe
+ * are set to their defaults first; the struct's other members are left as they are. */
 SPATE_CHECKED enum spate_rc spate_config_load(const char *path, const struct spate_option_table *tables,
                                               size_t count, void *into, struct spate_err *err);
+
+/* Which kind of file is it: does its outermost mapping have this key? Fails as loading does where the file
+ * cannot be read. */
+SPATE_CHECKED enum spate_rc spate_config_has(const char *path, const char *key, bool *has,
+                                             struct spate_err *err);
 
 /* The effective settings as YAML with defaults filled in, secrets and passwords in URLs masked. */
 void spate_config_print(struct spate_buf *out, const struct spate_option_table *tables, size_t count,
