@@ -15,7 +15,8 @@ struct spate_bus_config {
 };
 
 /* Options under "bus."; offsets are relative to struct spate_bus_config. */
-extern const struct spate_option spate_bus_options[];
+enum { SPATE_BUS_OPTIONS = 3 }; /* a constant, so that others' static tables can name it */
+extern const struct spate_option spate_bus_options[SPATE_BUS_OPTIONS];
 extern const size_t spate_bus_option_count;
 
 /* Opens the bus; makes nothing on disk before the first writer. */
