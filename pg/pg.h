@@ -39,14 +39,32 @@ SPATE_CHECKED enum spate_rc spate_pg_connect(const struct spate_pg_where *where,
 enum spate_rc spate_pg_fail(struct spate_err *err, PGconn *conn, const PGresult *res, const char *fmt, ...)
     SPATE_PRINTF(4, 5);
 
+/* The table of pg/verdict.c. sqlstate may be NULL or empty: the connection itself failed (retry). */
 enum spate_verdict spate_pg_verdict(const char *sqlstate);
+const char *spate_pg_condition(const char *sqlstate); /* "unique_violation"; never NULL */
+const char *spate_pg_remedy(const char *sqlstate);    /* what to do, or NULL; spate_pg_fail appends it */
+bool spate_pg_needs_operator(const char *sqlstate);   /* retry slowly (10..30 s): somebody must mend it */
+bool spate_pg_quotes_values(const char *sqlstate);    /* the server's words may hold a row's value */
 
-/* Runs one command. `expect` is PGRES_TUPLES_OK or PGRES_COMMAND_OK. *res may be NULL; else PQclear it. */
+/* As spate_pg_fail, from the words of a connection that never came up (they hold the SQLSTATE when the
+ * connection's verbosity is PQERRORS_VERBOSE). */
+enum spate_rc spate_pg_connect_failed(struct spate_err *err, const char *context, const char *words);
+
+/* Runs one command, or several in one string (the last result counts). `expect` is PGRES_TUPLES_OK,
+ * PGRES_COMMAND_OK or a PGRES_COPY_* state. `res` may be NULL; else PQclear *res, which is NULL unless SPATE_OK.
+ * SPATE_END: a stop was asked for, before or meanwhile; the server was told to cancel, and the transaction's
+ * fate is unknown: close the connection. */
 SPATE_CHECKED enum spate_rc spate_pg_exec(PGconn *conn, const char *sql, ExecStatusType expect,
                                           PGresult **res, struct spate_err *err);
 SPATE_CHECKED enum spate_rc spate_pg_exec_params(PGconn *conn, const char *sql, int count,
                                                  const char *const *values, ExecStatusType expect,
                                                  PGresult **res, struct spate_err *err);
+
+/* The same, whether or not a stop was asked for, but for at most timeout_ms (-1: no limit): for the last words of
+ * an orderly stop. Time is up: the server was told to cancel; SPATE_FAIL (retry), SQLSTATE 57014. */
+SPATE_CHECKED enum spate_rc spate_pg_exec_within(PGconn *conn, const char *sql, int timeout_ms,
+                                                 ExecStatusType expect, PGresult **res,
+                                                 struct spate_err *err);
 
 /* Appends "name" / 'text' quoted for SQL; works on slices with any bytes but NUL (P85). */
 void spate_pg_ident(struct spate_buf *out, struct spate_slice name);
