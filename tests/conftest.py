@@ -1,0 +1,62 @@
+"""Shared clusters for a run; a world of its own (databases, bus, processes) for each test."""
+import os
+import random
+import signal
+
+import pytest
+
+from tests.support import scratch
+from tests.support.cluster import Cluster
+from tests.support.world import World, binary
+
+
+def pytest_configure(config):
+    scratch.atexit.register(scratch.clean_up)
+    signal.signal(signal.SIGTERM, lambda number, frame: pytest.exit(f"signal {number}", 128 + number))
+
+
+def pytest_report_header(config):
+    return f"spate: {binary()}, SEED={seed_of_run()}"
+
+
+_seed = []
+
+
+def seed_of_run():
+    if not _seed:
+        _seed.append(int(os.environ.get("SEED") or random.SystemRandom().randrange(1, 10**6)))
+    return _seed[0]
+
+
+@pytest.fixture(scope="session")
+def seed():
+    """Printed in the report's head; SEED=N repeats it."""
+    return seed_of_run()
+
+
+@pytest.fixture(scope="session")
+def source():
+    return Cluster("src").start()
+
+
+@pytest.fixture(scope="session")
+def target():
+    return Cluster("tgt").start()
+
+
+@pytest.fixture
+def world(source, target):
+    for cluster in (source, target):
+        if not cluster.running():
+            cluster.start()
+    new = World(source, target)
+    yield new
+    new.close()
+
+
+@pytest.fixture
+def own_source():
+    """A source that the test may stop, fill or break."""
+    cluster = Cluster("own")
+    yield cluster
+    cluster.destroy()
