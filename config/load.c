@@ -7,27 +7,17 @@
 
 #include "config/keys.h"
 #include "config/scalar.h"
+#include "config/yaml.h"
 #include "core/alloc.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <yaml.h>
 
-#define FILE_MAX    (1 << 20) /* a configuration of a megabyte is something else by mistake */
-#define ENTRIES_MAX 4096      /* of one mapping or list: finding duplicates is quadratic */
-
-struct file {
-    const char *path;
-    yaml_document_t doc;
-    bool composed;
-    struct spate_err *err;
-};
+#define ENTRIES_MAX 4096 /* of one mapping or list: finding duplicates is quadratic */
 
 /* One struct that is being filled: the whole file, or one element of a group. */
 struct scope {
-    struct file *file;
+    struct spate_yaml *file;
     struct spate_keys keys;
     const char *name; /* "" or "tables.invoices.", put before keys in messages */
     char *into;
@@ -35,18 +25,6 @@ struct scope {
 };
 
 static enum spate_rc walk(struct scope *scope, yaml_node_t *node, const char *level);
-
-static int line_of(const yaml_node_t *node)
-{
-    return (int)node->start_mark.line + 1;
-}
-
-static enum spate_rc fail_at(struct file *file, int line, const char *key, const struct spate_buf *what)
-{
-    file->err->exit_code = SPATE_EXIT_CONFIG;
-    return spate_fail(file->err, SPATE_FATAL, "%s:%d: %s%s%.*s", file->path, line, key, *key ? ": " : "",
-                      (int)what->len, what->data);
-}
 
 /* What stands there instead, for people: a scalar's text (cut short), or what kind of node it is. */
 static void describe(struct spate_buf *out, const yaml_node_t *node, bool secret)
@@ -103,7 +81,7 @@ static enum spate_rc expected(struct scope *scope, const yaml_node_t *node, cons
     describe(&text, node, secret);
     if (nearest)
         spate_buf_printf(&text, "; did you mean %s?", nearest);
-    fail_at(scope->file, line_of(node), spate_buf_str(&name), &text);
+    spate_yaml_fail(scope->file, spate_yaml_line(node), spate_buf_str(&name), &text);
     spate_buf_fini(&text);
     spate_buf_fini(&name);
     return SPATE_FAIL;
@@ -150,7 +128,7 @@ static enum spate_rc load_list(struct scope *scope, yaml_node_t *node, const cha
         text = text_of(item);
         if (!text || *text == '\0')
             return expected(scope, item, key, "a list of texts", false, NULL);
-        list->line[i] = line_of(item);
+        list->line[i] = spate_yaml_line(item);
         list->at[list->count++] = spate_strdup(text);
     }
     return SPATE_OK;
@@ -183,8 +161,8 @@ static enum spate_rc check_mapping(struct scope *scope, yaml_node_t *node, const
                 continue;
             spate_buf_printf(&full, "%s%s%s%s", scope->name, key, *key ? "." : "", text_of(name));
             spate_buf_printf(&text, "expected each key once, got it again (first on line %d); remove one of them",
-                             line_of(earlier));
-            fail_at(scope->file, line_of(name), spate_buf_str(&full), &text);
+                             spate_yaml_line(earlier));
+            spate_yaml_fail(scope->file, spate_yaml_line(name), spate_buf_str(&full), &text);
             spate_buf_fini(&full);
             spate_buf_fini(&text);
             return SPATE_FAIL;
@@ -214,7 +192,7 @@ static enum spate_rc load_map(struct scope *scope, yaml_node_t *node, const char
             return SPATE_FAIL;
         }
         pairs->at[pairs->count++] = (struct spate_pair){
-            .key = spate_strdup(text_of(name)), .value = spate_strdup(text), .line = line_of(name)};
+            .key = spate_strdup(text_of(name)), .value = spate_strdup(text), .line = spate_yaml_line(name)};
     }
     return SPATE_OK;
 }
@@ -258,7 +236,7 @@ static enum spate_rc load_group(struct scope *scope, yaml_node_t *node, const ch
         struct spate_buf prefix = {0};
 
         item->name = spate_strdup(text_of(name));
-        item->line = line_of(name);
+        item->line = spate_yaml_line(name);
         spate_buf_printf(&prefix, "%s%s.%s.", scope->name, key, item->name);
         rc = load_item(scope, value, spate_buf_str(&prefix), option->group, element);
         spate_buf_fini(&prefix);
@@ -377,9 +355,9 @@ static enum spate_rc walk(struct scope *scope, yaml_node_t *node, const char *le
 }
 
 /* The line of the deepest mapping on the way to a key, which is where the key should have been. */
-static int nearest_line(struct file *file, yaml_node_t *node, const char *key)
+static int nearest_line(struct spate_yaml *file, yaml_node_t *node, const char *key)
 {
-    int line = line_of(node);
+    int line = spate_yaml_line(node);
 
     while (node && node->type == YAML_MAPPING_NODE) {
         size_t len = strcspn(key, ".");
@@ -389,7 +367,7 @@ static int nearest_line(struct file *file, yaml_node_t *node, const char *key)
             yaml_node_t *name = yaml_document_get_node(&file->doc, node->data.mapping.pairs.start[i].key);
 
             if (name->data.scalar.length == len && memcmp(name->data.scalar.value, key, len) == 0) {
-                line = line_of(name);
+                line = spate_yaml_line(name);
                 deeper = yaml_document_get_node(&file->doc, node->data.mapping.pairs.start[i].value);
             }
         }
@@ -416,7 +394,7 @@ static enum spate_rc missing(struct scope *scope, yaml_node_t *root)
             spate_buf_puts(&text, "expected ");
             spate_scalar_expected(option, &text);
             spate_buf_printf(&text, ", got no such key; add it (%s)", option->doc ? option->doc : "required");
-            rc = fail_at(scope->file, nearest_line(scope->file, root, spate_buf_str(&full)),
+            rc = spate_yaml_fail(scope->file, nearest_line(scope->file, root, spate_buf_str(&full)),
                          spate_buf_str(&name), &text);
         }
     spate_buf_fini(&full);
@@ -451,130 +429,23 @@ static void defaults(const struct scope *scope)
         }
 }
 
-/* --- the file ----------------------------------------------------------------------------------------- */
-
-static enum spate_rc unreadable(struct file *file, const char *why)
-{
-    file->err->exit_code = SPATE_EXIT_CONFIG;
-    return spate_fail(file->err, SPATE_FATAL, "%s: %s; give the path of a YAML file that can be read", file->path,
-                      why);
-}
-
-static enum spate_rc read_file(struct file *file, struct spate_buf *text)
-{
-    FILE *in = fopen(file->path, "re");
-    size_t got;
-
-    if (!in)
-        return unreadable(file, strerror(errno));
-    do {
-        spate_buf_reserve(text, 1 << 14);
-        got = fread(text->data + text->len, 1, 1 << 14, in);
-        text->len += got;
-    } while (got > 0 && text->len <= FILE_MAX);
-    if (ferror(in)) {
-        int why = errno;
-
-        fclose(in);
-        return unreadable(file, strerror(why));
-    }
-    fclose(in);
-    if (text->len > FILE_MAX)
-        return unreadable(file, "longer than a megabyte, so it is no configuration");
-    return SPATE_OK;
-}
-
-/* Is the given line (from 0) indented by a tab? YAML forbids it, and libyaml's words for it are obscure. */
-static bool tab_indents(const struct spate_buf *text, size_t line)
-{
-    const char *p = text->data, *end = text->data + text->len;
-
-    while (line > 0 && p < end)
-        line -= *p++ == '\n';
-    while (p < end && *p == ' ')
-        p++;
-    return p < end && *p == '\t';
-}
-
-static enum spate_rc not_yaml(struct file *file, const yaml_parser_t *parser, const struct spate_buf *text)
-{
-    struct spate_buf what = {0};
-    size_t line = parser->problem_mark.line;
-
-    if (tab_indents(text, line))
-        spate_buf_puts(&what, "a tab indents this line; YAML wants spaces");
-    else
-        spate_buf_printf(&what, "this is not YAML: %s%s%s (column %zu)", parser->context ? parser->context : "",
-                         parser->context ? ", " : "", parser->problem ? parser->problem : "unreadable",
-                         parser->problem_mark.column + 1);
-    fail_at(file, (int)line + 1, "", &what);
-    spate_buf_fini(&what);
-    return SPATE_FAIL;
-}
-
-/* Composes the file's one document. */
-static enum spate_rc compose(struct file *file, const struct spate_buf *text)
-{
-    struct spate_buf what = {0};
-    yaml_document_t extra;
-    yaml_parser_t parser;
-    enum spate_rc rc = SPATE_OK;
-
-    if (!yaml_parser_initialize(&parser))
-        return unreadable(file, "no memory for the YAML parser");
-    yaml_parser_set_input_string(&parser, (const unsigned char *)text->data, text->len);
-    if (!yaml_parser_load(&parser, &file->doc)) {
-        rc = not_yaml(file, &parser, text);
-        goto out;
-    }
-    file->composed = true;
-    if (!yaml_document_get_root_node(&file->doc)) {
-        rc = unreadable(file, "the file says nothing");
-        goto out;
-    }
-    if (!yaml_parser_load(&parser, &extra)) {
-        rc = not_yaml(file, &parser, text);
-        goto out;
-    }
-    if (yaml_document_get_root_node(&extra)) {
-        spate_buf_puts(&what, "expected one document in the file, got a second one behind ---; give it a file "
-                              "of its own");
-        rc = fail_at(file, line_of(yaml_document_get_root_node(&extra)), "", &what);
-    }
-    yaml_document_delete(&extra);
-out:
-    spate_buf_fini(&what);
-    yaml_parser_delete(&parser);
-    return rc;
-}
-
-static enum spate_rc open_document(struct file *file)
-{
-    struct spate_buf text = {0};
-    enum spate_rc rc = read_file(file, &text);
-
-    if (rc == SPATE_OK)
-        rc = compose(file, &text);
-    spate_buf_fini(&text);
-    return rc;
-}
+/* --- the whole file ------------------------------------------------------------------------------------ */
 
 enum spate_rc spate_config_load(const char *path, const struct spate_option_table *tables, size_t count,
                                 void *into, struct spate_err *err)
 {
-    struct file file = {.path = path, .err = err};
+    struct spate_yaml file = {.path = path, .err = err};
     struct scope scope = {.file = &file, .keys = {tables, count}, .name = "", .into = into};
     enum spate_rc rc;
 
     scope.seen = spate_zalloc(spate_keys_options(&scope.keys) + 1);
     defaults(&scope);
-    rc = open_document(&file);
+    rc = spate_yaml_open(&file);
     if (rc == SPATE_OK)
         rc = walk(&scope, yaml_document_get_root_node(&file.doc), "");
     if (rc == SPATE_OK)
         rc = missing(&scope, yaml_document_get_root_node(&file.doc));
-    if (file.composed)
-        yaml_document_delete(&file.doc);
+    spate_yaml_close(&file);
     if (rc != SPATE_OK)
         spate_options_fini(into, tables, count);
     free(scope.seen);
@@ -583,8 +454,8 @@ enum spate_rc spate_config_load(const char *path, const struct spate_option_tabl
 
 enum spate_rc spate_config_has(const char *path, const char *key, bool *has, struct spate_err *err)
 {
-    struct file file = {.path = path, .err = err};
-    enum spate_rc rc = open_document(&file);
+    struct spate_yaml file = {.path = path, .err = err};
+    enum spate_rc rc = spate_yaml_open(&file);
     yaml_node_t *root;
 
     *has = false;
@@ -597,7 +468,6 @@ enum spate_rc spate_config_has(const char *path, const char *key, bool *has, str
             *has |= name && strcmp(name, key) == 0;
         }
     }
-    if (file.composed)
-        yaml_document_delete(&file.doc);
+    spate_yaml_close(&file);
     return rc;
 }

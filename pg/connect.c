@@ -313,8 +313,9 @@ enum spate_rc spate_pg_connect(const struct spate_pg_where *where, int timeout_m
 
     *conn = NULL;
     err->sqlstate[0] = '\0';
-    if (!url) {
-        rc = malformed(where, words ? words : "out of memory", err);
+    /* A slash in a password that is not percent-encoded makes libpq take the rest for a database's name. */
+    if (!url || (said(url, "dbname") && strchr(said(url, "dbname"), '@'))) {
+        rc = malformed(where, words ? words : "", err);
         goto out;
     }
     rc = prepare(&dial, url, err);

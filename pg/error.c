@@ -26,7 +26,8 @@ static void one_line(struct spate_buf *out, const char *text)
         size_t len = strcspn(text, "\n");
         size_t skip = strspn(text, " \t");
 
-        if (len > skip && strncmp(text, "LOCATION:", 9) != 0) {
+        /* libpq's own guess at a remedy goes as well: ours says more. */
+        if (len > skip && strncmp(text, "LOCATION:", 9) != 0 && strncmp(text + skip, "Is the server", 13) != 0) {
             if (out->len > 0)
                 spate_buf_puts(out, skip > 0 ? ". " : "; ");
             spate_buf_add(out, text + skip, len - skip);

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 struct spate_pg_where {
-    const char *what;          /* "source" or "target", for messages */
+    const char *what;          /* "source" or "target", for messages; outlives the connection */
     const char *url;           /* libpq URL or conninfo */
     const char *password_env;  /* name of an environment variable, or NULL */
     const char *password_file; /* file whose first line is the password, or NULL; read anew at each attempt (P67) */
