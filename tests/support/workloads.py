@@ -1,0 +1,191 @@
+"""Loads on a source database whose faults are visible (W1-W4 of the fault matrix).
+
+  W1 counters    every row carries its writer and number: loss, doubling and reordering show
+  W2 bank        transfers: the sum is constant after every transaction, so half of one shows (I3)
+  W3 key churn   updates of the key, delete and insert of the same key, swaps
+  W4 large       values that are TOASTed; updates that leave them unchanged, also across a key change (P42)
+
+Each is a thread with a connection of its own; it reconnects when the source goes away, since the clusters
+are restarted under it. A commit whose outcome is unknown needs no care: the checker compares with the source.
+"""
+import random
+import threading
+import time
+
+import psycopg2
+
+ACCOUNTS, BALANCE = 60, 1000
+BANK_SUM = ACCOUNTS * BALANCE
+
+SCHEMA = f"""
+CREATE TABLE w1_counters (writer int, n bigint, at timestamptz DEFAULT clock_timestamp(), note text, PRIMARY KEY (writer, n));
+CREATE TABLE w1_last (writer int PRIMARY KEY, n bigint NOT NULL);
+CREATE TABLE w2_accounts (id int PRIMARY KEY, balance bigint NOT NULL);
+CREATE TABLE w3_churn (id int PRIMARY KEY, v int NOT NULL, t text);
+CREATE TABLE w4_large (id int PRIMARY KEY, small int NOT NULL, large text, other bytea);
+ALTER TABLE w3_churn REPLICA IDENTITY FULL;
+"""
+
+# The target tables: one team takes everything as it is, the other in its own words.
+MIRROR = {name: {"from": "public." + name} for name in ("w1_counters", "w1_last", "w2_accounts", "w3_churn", "w4_large")}
+OWN_WORDS = {
+    "accounts": {"from": "public.w2_accounts", "columns": {"account": "id", "cents": "balance * 100"}, "key": ["account"]},
+    "odd": {"from": "public.w3_churn", "where": "v % 2 = 1", "columns": {"id": "id", "label": "coalesce(t, '-') || ':' || v"}, "key": ["id"]},
+}
+
+
+def mirror_pairs(schema):
+    return [(f"SELECT * FROM public.{name}", f"SELECT * FROM {schema}.{name}") for name in MIRROR]
+
+
+def own_words_pairs(schema):
+    return [("SELECT id, balance * 100 FROM w2_accounts", f"SELECT account, cents FROM {schema}.accounts"),
+            ("SELECT id, coalesce(t, '-') || ':' || v FROM w3_churn WHERE v % 2 = 1", f"SELECT id, label FROM {schema}.odd")]
+
+
+def prepare(world):
+    world.src(SCHEMA)
+
+
+def load(world):
+    """The first rows; while the connector runs, since older rows are not in the stream."""
+    world.src(f"INSERT INTO w2_accounts SELECT i, {BALANCE} FROM generate_series(1, {ACCOUNTS}) i;"
+              "INSERT INTO w3_churn SELECT i, i, 'r' || i FROM generate_series(1, 40) i;"
+              "INSERT INTO w4_large SELECT i, 0, (SELECT string_agg(md5(i::text || g), '') FROM generate_series(1, 700) g), "
+              "decode(repeat(md5(i::text), 300), 'hex') FROM generate_series(1, 12) i")
+
+
+def counters(cursor, state, rnd):
+    rows = rnd.choice((1, 1, 1, 3, 20))
+    cursor.execute("INSERT INTO w1_counters (writer, n, note) SELECT %s, g, %s || g FROM generate_series(%s::bigint, %s::bigint) g",
+                   [state["writer"], "note ", state["n"] + 1, state["n"] + rows])
+    cursor.execute("INSERT INTO w1_last VALUES (%s, %s) ON CONFLICT (writer) DO UPDATE SET n = EXCLUDED.n", [state["writer"], state["n"] + rows])
+    if rnd.random() < 0.05:
+        cursor.execute("DELETE FROM w1_counters WHERE writer = %s AND n < %s", [state["writer"], state["n"] - 2000])
+
+
+def counters_resume(cursor, state):
+    cursor.execute("SELECT n FROM w1_last WHERE writer = %s", [state["writer"]])
+    row = cursor.fetchone()
+    state["n"] = row[0] if row else 0
+
+
+def bank(cursor, _state, rnd):
+    for _ in range(rnd.choice((1, 1, 4))):
+        a, b = sorted(rnd.sample(range(1, ACCOUNTS + 1), 2))
+        amount = rnd.randrange(-50, 51)
+        cursor.execute("UPDATE w2_accounts SET balance = balance - %s WHERE id = %s", [amount, a])
+        cursor.execute("UPDATE w2_accounts SET balance = balance + %s WHERE id = %s", [amount, b])
+
+
+def churn(cursor, _state, rnd):
+    a, b = rnd.sample(range(1, 41), 2)
+    kind = rnd.randrange(5)
+    if kind == 0:
+        cursor.execute("DELETE FROM w3_churn WHERE id = %s", [a])
+        cursor.execute("INSERT INTO w3_churn VALUES (%s, %s, %s)", [a, rnd.randrange(1000), "again"])
+    elif kind == 1:  # swap two keys by way of a third
+        cursor.execute("UPDATE w3_churn SET id = -1 WHERE id = %s", [a])
+        cursor.execute("UPDATE w3_churn SET id = %s WHERE id = %s", [a, b])
+        cursor.execute("UPDATE w3_churn SET id = %s WHERE id = -1", [b])
+    elif kind == 2:
+        cursor.execute("UPDATE w3_churn SET v = v + 1, t = CASE WHEN random() < 0.2 THEN NULL ELSE 'u' || v END WHERE id IN (%s, %s)", [a, b])
+    elif kind == 3:
+        cursor.execute("DELETE FROM w3_churn WHERE id = %s", [a])
+    else:
+        cursor.execute("INSERT INTO w3_churn VALUES (%s, %s, 'new') ON CONFLICT (id) DO UPDATE SET v = w3_churn.v + 1", [a, rnd.randrange(1000)])
+
+
+def large(cursor, state, rnd):
+    a = rnd.randrange(1, 13)
+    kind = rnd.randrange(4)
+    if kind == 0:
+        size = rnd.choice((10, 300, 2000))
+        cursor.execute("UPDATE w4_large SET large = (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, %s)) WHERE id = %s", [size, a])
+    elif kind == 1:  # the large values stay as they are and are not sent
+        cursor.execute("UPDATE w4_large SET small = small + 1 WHERE id = %s", [a])
+    elif kind == 2:  # key change with unchanged large values
+        state["spare"] = state.get("spare", 100) + 1
+        cursor.execute("SELECT coalesce(max(id), 0) FROM w4_large")
+        spare = max(state["spare"], cursor.fetchone()[0] + 1)
+        cursor.execute("UPDATE w4_large SET id = %s WHERE id = %s", [spare, a])
+        if rnd.random() < 0.7:
+            cursor.execute("UPDATE w4_large SET id = %s, small = small + 1 WHERE id = %s", [a, spare])
+    else:
+        cursor.execute("DELETE FROM w4_large WHERE id > 12 OR id = %s", [a])
+        cursor.execute("INSERT INTO w4_large VALUES (%s, 0, repeat(%s, 3000), NULL)", [a, "word "])
+
+
+LOADS = {"w1": (counters, counters_resume), "w2": (bank, None), "w3": (churn, None), "w4": (large, None)}
+
+
+class Load(threading.Thread):
+    def __init__(self, world, kind, number, seed, pause):
+        super().__init__(daemon=True)
+        self.world, self.kind, self.pause = world, kind, pause
+        self.random = random.Random(f"{seed}-{kind}-{number}")
+        self.state = {"writer": number}
+        self.done, self.transactions, self.failure = threading.Event(), 0, None
+
+    def run(self):
+        step, resume = LOADS[self.kind]
+        while not self.done.is_set():
+            connection = None
+            try:
+                connection = self.world.source.connect(self.world.db, autocommit=False)
+                with connection.cursor() as cursor:
+                    if resume:
+                        resume(cursor, self.state)
+                        connection.commit()
+                    while not self.done.is_set():
+                        before = dict(self.state)
+                        step(cursor, self.state, self.random)
+                        if self.random.random() < 0.05:
+                            connection.rollback()
+                            self.state = before
+                        else:
+                            connection.commit()
+                            self.transactions += 1
+                        if resume:
+                            resume(cursor, self.state)
+                            connection.commit()
+                        self.done.wait(self.pause * self.random.random() * 2)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.DeadlockDetected,
+                    psycopg2.errors.UniqueViolation):
+                self.done.wait(0.05)  # restarted, or two of us met: go on with a new connection
+            except Exception as error:
+                if getattr(error, "pgcode", "none") is not None:  # no SQLSTATE: the connection broke
+                    self.failure = error
+                    return
+                self.done.wait(0.05)
+            finally:
+                if connection is not None:
+                    connection.close()
+
+
+class Loads:
+    """with Loads(world, seed): ... - all four, several writers each."""
+
+    def __init__(self, world, seed, kinds=("w1", "w1", "w2", "w2", "w3", "w4"), pause=0.01):
+        self.threads = [Load(world, kind, number, seed, pause) for number, kind in enumerate(kinds)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def stop(self):
+        for thread in self.threads:
+            thread.done.set()
+        for thread in self.threads:
+            thread.join(60)
+        for thread in self.threads:
+            if thread.failure:
+                raise thread.failure
+        return sum(thread.transactions for thread in self.threads)
+
+    def __exit__(self, kind, value, trace):
+        for thread in self.threads:
+            thread.done.set()
+        if kind is None:
+            self.stop()
