@@ -1,0 +1,68 @@
+/* cli/main.c - one executable, many subcommands. */
+#include "cli/cli.h"
+
+#include "core/alloc.h"
+#include "core/options.h"
+#include "core/signals.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct command {
+    const char *name;
+    enum spate_exit (*run)(int argc, char **argv);
+    const char *doc;
+} commands[] = {
+    {"connector", spate_cli_connector, "the daemon beside a database: every row change becomes a message"},
+    {"sink", spate_cli_sink, "one or many sinks: messages become rows of a team's own tables"},
+    {"tap", spate_cli_tap, "watch the bus"},
+    {"reference", spate_cli_reference, "print the reference of all configuration keys"},
+};
+
+static void list(FILE *out)
+{
+    fputs("usage: spate COMMAND [OPTION ...]\n\n", out);
+    for (size_t i = 0; i < SPATE_COUNT(commands); i++)
+        fprintf(out, "  spate %-10s %s\n", commands[i].name, commands[i].doc);
+    fputs("\n'spate COMMAND --help' says more. 'spate --version' names the version.\n", out);
+}
+
+static enum spate_exit unknown(const char *word)
+{
+    const char *names[SPATE_COUNT(commands)];
+    const char *near;
+
+    for (size_t i = 0; i < SPATE_COUNT(commands); i++)
+        names[i] = commands[i].name;
+    near = spate_nearest(word, names, SPATE_COUNT(commands));
+    fprintf(stderr, "spate: there is no command '%s'", word);
+    if (near)
+        fprintf(stderr, "; did you mean %s?", near);
+    fputs("\n", stderr);
+    list(stderr);
+    return SPATE_EXIT_CONFIG;
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_IGN);
+    if (argc < 2) {
+        list(stderr);
+        return SPATE_EXIT_CONFIG;
+    }
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+        puts("spate " SPATE_VERSION);
+        return SPATE_EXIT_OK;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        list(stdout);
+        return SPATE_EXIT_OK;
+    }
+    for (size_t i = 0; i < SPATE_COUNT(commands); i++)
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            spate_signals_init();
+            return (int)commands[i].run(argc - 1, argv + 1);
+        }
+    return (int)unknown(argv[1]);
+}

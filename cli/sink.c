@@ -1,0 +1,96 @@
+/* cli/sink.c - spate sink -c FILE [-c FILE ...] [--restart NAME] */
+#include "cli/cli.h"
+
+#include "config/load.h"
+#include "core/alloc.h"
+#include "core/log.h"
+#include "sinks/sink.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct spate_cli_text text = {
+    .usage = "spate sink [-c FILE ...] [--restart NAME]",
+    .help = "Runs the sinks of all files given, side by side in one process. Each hears the stream, keeps its\n"
+            "team's tables, and fails alone. SIGTERM or Ctrl-C: what is being applied is finished; exit 0.\n\n"
+            "  -c, --config FILE   a sink's file; give it once for each sink (config/billing.yaml is one to copy)\n"
+            "      --restart NAME  the sink of that name forgets its position and begins as a new one would; the\n"
+            "                      rows in its tables stay\n"
+            "  -h, --help          this text\n\n"
+            "Exit codes: 0 stopped in order, 1 an error, 2 configuration, 3 the stream's continuity is broken for\n"
+            "a sink, 4 a sink cannot do exactly what was asked. With many sinks: that of the first that stopped.\n",
+};
+
+static const struct option options[] = {
+    {"config", required_argument, NULL, 'c'}, {"restart", required_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
+
+struct sinks {
+    struct spate_sink_config *at; /* owned */
+    size_t count;
+};
+
+static enum spate_exit load(struct sinks *sinks, const char *path)
+{
+    struct spate_sink_config *config;
+    struct spate_err err = {0};
+
+    sinks->at = spate_realloc(sinks->at, (sinks->count + 1) * sizeof(*sinks->at));
+    config = &sinks->at[sinks->count];
+    memset(config, 0, sizeof *config);
+    config->path = path;
+    if (spate_config_load(path, spate_sink_tables, spate_sink_table_count, config, &err) != SPATE_OK)
+        return spate_cli_failed(&err);
+    sinks->count++;
+    for (size_t i = 0; i + 1 < sinks->count; i++)
+        if (strcmp(sinks->at[i].name, config->name) == 0)
+            return spate_cli_misuse(&text, "%s and %s are both the sink '%s'; give one of them another name",
+                                    sinks->at[i].path, path, config->name);
+    return SPATE_EXIT_OK;
+}
+
+static enum spate_exit run(const struct sinks *sinks, const char *restart)
+{
+    int level = SPATE_LOG_ERROR;
+    bool known = restart == NULL;
+
+    for (size_t i = 0; i < sinks->count; i++) {
+        known |= restart && strcmp(sinks->at[i].name, restart) == 0;
+        if (sinks->at[i].log_level < level)
+            level = sinks->at[i].log_level; /* one process has one level: the most talkative */
+    }
+    if (!known)
+        return spate_cli_misuse(&text, "--restart %s: none of the files is the sink of that name", restart);
+    spate_log_level_set((enum spate_log_level)level);
+    return spate_sinks_run(sinks->at, sinks->count, restart);
+}
+
+enum spate_exit spate_cli_sink(int argc, char **argv)
+{
+    struct sinks sinks = {0};
+    const char *restart = NULL;
+    enum spate_exit result = SPATE_EXIT_OK;
+    int got;
+
+    while (result == SPATE_EXIT_OK &&
+           (got = spate_cli_next(argc, argv, "c:", options, &text, &result)) != -1) {
+        if (got == '?')
+            goto out;
+        if (got == 'c')
+            result = load(&sinks, optarg);
+        else if (restart)
+            result = spate_cli_misuse(&text, "--restart takes one name; restart the others one after another");
+        else
+            restart = optarg;
+    }
+    if (result == SPATE_EXIT_OK && optind < argc)
+        result = spate_cli_misuse(&text, "'%s' is not understood; files go behind -c", argv[optind]);
+    else if (result == SPATE_EXIT_OK && sinks.count == 0)
+        result = spate_cli_misuse(&text, "no file; name one with -c FILE");
+    else if (result == SPATE_EXIT_OK)
+        result = run(&sinks, restart);
+out:
+    for (size_t i = 0; i < sinks.count; i++)
+        spate_options_fini(&sinks.at[i], spate_sink_tables, spate_sink_table_count);
+    free(sinks.at);
+    return result;
+}

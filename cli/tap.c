@@ -1,0 +1,267 @@
+/* cli/tap.c - spate tap: the stream's messages as lines, as they come. */
+#include "cli/cli.h"
+#include "cli/tap.h"
+
+#include "bus/open.h"
+#include "config/load.h"
+#include "connector/connector.h"
+#include "core/alloc.h"
+#include "core/options.h"
+#include "core/signals.h"
+#include "schemas/event.h"
+#include "sinks/sink.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct spate_cli_text text = {
+    .usage = "spate tap [TABLE-GLOB ...] [-c FILE | --bus PATH] [--stream NAME] [--op OP,...] [--from oldest|now|POS] "
+             "[-n COUNT]",
+    .help =
+        "Prints messages from the bus, one line of JSON each, as they come. Ctrl-C or a closed pipe ends it.\n\n"
+        "  TABLE-GLOB         only messages of these tables: schema.table with * and ?, in double quotes like SQL\n"
+        "                     where a name has dots; a truncate is shown when any of its tables matches. Without\n"
+        "                     globs everything is shown, heartbeats and epochs too\n"
+        "  -c, --config FILE  the bus and the stream that this connector's or sink's file names\n"
+        "      --bus PATH     the bus at this path; else the one in the environment variable SPATE_BUS\n"
+        "      --stream NAME  the connector whose stream to watch; may be left out where there is only one\n"
+        "      --op OP,...    only these: insert update delete truncate message epoch heartbeat snapshot-begin\n"
+        "                     chunk read chunk-end ranges-end\n"
+        "      --from WHERE   now (the default), oldest, or a position as --pos prints it\n"
+        "  -n, --count COUNT  end after so many messages\n"
+        "      --pos          put each message's position before it, and a tab\n"
+        "      --durable      show only what is durable already; else the tip, which a power cut may take back\n"
+        "  -h, --help         this text\n\n"
+        "A position (POS) is the bus' own word for a place in it, such as local:00000000000012c0: the message that\n"
+        "stands there is the first one shown. It is not the \"pos\" inside messages. Lost stretches are reported on\n"
+        "stderr.\n",
+};
+
+static const struct option options[] = {
+    {"config", required_argument, NULL, 'c'}, {"bus", required_argument, NULL, 'b'},
+    {"stream", required_argument, NULL, 's'}, {"op", required_argument, NULL, 'o'},
+    {"from", required_argument, NULL, 'f'},   {"count", required_argument, NULL, 'n'},
+    {"pos", no_argument, NULL, 'p'},          {"durable", no_argument, NULL, 'd'},
+    {NULL, 0, NULL, 0}};
+
+/* --- arguments ------------------------------------------------------------------------------------------ */
+
+static enum spate_exit add_ops(struct spate_tap *tap, const char *list)
+{
+    while (*list) {
+        size_t len = strcspn(list, ",");
+        enum spate_op op = spate_op_parse(spate_slice(list, len));
+
+        if (op == SPATE_OP_NONE || op >= SPATE_OP_SCHEMA) {
+            const char *names[SPATE_OP_SCHEMA], *near;
+            char word[40];
+
+            for (int i = SPATE_OP_INSERT; i < SPATE_OP_SCHEMA; i++)
+                names[i - SPATE_OP_INSERT] = spate_op_name((enum spate_op)i);
+            snprintf(word, sizeof word, "%.*s", (int)len, list);
+            near = spate_nearest(word, names, SPATE_OP_SCHEMA - SPATE_OP_INSERT);
+            return spate_cli_misuse(&text, "--op: there is no op '%s'%s%s%s", word, near ? "; did you mean " : "",
+                                    near ? near : "", near ? "?" : "");
+        }
+        tap->ops |= 1u << op;
+        list += len + (list[len] == ',');
+    }
+    return SPATE_EXIT_OK;
+}
+
+static enum spate_exit add_globs(struct spate_tap *tap, int count, char **patterns)
+{
+    struct spate_err err = {0};
+
+    if (count == 0)
+        return SPATE_EXIT_OK;
+    tap->globs = spate_zalloc((size_t)count * sizeof(*tap->globs));
+    for (int i = 0; i < count; i++) {
+        if (spate_glob_new(patterns[i], &tap->globs[i], &err) != SPATE_OK)
+            return spate_cli_misuse(&text, "%s", err.text);
+        tap->glob_count++;
+    }
+    return SPATE_EXIT_OK;
+}
+
+/* The bus and the stream's name from a connector's or a sink's file. */
+static enum spate_exit from_file(struct spate_tap *tap, const char *path)
+{
+    struct spate_connector_config connector;
+    struct spate_sink_config sink;
+    struct spate_err err = {0};
+    bool is_sink;
+
+    memset(&connector, 0, sizeof connector);
+    memset(&sink, 0, sizeof sink);
+    if (spate_config_has(path, "sink", &is_sink, &err) != SPATE_OK)
+        return spate_cli_failed(&err);
+    if (is_sink) {
+        if (spate_config_load(path, spate_sink_tables, spate_sink_table_count, &sink, &err) != SPATE_OK)
+            return spate_cli_failed(&err);
+    } else if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &connector, &err) !=
+               SPATE_OK) {
+        return spate_cli_failed(&err);
+    }
+    if (spate_bus_open(is_sink ? &sink.bus : &connector.bus, &tap->bus, &err) != SPATE_OK)
+        return spate_cli_failed(&err);
+    if (!tap->stream)
+        tap->stream = tap->owned = spate_strdup(is_sink ? sink.from : connector.name);
+    if (is_sink)
+        spate_options_fini(&sink, spate_sink_tables, spate_sink_table_count);
+    else
+        spate_options_fini(&connector, spate_connector_tables, spate_connector_table_count);
+    return SPATE_EXIT_OK;
+}
+
+static enum spate_exit open_bus(struct spate_tap *tap, const char *file, const char *path)
+{
+    struct spate_bus_config config = {0};
+    struct spate_err err = {0};
+
+    if (file && path)
+        return spate_cli_misuse(&text, "-c FILE names a bus already; leave out --bus");
+    if (file)
+        return from_file(tap, file);
+    if (!path)
+        path = getenv("SPATE_BUS");
+    if (!path || !*path)
+        return spate_cli_misuse(&text, "no bus; name it with -c FILE, --bus PATH or the variable SPATE_BUS");
+    config.local_path = (char *)(uintptr_t)path;
+    return spate_bus_open(&config, &tap->bus, &err) == SPATE_OK ? SPATE_EXIT_OK : spate_cli_failed(&err);
+}
+
+struct streams {
+    struct spate_buf names;
+    char one[SPATE_TAP_TOPIC];
+    size_t count;
+};
+
+/* Topics with "._" belong to a stream; the others are one each. */
+static void count_stream(void *arg, const char *topic)
+{
+    struct streams *streams = arg;
+
+    if (strstr(topic, "._"))
+        return;
+    spate_buf_printf(&streams->names, "%s%s", streams->count ? ", " : "", topic);
+    snprintf(streams->one, sizeof streams->one, "%s", topic);
+    streams->count++;
+}
+
+static enum spate_exit choose_stream(struct spate_tap *tap)
+{
+    struct streams streams = {0};
+    struct spate_err err = {0};
+    enum spate_exit result = SPATE_EXIT_OK;
+
+    if (tap->stream) {
+        if (spate_topic_escape(tap->stream, tap->topic, sizeof tap->topic, &err) != SPATE_OK)
+            return spate_cli_failed(&err);
+        return SPATE_EXIT_OK;
+    }
+    if (spate_bus_topics(tap->bus, count_stream, &streams, &err) != SPATE_OK)
+        result = spate_cli_failed(&err);
+    else if (streams.count == 0)
+        result = spate_cli_misuse(&text, "there is no stream on this bus yet; start a connector, or name the stream "
+                                         "with --stream NAME to wait for it");
+    else if (streams.count > 1)
+        result = spate_cli_misuse(&text, "several streams are on this bus: %s; choose one with --stream NAME",
+                                  spate_buf_str(&streams.names));
+    else
+        memcpy(tap->topic, streams.one, sizeof tap->topic);
+    spate_buf_fini(&streams.names);
+    return result;
+}
+
+static enum spate_exit parse_from(struct spate_tap *tap, const char *from)
+{
+    struct spate_err err = {0};
+
+    if (!from || strcmp(from, "now") == 0) {
+        tap->start.from = SPATE_START_NOW;
+    } else if (strcmp(from, "oldest") == 0) {
+        tap->start.from = SPATE_START_OLDEST;
+    } else {
+        tap->start.from = SPATE_START_AT;
+        if (spate_bus_pos_parse(tap->bus->ops->name, from, &tap->start.pos, &err) != SPATE_OK)
+            return spate_cli_misuse(&text, "--from takes oldest, now or a position: %s", err.text);
+    }
+    return SPATE_EXIT_OK;
+}
+
+struct words {
+    const char *file, *bus, *from;
+};
+
+static enum spate_exit take(struct spate_tap *tap, struct words *words, int letter)
+{
+    char *end;
+
+    switch (letter) {
+    case 'c':
+        words->file = optarg;
+        break;
+    case 'b':
+        words->bus = optarg;
+        break;
+    case 's':
+        tap->stream = optarg;
+        break;
+    case 'o':
+        return add_ops(tap, optarg);
+    case 'f':
+        words->from = optarg;
+        break;
+    case 'n':
+        errno = 0;
+        tap->limit = strtoull(optarg, &end, 10);
+        if (errno || *end || *optarg < '0' || *optarg > '9' || tap->limit == 0)
+            return spate_cli_misuse(&text, "-n takes a number from 1 on, not '%s'", optarg);
+        break;
+    case 'p':
+        tap->show_pos = true;
+        break;
+    case 'd':
+        tap->see = SPATE_SEE_DURABLE;
+        break;
+    default:
+        break;
+    }
+    return SPATE_EXIT_OK;
+}
+
+enum spate_exit spate_cli_tap(int argc, char **argv)
+{
+    struct spate_tap tap = {.see = SPATE_SEE_TIP};
+    struct words words = {0};
+    enum spate_exit result = SPATE_EXIT_OK;
+    int got;
+
+    while (result == SPATE_EXIT_OK &&
+           (got = spate_cli_next(argc, argv, "c:n:", options, &text, &result)) != -1) {
+        if (got == '?')
+            goto out;
+        result = take(&tap, &words, got);
+    }
+    if (result == SPATE_EXIT_OK)
+        result = add_globs(&tap, argc - optind, argv + optind);
+    if (result == SPATE_EXIT_OK)
+        result = open_bus(&tap, words.file, words.bus);
+    if (result == SPATE_EXIT_OK)
+        result = choose_stream(&tap);
+    if (result == SPATE_EXIT_OK)
+        result = parse_from(&tap, words.from);
+    if (result == SPATE_EXIT_OK)
+        result = spate_tap_run(&tap);
+out:
+    if (tap.bus)
+        tap.bus->ops->close(tap.bus);
+    for (size_t i = 0; i < tap.glob_count; i++)
+        spate_glob_free(tap.globs[i]);
+    free(tap.globs);
+    free(tap.owned);
+    return result;
+}

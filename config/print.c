@@ -1,0 +1,258 @@
+/* config/print.c - the effective settings as YAML, with nothing secret in it. */
+#include "config/keys.h"
+#include "config/load.h"
+#include "config/scalar.h"
+
+#include <ctype.h>
+#include <string.h>
+
+struct printer {
+    struct spate_buf *out;
+    struct spate_keys keys;
+    const char *level;
+    const char *from;
+    size_t depth;
+};
+
+static void print_level(struct spate_buf *out, const struct spate_keys *keys, const char *level,
+                        const void *from, size_t depth);
+
+static void indent(struct spate_buf *out, size_t depth)
+{
+    for (size_t i = 0; i < depth * 2; i++)
+        spate_buf_putc(out, ' ');
+}
+
+/* Always in double quotes: no text can then be taken for something else. */
+static void text(struct spate_buf *out, const char *str)
+{
+    spate_buf_putc(out, '"');
+    for (; *str; str++) {
+        unsigned char c = (unsigned char)*str;
+
+        if (c == '"' || c == '\\')
+            spate_buf_printf(out, "\\%c", c);
+        else if (c < 0x20 || c == 0x7F)
+            spate_buf_printf(out, "\\x%02x", c);
+        else
+            spate_buf_putc(out, (char)c);
+    }
+    spate_buf_putc(out, '"');
+}
+
+static void print_string(const struct printer *printer, const struct spate_option *option, const char *str)
+{
+    struct spate_buf masked = {0};
+
+    if (option->flags & SPATE_OPT_SECRET)
+        spate_buf_puts(&masked, "***");
+    else if (option->flags & SPATE_OPT_URL)
+        spate_config_mask_url(&masked, str);
+    else
+        spate_buf_puts(&masked, str);
+    text(printer->out, spate_buf_str(&masked));
+    spate_buf_fini(&masked);
+}
+
+static void print_list(const struct printer *printer, const struct spate_strings *list)
+{
+    spate_buf_puts(printer->out, " [");
+    for (size_t i = 0; i < list->count; i++) {
+        spate_buf_puts(printer->out, i ? ", " : "");
+        text(printer->out, list->at[i]);
+    }
+    spate_buf_puts(printer->out, "]");
+}
+
+static void print_map(const struct printer *printer, const struct spate_pairs *pairs)
+{
+    if (pairs->count == 0)
+        spate_buf_puts(printer->out, " {}");
+    for (size_t i = 0; i < pairs->count; i++) {
+        spate_buf_putc(printer->out, '\n');
+        indent(printer->out, printer->depth + 1);
+        text(printer->out, pairs->at[i].key);
+        spate_buf_puts(printer->out, ": ");
+        text(printer->out, pairs->at[i].value);
+    }
+}
+
+static void print_group(const struct printer *printer, const struct spate_option *option,
+                        const struct spate_group *group)
+{
+    const struct spate_option_table table = {
+        .prefix = "", .options = option->group->options, .count = option->group->count};
+    const struct spate_keys keys = {&table, 1};
+
+    if (group->count == 0)
+        spate_buf_puts(printer->out, " {}");
+    for (size_t i = 0; i < group->count; i++) {
+        const char *element = (const char *)group->at + i * option->group->size;
+
+        spate_buf_putc(printer->out, '\n');
+        indent(printer->out, printer->depth + 1);
+        text(printer->out, ((const struct spate_group_item *)(const void *)element)->name);
+        spate_buf_putc(printer->out, ':');
+        print_level(printer->out, &keys, "", element, printer->depth + 2);
+    }
+}
+
+static void print_value(const struct printer *printer, const struct spate_option *option, const void *member)
+{
+    switch (option->type) {
+    case SPATE_OPT_STRING:
+        spate_buf_putc(printer->out, ' ');
+        print_string(printer, option, *(char *const *)member);
+        break;
+    case SPATE_OPT_LIST:
+        print_list(printer, member);
+        break;
+    case SPATE_OPT_MAP:
+        print_map(printer, member);
+        break;
+    case SPATE_OPT_GROUP:
+        print_group(printer, option, member);
+        break;
+    case SPATE_OPT_BOOL:
+    case SPATE_OPT_INT:
+    case SPATE_OPT_DURATION:
+    case SPATE_OPT_BYTES:
+    case SPATE_OPT_ENUM:
+        spate_buf_putc(printer->out, ' ');
+        spate_scalar_format(option, member, printer->out);
+        break;
+    }
+}
+
+static bool print_child(void *arg, const struct spate_key *key)
+{
+    const struct printer *printer = arg;
+    struct spate_buf deeper = {0};
+    const void *member = printer->from + key->offset;
+
+    /* What is unset and has no default is left out: its absence is its value. */
+    if (key->option && key->option->type == SPATE_OPT_STRING && !*(char *const *)member)
+        return true;
+    spate_buf_putc(printer->out, '\n');
+    indent(printer->out, printer->depth);
+    spate_buf_slice(printer->out, key->name);
+    spate_buf_putc(printer->out, ':');
+    if (key->option) {
+        print_value(printer, key->option, member);
+        return true;
+    }
+    spate_buf_printf(&deeper, "%s%s%.*s", printer->level, *printer->level ? "." : "", SPATE_SLICE_ARG(key->name));
+    print_level(printer->out, &printer->keys, spate_buf_str(&deeper), printer->from, printer->depth + 1);
+    spate_buf_fini(&deeper);
+    return true;
+}
+
+static void print_level(struct spate_buf *out, const struct spate_keys *keys, const char *level,
+                        const void *from, size_t depth)
+{
+    struct printer printer = {.out = out, .keys = *keys, .level = level, .from = from, .depth = depth};
+
+    spate_keys_children(keys, level, print_child, &printer);
+}
+
+void spate_config_print(struct spate_buf *out, const struct spate_option_table *tables, size_t count,
+                        const void *from)
+{
+    const struct spate_keys keys = {tables, count};
+    struct spate_buf lines = {0};
+
+    print_level(&lines, &keys, "", from, 0);
+    if (lines.len > 0) /* every line began with its newline */
+        spate_buf_add(out, lines.data + 1, lines.len - 1);
+    spate_buf_putc(out, '\n');
+    spate_buf_fini(&lines);
+}
+
+/* --- passwords in urls --------------------------------------------------------------------------------- */
+
+static bool is_password_key(const char *at, size_t len)
+{
+    return (len == 8 && strncmp(at, "password", 8) == 0) || (len == 11 && strncmp(at, "sslpassword", 11) == 0);
+}
+
+/* scheme://user:PASSWORD@host/db?password=PASSWORD */
+static void mask_uri(struct spate_buf *out, const char *url, const char *rest)
+{
+    size_t authority = strcspn(rest, "/?");
+    const char *colon = memchr(rest, ':', authority);
+    const char *at = strrchr(rest, '@');
+    const char *query;
+
+    /* Where an @ stands behind the authority, somebody may have forgotten to percent-encode a slash of the
+     * password: rather too much is hidden than too little. */
+    if (at && colon && colon < at) {
+        spate_buf_add(out, url, (size_t)(colon + 1 - url));
+        spate_buf_puts(out, "***");
+        url = at;
+        rest = at;
+    }
+    query = strchr(rest, '?');
+    if (!query) {
+        spate_buf_puts(out, url);
+        return;
+    }
+    spate_buf_add(out, url, (size_t)(query + 1 - url));
+    for (query++; *query;) {
+        size_t len = strcspn(query, "&"), key = strcspn(query, "=&");
+
+        if (is_password_key(query, key) && key < len) {
+            spate_buf_add(out, query, key + 1);
+            spate_buf_puts(out, "***");
+        } else {
+            spate_buf_add(out, query, len);
+        }
+        query += len;
+        if (*query)
+            spate_buf_putc(out, *query++);
+    }
+}
+
+/* The length of a conninfo value at `at`: quoted with backslash escapes, or up to the next blank. */
+static size_t value_len(const char *at)
+{
+    size_t len = 0;
+    bool quote = *at == '\'';
+
+    for (len = quote; at[len]; len++) {
+        if (at[len] == '\\' && at[len + 1])
+            len++;
+        else if (quote ? at[len] == '\'' : isspace((unsigned char)at[len]))
+            return len + quote;
+    }
+    return len;
+}
+
+void spate_config_mask_url(struct spate_buf *out, const char *url)
+{
+    const char *scheme = strstr(url, "://");
+
+    if (scheme && (strncmp(url, "postgres://", 11) == 0 || strncmp(url, "postgresql://", 13) == 0)) {
+        mask_uri(out, url, scheme + 3);
+        return;
+    }
+    while (*url) {
+        size_t blank = strspn(url, " \t\r\n");
+        size_t key, gap;
+
+        spate_buf_add(out, url, blank);
+        url += blank;
+        key = strcspn(url, "= \t\r\n");
+        gap = strspn(url + key, "= \t\r\n");
+        spate_buf_add(out, url, key + gap);
+        if (gap > 0 && memchr(url + key, '=', gap)) {
+            size_t len = value_len(url + key + gap);
+
+            if (is_password_key(url, key))
+                spate_buf_puts(out, "***");
+            else
+                spate_buf_add(out, url + key + gap, len);
+            url += len;
+        }
+        url += key + gap;
+    }
+}
