@@ -19,6 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _cleanups = []
+leave_running = False  # the demo's KEEP=1: children and scratch directories outlive us
 _lock = threading.RLock()
 
 
@@ -31,6 +32,12 @@ def at_end(function):
     with _lock:
         _cleanups.append(function)
     return function
+
+
+def abandon():
+    """Forgets all clean-ups: what is there stays."""
+    with _lock:
+        _cleanups.clear()
 
 
 def forget(function):
@@ -111,7 +118,8 @@ def child_setup(uid=None, gid=None, death_signal=signal.SIGKILL):
             os.setgroups([])
             os.setgid(gid)
             os.setuid(uid)
-        _libc.prctl(PR_SET_PDEATHSIG, int(death_signal))
+        if not leave_running:
+            _libc.prctl(PR_SET_PDEATHSIG, int(death_signal))
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     return setup

@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""make test: build, unit, contract, sanitizers, fuzz seeds, checks, integration, kill test; one closing line.
+
+T=PATTERN   only what matches (a file name, a test name, or the name of a step)
+SEED=N      repeats the random parts of a run
+CI=true     nothing that needs a Postgres server may be skipped
+"""
+import fnmatch
+import glob
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as xml
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from tests.support import scratch  # noqa: E402
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+os.chdir(ROOT)
+PATTERN = os.environ.get("T", "")
+CI = os.environ.get("CI", "") not in ("", "0", "false")
+JOBS = str(os.cpu_count() or 2)
+BIN = {"release": "build/release", "asan": "build/asan"}
+
+passed, failed, skipped = 0, [], []
+child = None
+
+
+def on_signal(number, _frame):
+    """A child is in a session of its own: it hears of the signal once, from here, and cleans up."""
+    if child is not None and child.poll() is None:
+        child.send_signal(number)
+        try:
+            child.wait(60)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    raise SystemExit(128 + number)
+
+
+def wants(*names):
+    return not PATTERN or any(PATTERN in name or fnmatch.fnmatch(name, PATTERN) for name in names)
+
+
+def head(text):
+    print(f"== {text}", flush=True)
+
+
+def call(argv, env=None, quiet=True, timeout=None):
+    """Runs a program; returns (exit status, output). Output also goes to the terminal unless quiet."""
+    global child
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+                             errors="replace", env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+                             start_new_session=True, preexec_fn=scratch.child_setup(death_signal=signal.SIGTERM))
+    out = []
+    begin = time.monotonic()
+    timer = None
+    if timeout:
+        import threading
+        timer = threading.Timer(timeout, child.kill)
+        timer.start()
+    for line in child.stdout:
+        out.append(line)
+        if not quiet:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+    code = child.wait()
+    if timer:
+        timer.cancel()
+        if time.monotonic() - begin >= timeout:
+            out.append(f"killed after {timeout} s\n")
+    return code, "".join(out)
+
+
+def ok(count=1):
+    global passed
+    passed += count
+
+
+def fail(name, text=""):
+    failed.append(name)
+    lines = text.rstrip().splitlines()[-60:]
+    print(f"FAILED {name}\n" + "\n".join("   " + line for line in lines), flush=True)
+
+
+def skip(name, why):
+    skipped.append(f"{name}: {why}")
+
+
+def make(*goals, name):
+    code, out = call(["make", "--no-print-directory", "-j", JOBS, *goals], env={"CI": ""})
+    if code:
+        fail(name, out)
+    return code == 0
+
+
+def has_goal(goal):
+    """Whether the Makefile knows how to make it."""
+    code, out = call(["make", "-n", goal])
+    return not (code and "No rule to make target" in out)
+
+
+def build():
+    head("build")
+    # Warnings are errors here, as in CI.
+    code, out = call(["make", "--no-print-directory", "-j", JOBS, "CI=1", "compile"])
+    if code:
+        fail("build", out)
+        return False
+    ok()
+    return True
+
+
+def tap(name, path, env=None):
+    """Runs a cmocka program and counts its lines. A program that dies counts as failed."""
+    begin = time.monotonic()
+    code, out = call([path], env={"CMOCKA_MESSAGE_OUTPUT": "TAP", "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+                                  "UBSAN_OPTIONS": "print_stacktrace=1", **(env or {})}, timeout=240)
+    good, bad = 0, 0
+    for line in out.splitlines():
+        found = re.match(r"(not )?ok \d+ - ?(.*)", line) or re.match(r"(not )?ok \d+ ?(.*)", line)
+        if not found:
+            continue
+        test = found.group(2).split(" #")[0].strip()
+        if re.search(r"# *SKIP", line, re.I):
+            why = re.split(r"# *SKIP:?", line, flags=re.I)[1].strip() or "the test says so"
+            skip(f"{name}: {test}", why)
+        elif found.group(1):
+            bad += 1
+            fail(f"{name}: {test}", "")
+        else:
+            good += 1
+    ok(good)
+    if bad or code:
+        if not bad:
+            fail(name, f"exit status {code}\n{out[-6000:]}")
+        else:
+            print("\n".join("   " + line for line in out.splitlines() if not line.startswith("ok "))[-4000:])
+    elif good == 0 and not re.search(r"# *SKIP", out, re.I):
+        fail(name, "it ran no test at all\n" + out[-2000:])
+    print(f"   {name}: {good} passed{f', {bad} failed' if bad else ''} ({time.monotonic() - begin:.1f} s)", flush=True)
+
+
+def cmocka(kind, variant):
+    sources = sorted(glob.glob(f"tests/{kind}/*_test.c"))
+    names = [os.path.basename(source)[:-2] for source in sources]
+    label = kind if variant == "release" else f"{variant} {kind}"
+    names = [name for name in names if wants(name, label, kind)]
+    if not names:
+        return
+    head(f"{label} tests in C" + (" under AddressSanitizer and UBSan" if variant == "asan" else ""))
+    # Each is built for itself, so that one that does not compile fails alone.
+    if not make("-k", f"VARIANT={variant}", *[f"{BIN[variant]}/tests/{kind}/{name}" for name in names], name=f"build of {label} tests"):
+        pass
+    for name in names:
+        path = f"{BIN[variant]}/tests/{kind}/{name}"
+        if os.path.exists(path):
+            tap(f"{label}/{name}", path, {"SPATE_POWER_CUTS": "20"} if variant == "asan" else None)
+
+
+def fuzz_seeds():
+    targets = sorted(glob.glob("tests/fuzz/*_fuzz.c"))
+    names = [os.path.basename(target)[:-2] for target in targets]
+    names = [name for name in names if wants(name, "fuzz")]
+    if not names:
+        return
+    head("replay of the fuzz seeds")
+    if not shutil.which("clang"):
+        for name in names:
+            skip(f"fuzz/{name}", "needs clang (apt-get install clang)")
+        return
+    code, out = call(["make", "--no-print-directory", "fuzz"], timeout=300)
+    if code:
+        fail("fuzz", out)
+    else:
+        ok(len(names))
+        print(f"   {', '.join(names)}")
+
+
+def checks():
+    wanted = [goal for goal in ("check-includes", "check-headers", "check-docs") if wants(goal, "checks")]
+    if not wanted:
+        return
+    head("checks: " + ", ".join(wanted))
+    for goal in wanted:
+        if not has_goal(goal):
+            fail(goal, "the Makefile has no such goal")
+            continue
+        code, out = call(["make", "--no-print-directory", goal])
+        if code:
+            fail(goal, out)
+        else:
+            ok()
+
+
+def pytest(label, *arguments, quiet=False):
+    with tempfile.TemporaryDirectory() as folder:
+        report = os.path.join(folder, "report.xml")
+        argv = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
+        if PATTERN and not wants(label):
+            argv += ["-k", PATTERN.replace("*", "")]
+        head(label)
+        code, out = call(argv, quiet=quiet)
+        if not os.path.exists(report):
+            fail(label, out)
+            return
+        count(label, xml.parse(report).getroot(), code)
+
+
+def count(label, root, code):
+    bad = 0
+    for case in root.iter("testcase"):
+        name = f"{case.get('classname', '')}::{case.get('name')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(name)
+            bad += 1
+        elif case.find("skipped") is not None:
+            why = case.find("skipped").get("message", "")
+            skip(name, why)
+            if CI and not why.startswith("needs root"):
+                failed.append(f"{name} was skipped, which CI does not allow")
+        else:
+            ok()
+    if code not in (0, 5) and not bad:  # 5: nothing matched
+        failed.append(f"{label}: pytest ended with {code}")
+
+
+def main():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    begin = time.monotonic()
+    if not os.environ.get("SEED"):
+        import random
+        os.environ["SEED"] = str(random.SystemRandom().randrange(1, 10**6))
+    print(f"SEED={os.environ['SEED']}" + (f" T={PATTERN}" if PATTERN else ""), flush=True)
+    if build():
+        cmocka("unit", "release")
+        cmocka("contract", "release")
+        checks()
+        cmocka("unit", "asan")
+        fuzz_seeds()
+        pytest("unit tests in Python", "tests/unit")
+        pytest("integration tests", "tests/integration", "-m", "not kill", "--durations=8")
+        pytest("kill test", "tests/integration", "-m", "kill", "-s")
+    if skipped:
+        print("\nskipped:")
+        for line in skipped:
+            print("  " + line)
+    if failed:
+        print("\nfailed:")
+        for line in failed:
+            print("  " + line)
+        print(f"repeat the random parts with SEED={os.environ['SEED']}")
+    print(f"\n{time.monotonic() - begin:.0f} s", flush=True)
+    print(f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped", flush=True)
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
