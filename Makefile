@@ -11,10 +11,11 @@ MODULES  := core config schemas bus pg connector sinks cli
 PKGS     := libpq yaml-0.1
 
 # Goals that need no compiler must work on a machine where nothing is installed yet.
-BARE     := help clean setup demo test ci-test install-packages
+BARE     := help clean setup demo test soak fmt fmt-check check-includes
 ifneq ($(filter-out $(BARE),$(or $(MAKECMDGOALS),all)),)
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS))
-PKG_LIBS   := $(shell pkg-config --libs $(PKGS))
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+$(if $(PKG_LIBS),,$(error pkg-config finds no $(PKGS); `make setup` installs what is missing))
 endif
 
 WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wformat=2 -Wstrict-prototypes \
@@ -53,8 +54,12 @@ FUZZ     := $(patsubst tests/fuzz/%.c,build/fuzz/tests/fuzz/%,$(wildcard tests/f
 BENCHES  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/bench/*.c))
 TOOLS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/support/*.c))
 
+HEADERS  := $(foreach m,$(MODULES),$(wildcard $(m)/*.h $(m)/*/*.h))
+CFILES   := $(foreach m,$(MODULES),$(wildcard $(m)/*.c $(m)/*/*.c)) $(wildcard tests/*/*.c tests/*/*.h)
+MAN      := $(patsubst docs/%.md,build/man/%,$(wildcard docs/*.1.md))
+
 .PHONY: all help setup demo test unit soak bench asan tsan fuzz lint fmt fmt-check check-headers \
-        check-includes check-docs docs install clean compile tools
+        check-includes check-docs docs install clean compile tools cppcheck clang-tidy
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -96,6 +101,93 @@ $(BUILD)/tests/fuzz/%_fuzz: $(BUILD)/tests/fuzz/%_fuzz.o $$(call libs_of,%)
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 tools: $(TOOLS)
+
+# --- checks ---------------------------------------------------------------------------------------------------
+
+# One TAP stream for each program; the exit status says whether any of them failed.
+unit: $(UNIT) $(CONTRACT) ## the unit and contract tests that need no server, in this VARIANT
+	@status=0; for t in $^; do echo "# $$t"; CMOCKA_MESSAGE_OUTPUT=TAP $$t || status=1; done; exit $$status
+
+asan: ## build the unit tests with AddressSanitizer and UBSan, and run them
+	@$(MAKE) --no-print-directory VARIANT=asan unit
+
+tsan: ## build the unit tests with ThreadSanitizer, and run them
+	@TSAN_OPTIONS='halt_on_error=1' $(MAKE) --no-print-directory VARIANT=tsan unit
+
+# The name of a target's seeds: tests/fuzz/seeds/config_load or tests/fuzz/seeds/load for config_load_fuzz.
+fuzz: ## replay the fuzz seeds under ASan and UBSan (FUZZ_SECONDS=n: fuzz each target so long); needs clang
+	@command -v clang >/dev/null || { echo 'make fuzz needs clang (apt-get install clang)'; exit 1; }
+	@$(MAKE) --no-print-directory VARIANT=fuzz CC=clang $(FUZZ)
+	@for t in $(FUZZ); do \
+	    name=$$(basename $$t _fuzz); seeds=tests/fuzz/seeds/$$name; \
+	    [ -d $$seeds ] || seeds=tests/fuzz/seeds/$${name#*_}; \
+	    [ -d $$seeds ] || { echo "$$t has no seeds in tests/fuzz/seeds/$$name"; exit 1; }; \
+	    mkdir -p build/fuzz/corpus/$$name; \
+	    if [ -n "$(FUZZ_SECONDS)" ]; then \
+	        $$t -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/corpus/ build/fuzz/corpus/$$name $$seeds || exit 1; \
+	    else \
+	        echo "$$t: $$(find $$seeds -type f | wc -l) seeds"; \
+	        find $$seeds -type f -print0 | xargs -0 $$t -runs=1 >build/fuzz/$$name.log 2>&1 || \
+	            { cat build/fuzz/$$name.log; exit 1; }; \
+	    fi; \
+	done
+
+bench: compile $(BENCHES) ## figures side by side in one run: BENCH=path
+	@$(PYTHON) tests/bench/$(or $(BENCH),path).py
+
+lint: check-includes check-headers check-docs cppcheck clang-tidy ## all checks that read the sources
+
+check-includes: ## folders include each other in one direction only
+	@tests/lint/includes.sh
+
+check-headers: ## every header compiles alone, with gcc and with clang
+	@for cc in gcc clang; do \
+	    if command -v $$cc >/dev/null; then \
+	        tests/lint/headers.sh $$cc -std=c11 -D_GNU_SOURCE -I. $(WARN) $(PKG_CFLAGS) || exit 1; \
+	    else echo "check-headers: $$cc is not installed, passed by"; fi; \
+	done
+
+check-docs: $(BUILD)/spate ## config/REFERENCE.md says what the option tables say
+	@$(BUILD)/spate reference | diff -u config/REFERENCE.md - || \
+	    { echo 'config/REFERENCE.md is not what the option tables say; run make docs'; exit 1; }
+
+cppcheck:
+	@if command -v cppcheck >/dev/null; then \
+	    cppcheck --quiet --std=c11 --error-exitcode=1 --inline-suppr --enable=warning,portability -D_GNU_SOURCE -I. \
+	        --suppressions-list=tests/lint/cppcheck.txt $(MODULES); \
+	else echo 'lint: cppcheck is not installed, passed by'; fi
+
+clang-tidy:
+	@if command -v clang-tidy >/dev/null; then \
+	    clang-tidy --quiet --warnings-as-errors='*' --checks='-*,bugprone-*,clang-analyzer-*,-bugprone-easily-swappable-parameters,-bugprone-reserved-identifier,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling' \
+	        $(foreach m,$(MODULES),$(call sources,$(m))) -- -std=c11 -D_GNU_SOURCE -I. $(PKG_CFLAGS); \
+	else echo 'lint: clang-tidy is not installed, passed by'; fi
+
+# Another major version lays the same file out differently, so it is pinned.
+fmt: ## lay out all C files (clang-format-14)
+	@command -v clang-format-14 >/dev/null || { echo 'fmt: clang-format-14 is not installed'; exit 1; }
+	@clang-format-14 -i $(CFILES) $(HEADERS)
+
+fmt-check: ## is every C file laid out as clang-format-14 would?
+	@if command -v clang-format-14 >/dev/null; then clang-format-14 --dry-run -Werror $(CFILES) $(HEADERS); \
+	else echo 'fmt-check: clang-format-14 is not installed, passed by'; fi
+
+# --- docs and installation ------------------------------------------------------------------------------------
+
+docs: $(BUILD)/spate $(MAN) ## config/REFERENCE.md and the man pages
+	@$(BUILD)/spate reference >config/REFERENCE.md
+
+build/man/%: docs/%.md docs/man.awk
+	@mkdir -p $(@D)
+	@awk -f docs/man.awk $< >$@
+
+install: compile $(MAN) ## into PREFIX (/usr/local), below DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/doc/spate
+	install -m 755 $(BUILD)/spate $(DESTDIR)$(PREFIX)/bin/spate
+	install -m 644 $(MAN) $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 $(wildcard config/*.yaml) config/REFERENCE.md $(DESTDIR)$(PREFIX)/share/doc/spate
+
+-include tests/run.mk
 
 clean: ## remove everything that was built
 	rm -rf build
