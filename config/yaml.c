@@ -63,7 +63,12 @@ static enum spate_rc not_yaml(struct spate_yaml *file, const yaml_parser_t *pars
     struct spate_buf what = {0};
     size_t line = parser->problem_mark.line;
 
-    if (tab_indents(text, line))
+    if (parser->error == YAML_READER_ERROR) { /* then only the offset is told */
+        line = 0;
+        for (size_t i = 0; i < parser->problem_offset && i < text->len; i++)
+            line += text->data[i] == '\n';
+    }
+    if (parser->error != YAML_READER_ERROR && tab_indents(text, line))
         spate_buf_puts(&what, "a tab indents this line; YAML wants spaces");
     else
         spate_buf_printf(&what, "this is not YAML: %s%s%s (column %zu)", parser->context ? parser->context : "",
