@@ -63,9 +63,11 @@ SPATE_CHECKED enum spate_rc spate_decode_meta(struct spate_slice line, const str
  * (quarantine): nothing is invented. `want`, when not NULL, has column_count flags: values of other columns
  * are skipped and stay ABSENT. */
 struct spate_rows {
+    /* On an old key, `before` holds that key's columns only; the others stay ABSENT. */
     bool has_before, has_after;
     struct spate_value *before, *after;
-    struct spate_value *key; /* table->key_count values, in key order; filled when the table has a key */
+    struct spate_value *key; /* table->key_count values in key order: the row's identity now (old values on a
+                                delete). The caller's too; NULL: spate_decode_rows takes them from the arena */
 };
 SPATE_CHECKED enum spate_rc spate_decode_rows(struct spate_slice line, const struct spate_head *head,
                                               const struct spate_meta *meta, const struct spate_table *table,

@@ -79,16 +79,19 @@ enum spate_rc spate_decode_refuse(const struct spate_decoder *decoder, struct sp
 {
     const struct spate_json *json = &decoder->json;
     const struct spate_head *head = decoder->head;
-    const char *name = json->field != NULL ? json->field : "\"?\":";
-    const char *remedy = "it was damaged or not written by spate: find it with `spate tap`, and who wrote it";
     struct spate_slice column = decoder->column;
 
+    spate_fail(
+        err, SPATE_QUARANTINE,
+        "%s; the message was damaged, or something other than spate wrote it: look at it with `spate tap`",
+        json->why);
     if (column.len != 0)
-        spate_fail(err, SPATE_QUARANTINE, "field %.*s at byte %zu, column %.*s: %s; %s",
-                   (int)strlen(name) - 1, name, json->where, SPATE_SLICE_ARG(column), json->why, remedy);
+        spate_err_context(err, "column %.*s", SPATE_SLICE_ARG(column));
+    if (json->field != NULL)
+        spate_err_context(err, "field %.*s at byte %zu", (int)strcspn(json->field, ":"), json->field,
+                          json->where);
     else
-        spate_fail(err, SPATE_QUARANTINE, "field %.*s at byte %zu: %s; %s", (int)strlen(name) - 1, name,
-                   json->where, json->why, remedy);
+        spate_err_context(err, "at byte %zu", json->where);
     if (head == NULL)
         return spate_err_context(err, "message not understood");
     if (head->has_pos)

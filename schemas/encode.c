@@ -81,7 +81,7 @@ static void put_float(struct spate_buf *out, struct spate_slice text)
 
     /* NaN, Infinity and -Infinity are no JSON (P80). -0 is, but readers that keep whole numbers apart from
      * floating ones lose its sign. */
-    if ((c != '-' && (c < '0' || c > '9')) || !spate_json_skip(&json, NULL) || !spate_json_finish(&json))
+    if ((c != '-' && (c < '0' || c > '9')) || !spate_json_skip(&json, NULL) || json.at != json.end)
         spate_json_put_text(out, text);
     else if (text.len == 2 && text.at[0] == '-' && text.at[1] == '0')
         SPATE_JSON_ADD(out, "-0.0");
@@ -93,7 +93,7 @@ static void put_float(struct spate_buf *out, struct spate_slice text)
 static bool put_jsonb(struct spate_buf *out, struct spate_slice text, const char **why)
 {
     struct spate_json json = spate_json_over(text, 0, NULL);
-    struct spate_slice raw;
+    struct spate_slice raw = {0};
     char first = spate_json_peek(&json);
     bool whole = spate_json_skip(&json, &raw) && spate_json_finish(&json);
 
@@ -102,8 +102,9 @@ static bool put_jsonb(struct spate_buf *out, struct spate_slice text, const char
         return false;
     }
     /* As a string: scalars; bytes that are no UTF-8 and depths that ask too much of a reader; a line break,
-     * which Postgres never prints, between the values; what a reader would take for bytes. */
-    if (!whole || json.breaks || (first != '{' && first != '[') ||
+     * which Postgres never prints, between the values, or blanks around them; what a reader would take for
+     * bytes. */
+    if (!whole || json.breaks || raw.len != text.len || (first != '{' && first != '[') ||
         (first == '{' && spate_json_only_bytes(raw, &raw)))
         spate_json_put_text(out, text);
     else

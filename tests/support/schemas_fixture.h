@@ -5,9 +5,9 @@
 #include "core/alloc.h"
 #include "schemas/codec.h"
 
-#define S(text)  ((struct spate_slice){(text), sizeof(text) - 1})
-#define T(text)  ((struct spate_value){SPATE_VALUE_TEXT, {(text), sizeof(text) - 1}})
-#define ABSENT   ((struct spate_value){.kind = SPATE_VALUE_ABSENT})
+#define S(text)    ((struct spate_slice){(text), sizeof(text) - 1})
+#define T(text)    ((struct spate_value){SPATE_VALUE_TEXT, {(text), sizeof(text) - 1}})
+#define ABSENT     ((struct spate_value){.kind = SPATE_VALUE_ABSENT})
 #define VALUE_NULL ((struct spate_value){.kind = SPATE_VALUE_NULL})
 
 struct fixture_column {
@@ -27,7 +27,9 @@ static inline struct spate_table *fixture_table(const char *name, enum spate_ide
 
     for (size_t i = 0; i < count; i++) {
         const struct fixture_column *c = &columns[i];
-        uint32_t base = c->base == NULL ? c->oid : spate_slice_is(spate_slice_str(c->base), "integer") ? 23 : 0;
+        uint32_t base = c->base == NULL                                       ? c->oid
+                        : spate_slice_is(spate_slice_str(c->base), "integer") ? 23
+                                                                              : 0;
 
         spate_table_set_column(table, i, spate_slice_str(c->name), spate_slice_str(c->type),
                                spate_slice_str(c->base != NULL ? c->base : ""), c->oid, c->mod, c->len,
@@ -45,12 +47,9 @@ static inline struct spate_table *fixture_orders(enum spate_identity identity)
 {
     bool full = identity == SPATE_IDENTITY_FULL;
     const struct fixture_column columns[] = {
-        {"id", "integer", NULL, 23, -1, 4, true},
-        {"total", "numeric(10,2)", NULL, 1700, 655366, -1, full},
-        {"paid", "boolean", NULL, 16, -1, 1, full},
-        {"tags", "text[]", NULL, 1009, -1, -1, full},
-        {"doc", "jsonb", NULL, 3802, -1, -1, full},
-        {"notes", "text", NULL, 25, -1, -1, full},
+        {"id", "integer", NULL, 23, -1, 4, true},   {"total", "numeric(10,2)", NULL, 1700, 655366, -1, full},
+        {"paid", "boolean", NULL, 16, -1, 1, full}, {"tags", "text[]", NULL, 1009, -1, -1, full},
+        {"doc", "jsonb", NULL, 3802, -1, -1, full}, {"notes", "text", NULL, 25, -1, -1, full},
     };
 
     return fixture_table("orders", identity, columns, SPATE_COUNT(columns), (const uint32_t[]){0}, 1);
@@ -60,11 +59,16 @@ static inline struct spate_table *fixture_orders(enum spate_identity identity)
 static inline struct spate_table *fixture_kinds(void)
 {
     const struct fixture_column columns[] = {
-        {"i2", "smallint", NULL, 21, -1, 2, false},    {"i4", "integer", NULL, 23, -1, 4, false},
-        {"i8", "bigint", NULL, 20, -1, 8, false},      {"f4", "real", NULL, 700, -1, 4, false},
-        {"f8", "double precision", NULL, 701, -1, 8, false}, {"b", "boolean", NULL, 16, -1, 1, false},
-        {"jb", "jsonb", NULL, 3802, -1, -1, false},    {"js", "json", NULL, 114, -1, -1, false},
-        {"t", "text", NULL, 25, -1, -1, false},        {"num", "numeric", NULL, 1700, -1, -1, false},
+        {"i2", "smallint", NULL, 21, -1, 2, false},
+        {"i4", "integer", NULL, 23, -1, 4, false},
+        {"i8", "bigint", NULL, 20, -1, 8, false},
+        {"f4", "real", NULL, 700, -1, 4, false},
+        {"f8", "double precision", NULL, 701, -1, 8, false},
+        {"b", "boolean", NULL, 16, -1, 1, false},
+        {"jb", "jsonb", NULL, 3802, -1, -1, false},
+        {"js", "json", NULL, 114, -1, -1, false},
+        {"t", "text", NULL, 25, -1, -1, false},
+        {"num", "numeric", NULL, 1700, -1, -1, false},
         {"dom", "public.age", "integer", 16999, -1, 4, false},
     };
 
@@ -75,7 +79,8 @@ static inline struct spate_table *fixture_kinds(void)
 #define FIXTURE_US INT64_C(1795252443123456)
 
 static inline struct spate_change fixture_change(enum spate_op op, const struct spate_table *table,
-                                                 const struct spate_value *before, const struct spate_value *after)
+                                                 const struct spate_value *before,
+                                                 const struct spate_value *after)
 {
     return (struct spate_change){
         .op = op,

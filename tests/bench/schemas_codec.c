@@ -1,0 +1,97 @@
+/* How long one message takes to be written and to be read, in nanoseconds of this machine.
+ *
+ *   build/release/tests/bench/schemas_codec [ROUNDS] */
+
+#include "core/clock.h"
+#include "tests/support/schemas_fixture.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define COLUMNS 6
+
+static void report(const char *what, int64_t us, long rounds, size_t bytes)
+{
+    printf("%-34s %8.1f ns  %6.2f M/s  %5zu bytes\n", what, (double)us * 1000 / (double)rounds,
+           (double)rounds / (double)us, bytes);
+}
+
+static void must(enum spate_rc rc, const struct spate_err *err)
+{
+    if (rc != SPATE_OK) {
+        fprintf(stderr, "%s\n", err->text);
+        exit(1);
+    }
+}
+
+static void run(const char *name, const struct spate_change *change, long rounds)
+{
+    struct spate_value before[COLUMNS], after[COLUMNS], key[1];
+    struct spate_rows rows = {.before = before, .after = after, .key = key};
+    const bool few[COLUMNS] = {true, false, true};
+    struct spate_arena arena = {0};
+    struct spate_buf line = {0};
+    struct spate_err err = {0};
+    struct spate_head head;
+    struct spate_meta meta;
+    char what[64];
+    int64_t start;
+
+    start = spate_clock_us();
+    for (long i = 0; i < rounds; i++) {
+        spate_buf_reset(&line);
+        must(spate_encode_change(&line, change, &err), &err);
+    }
+    snprintf(what, sizeof(what), "%s: encode", name);
+    report(what, spate_clock_us() - start, rounds, line.len);
+
+    start = spate_clock_us();
+    for (long i = 0; i < rounds; i++)
+        must(spate_decode_head(spate_buf_view(&line), &head, &arena, &err), &err);
+    snprintf(what, sizeof(what), "%s: decode head", name);
+    report(what, spate_clock_us() - start, rounds, line.len);
+
+    for (int pass = 0; pass < 2; pass++) {
+        start = spate_clock_us();
+        for (long i = 0; i < rounds; i++) {
+            spate_arena_reset(&arena);
+            must(spate_decode_head(spate_buf_view(&line), &head, &arena, &err), &err);
+            must(spate_decode_meta(spate_buf_view(&line), &head, &meta, &arena, &err), &err);
+            must(spate_decode_rows(spate_buf_view(&line), &head, &meta, change->table, pass ? few : NULL,
+                                   &rows, &arena, &err),
+                 &err);
+        }
+        snprintf(what, sizeof(what), "%s: decode %s", name, pass ? "two columns" : "whole");
+        report(what, spate_clock_us() - start, rounds, line.len);
+    }
+    spate_buf_fini(&line);
+    spate_arena_fini(&arena);
+}
+
+int main(int argc, char **argv)
+{
+    long rounds = argc > 1 ? strtol(argv[1], NULL, 10) : 1000000;
+    struct spate_table *orders = fixture_orders(SPATE_IDENTITY_DEFAULT);
+    struct spate_value small[COLUMNS] = {T("42"),    T("12.50"),      T("t"),
+                                         T("{a,b}"), T("{\"k\": 1}"), T("left at the door")};
+    struct spate_value large[COLUMNS] = {T("42"), T("12.50"), T("t"), T("{a,b}"), T("{\"k\": 1}"), ABSENT};
+    struct spate_change change = fixture_change(SPATE_OP_INSERT, orders, NULL, small);
+    static char note[8192], lines[8192];
+
+    if (rounds < 1)
+        return 2;
+    run("small insert", &change, rounds);
+    change.op = SPATE_OP_UPDATE;
+    change.after = large;
+    run("update, note unchanged", &change, rounds);
+    for (size_t i = 0; i < sizeof(note); i++) {
+        note[i] = (char)('a' + i % 26);
+        lines[i] = i % 40 == 0 ? '\n' : note[i];
+    }
+    large[5] = (struct spate_value){SPATE_VALUE_TEXT, {note, sizeof(note)}};
+    run("8 kB of text", &change, rounds / 10 + 1);
+    large[5].text.at = lines;
+    run("8 kB of lines", &change, rounds / 10 + 1);
+    spate_table_free(orders);
+    return 0;
+}
