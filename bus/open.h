@@ -5,6 +5,7 @@
 #include "bus/bus.h"
 #include "core/options.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Embedded in the configuration structs of connector and sinks; the option table below fills it. */
@@ -27,5 +28,7 @@ SPATE_CHECKED enum spate_rc spate_bus_open(const struct spate_bus_config *config
  * Names of [a-z0-9][a-z0-9._]* stay as they are. Writes a NUL-terminated topic name. */
 SPATE_CHECKED enum spate_rc spate_topic_escape(const char *name, char *out, size_t size,
                                                struct spate_err *err);
+/* The inverse, for showing a name to people; false: no such topic name was ever made from a name. */
+bool spate_topic_unescape(const char *topic, char *out, size_t size);
 
 #endif

@@ -1,0 +1,240 @@
+/* bus/local/archive.c - hot tier to disk. */
+#include "bus/local/archive.h"
+
+#include "core/clock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define GROUP_MOST  (UINT64_C(4) << 20)
+#define GROUP_LEAST (UINT64_C(64) << 10)
+#define COMPLAIN_MS 10000
+
+int (*spate_local_archive_sync_hook)(int fd);
+
+static int sync_data(int fd)
+{
+    return spate_local_archive_sync_hook ? spate_local_archive_sync_hook(fd) : fdatasync(fd);
+}
+
+void spate_local_archive_init(struct spate_local_archive *archive, const struct spate_local_topic *topic)
+{
+    *archive = (struct spate_local_archive){.topic = topic,
+                                            .cap = topic->manifest.cap,
+                                            .pos = atomic_load(&topic->ctl->durable),
+                                            .group = GROUP_MOST,
+                                            .fd = -1};
+    struct spate_err ignored = {.verdict = SPATE_RETRY};
+    if (spate_local_segment_next(topic->hot_fd, 0, &archive->oldest, &ignored) != SPATE_OK)
+        archive->oldest = spate_local_base_of(archive->pos, archive->cap);
+}
+
+void spate_local_archive_fini(struct spate_local_archive *archive)
+{
+    spate_local_segment_unmap(&archive->hot);
+    if (archive->fd >= 0)
+        close(archive->fd);
+    archive->fd = -1;
+}
+
+/* How far the log is final from pos on, at most one group and one segment. */
+static enum spate_rc run(struct spate_local_archive *a, uint64_t *upto, bool *ended, struct spate_err *err)
+{
+    const uint64_t from = a->pos - a->hot.base;
+    uint64_t at = from, size;
+    uint32_t len;
+
+    *ended = false;
+    while (at < a->cap && at - from < a->group) {
+        switch (spate_local_step(spate_local_record_at(&a->hot, at), a->cap - at, &size, &len)) {
+        case SPATE_LOCAL_STEP_RECORD:
+        case SPATE_LOCAL_STEP_PAD:
+            at += size;
+            continue;
+        case SPATE_LOCAL_STEP_END:
+            at += SPATE_LOCAL_UNIT;
+            *ended = true;
+            break;
+        case SPATE_LOCAL_STEP_OPEN:
+            break;
+        default:
+            return spate_fail(err, SPATE_FATAL,
+                              "the shared memory of topic %s is damaged at position %016" PRIx64
+                              "; stop every spate of this bus and remove its hot root",
+                              a->topic->name, a->hot.base + at);
+        }
+        break;
+    }
+    *ended = *ended || at == a->cap;
+    *upto = at;
+    return SPATE_OK;
+}
+
+static int write_all(int fd, const unsigned char *at, uint64_t len, uint64_t offset)
+{
+    while (len > 0) {
+        const ssize_t put = pwrite(fd, at, len, (off_t)offset);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return put < 0 ? errno : ENOSPC;
+        at += put;
+        len -= (uint64_t)put;
+        offset += (uint64_t)put;
+    }
+    return 0;
+}
+
+/* Writes a new file of this segment with its first `upto` bytes and puts it in place, all of it synced. The hot
+ * segment has every byte of it, because it is removed only when all is archived. Returns an errno. */
+static int make_file(struct spate_local_archive *a, uint64_t upto)
+{
+    char name[SPATE_LOCAL_FILE], temp[SPATE_LOCAL_FILE + 8];
+    const int dir = a->topic->durable_fd;
+
+    spate_local_segment_name(a->hot.base, name);
+    snprintf(temp, sizeof temp, ".%s.tmp", name);
+    const int fd = openat(dir, temp, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return errno;
+    int why = write_all(fd, a->hot.at, SPATE_LOCAL_HEADER + upto, 0);
+    if (why == 0 && sync_data(fd) != 0)
+        why = errno;
+    if (why == 0 && (renameat(dir, temp, dir, name) != 0 || fsync(dir) != 0))
+        why = errno;
+    if (why != 0) {
+        unlinkat(dir, temp, 0);
+        close(fd);
+        return why;
+    }
+    if (a->fd >= 0)
+        close(a->fd);
+    a->fd = fd;
+    a->distrust = false;
+    return 0;
+}
+
+/* Opens the file that a predecessor began. What is below the watermark must be there; else it is made anew. */
+static bool open_file(struct spate_local_archive *a)
+{
+    char name[SPATE_LOCAL_FILE];
+    struct spate_local_segment_header header;
+    struct spate_err ignored = {.verdict = SPATE_RETRY};
+    struct stat st;
+
+    spate_local_segment_name(a->hot.base, name);
+    const int fd = openat(a->topic->durable_fd, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    if (fstat(fd, &st) != 0 ||
+        (uint64_t)st.st_size < SPATE_LOCAL_HEADER + (a->pos - a->hot.base) ||
+        pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header ||
+        spate_local_segment_header_check(&header, a->hot.base, a->cap, &ignored) != SPATE_OK) {
+        close(fd);
+        return false;
+    }
+    a->fd = fd;
+    return true;
+}
+
+/* Makes bytes [pos, base + upto) of the archive durable. Returns an errno. */
+static int put(struct spate_local_archive *a, uint64_t upto, bool ended)
+{
+    const uint64_t from = a->pos - a->hot.base;
+
+    /* The header of a new file is synced before a record in it counts, so that a bad header later means
+     * damage and not a torn beginning. */
+    if (a->fd < 0 && !a->distrust && !open_file(a)) {
+        const int why = make_file(a, from);
+        if (why != 0)
+            return why;
+    }
+    if (a->distrust)
+        return make_file(a, upto);
+    int why = write_all(a->fd, a->hot.at + SPATE_LOCAL_HEADER + from, upto - from, SPATE_LOCAL_HEADER + from);
+    if (why == 0 && ended) /* the final tail and count, for whoever looks at the file */
+        why = write_all(a->fd, a->hot.at, SPATE_LOCAL_HEADER, 0);
+    if (why == 0 && sync_data(a->fd) != 0) {
+        why = errno;
+        a->distrust = true; /* the kernel reports a failed page once, then calls it clean */
+    }
+    if (why == EIO)
+        a->distrust = true;
+    return why;
+}
+
+/* Removes hot segments that nobody needs: archived, synced, and not the one that is written. */
+static void trim(struct spate_local_archive *a)
+{
+    const uint64_t head = atomic_load(&a->topic->ctl->head);
+
+    while (a->oldest < head && a->oldest + a->cap <= a->pos) {
+        spate_local_segment_remove(a->topic->hot_fd, a->oldest);
+        a->oldest += a->cap;
+    }
+}
+
+static void complain(struct spate_local_archive *a, uint64_t missing)
+{
+    char quoted[512];
+    unsigned hidden;
+
+    if (spate_log_due(&a->complained, spate_clock_ms(), COMPLAIN_MS, &hidden))
+        spate_log(SPATE_LOG_ERROR, "bus-disk-full",
+                  "topic=%s path=%s missing_bytes=%" PRIu64 " durable=%016" PRIx64
+                  " remedy=\"make room there; spate goes on by itself\"",
+                  a->topic->name, spate_log_quote(quoted, sizeof quoted, a->topic->place->path), missing, a->pos);
+}
+
+enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spate_err *err)
+{
+    const uint64_t base = spate_local_base_of(a->pos, a->cap);
+    uint64_t upto = 0;
+    bool ended = false;
+    enum spate_rc rc;
+
+    trim(a);
+    if (!a->hot.at) {
+        rc = spate_local_segment_map(a->topic->hot_fd, base, a->cap, SPATE_LOCAL_MAP_READ, &a->hot, err);
+        if (rc == SPATE_END && a->pos != base)
+            return spate_fail(err, SPATE_RETRY,
+                              "a segment of topic %s vanished from shared memory before it was durable; opening the "
+                              "topic anew recovers it from the disk, and the source sends again what is missing",
+                              a->topic->name);
+        if (rc != SPATE_OK)
+            return rc;
+    }
+    rc = run(a, &upto, &ended, err);
+    if (rc != SPATE_OK)
+        return rc;
+    if (a->hot.base + upto == a->pos && !ended)
+        return SPATE_END;
+
+    int why = put(a, upto, ended);
+    if (why != 0 && why != ENOSPC && why != EDQUOT && a->distrust)
+        why = put(a, upto, ended); /* once more, into a new file */
+    if (why == ENOSPC || why == EDQUOT) {
+        a->group = GROUP_LEAST;
+        complain(a, upto - (a->pos - a->hot.base));
+        return SPATE_AGAIN;
+    }
+    if (why != 0)
+        return spate_fail(err, SPATE_RETRY,
+                          "cannot make topic %s durable at %s, position %016" PRIx64
+                          ": %s; examine the disk, then start again",
+                          a->topic->name, a->topic->place->path, a->pos, strerror(why));
+    a->group = a->group < GROUP_MOST ? a->group * 2 : GROUP_MOST;
+    a->pos = a->hot.base + upto;
+    if (ended) {
+        a->pos = a->hot.base + a->cap;
+        spate_local_archive_fini(a);
+    }
+    atomic_store_explicit(&a->topic->ctl->durable, a->pos, memory_order_seq_cst);
+    trim(a);
+    return SPATE_OK;
+}

@@ -1,0 +1,35 @@
+/* bus/local/bell.h - sleeping until a doorbell rings, across processes.
+ *
+ * No ring is lost: the publisher's commit, its look at `waiting`, the sleeper's store of `waiting` and its
+ * second look at the log are all sequentially consistent, so in their one order either the publisher sees
+ * the flag or the sleeper sees the record. Every sleep ends after 100 ms at the latest, because a reader
+ * that may write the bell page may also spoil it.
+ * Thread: any. Blocks: spate_local_bell_sleep only. */
+#ifndef SPATE_BUS_LOCAL_BELL_H
+#define SPATE_BUS_LOCAL_BELL_H
+
+#include "bus/local/layout.h"
+
+#include <stdint.h>
+
+#define SPATE_LOCAL_NAP_MS 100
+
+void spate_local_bell_wake(struct spate_local_doorbell *door);
+
+/* Call after what the sleepers wait for was stored (seq_cst). No kernel call when nobody sleeps. */
+static inline void spate_local_bell_ring(struct spate_local_doorbell *door)
+{
+    if (atomic_load_explicit(&door->waiting, memory_order_seq_cst))
+        spate_local_bell_wake(door);
+}
+
+/* Sleeping is in three acts: ticket = _prepare; look once more; _sleep with the ticket. */
+static inline uint32_t spate_local_bell_prepare(struct spate_local_doorbell *door)
+{
+    const uint32_t ticket = atomic_load_explicit(&door->bell, memory_order_seq_cst);
+    atomic_store_explicit(&door->waiting, 1, memory_order_seq_cst);
+    return ticket;
+}
+void spate_local_bell_sleep(struct spate_local_doorbell *door, uint32_t ticket, int timeout_ms);
+
+#endif

@@ -1,0 +1,143 @@
+/* bus/local/layout.c - making and checking the bytes of segments and records. */
+#include "bus/local/layout.h"
+
+#include "core/clock.h"
+#include "core/hash.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* Exactly the fields under the checksum, without a hole between them. */
+struct sealed_fields {
+    uint64_t pos;
+    uint32_t len, idx;
+    uint64_t ts_ns;
+    uint32_t keyhash;
+    uint16_t keylen;
+    uint8_t type, flags;
+};
+static_assert(sizeof(struct sealed_fields) == 32, "no padding under the checksum");
+
+uint32_t spate_local_record_crc(const struct spate_local_record *record, uint64_t pos, uint32_t len,
+                                const void *key, const void *value, size_t value_len)
+{
+    const struct sealed_fields fields = {.pos = pos,
+                                         .len = len,
+                                         .idx = record->idx,
+                                         .ts_ns = record->ts_ns,
+                                         .keyhash = record->keyhash,
+                                         .keylen = record->keylen,
+                                         .type = record->type,
+                                         .flags = record->flags};
+    uint32_t crc = spate_crc32c(0, &fields, sizeof fields);
+
+    if (record->keylen > 0)
+        crc = spate_crc32c(crc, key, record->keylen);
+    return spate_crc32c(crc, value, value_len);
+}
+
+bool spate_local_record_good(const struct spate_local_record *record, uint64_t pos, uint32_t len)
+{
+    if (record->keylen > len)
+        return false;
+    return record->crc == spate_local_record_crc(record, pos, len, record->payload,
+                                                 record->payload + record->keylen, len - record->keylen);
+}
+
+static uint32_t header_crc(const struct spate_local_segment_header *header)
+{
+    uint32_t crc = spate_crc32c(0, header, offsetof(struct spate_local_segment_header, crc));
+
+    return spate_crc32c(crc, &header->created_ns, sizeof header->created_ns);
+}
+
+void spate_local_segment_header_make(struct spate_local_segment_header *header, uint64_t base, uint64_t cap)
+{
+    memset(header, 0, sizeof *header);
+    header->magic = SPATE_LOCAL_SEGMENT_MAGIC;
+    header->base = base;
+    header->cap = cap;
+    header->unit = (uint32_t)SPATE_LOCAL_UNIT;
+    header->created_ns = (uint64_t)spate_clock_wall_us() * 1000;
+    header->crc = header_crc(header);
+}
+
+enum spate_rc spate_local_segment_header_check(const struct spate_local_segment_header *header, uint64_t base,
+                                               uint64_t cap, struct spate_err *err)
+{
+    if (header->magic == __builtin_bswap64(SPATE_LOCAL_SEGMENT_MAGIC))
+        return spate_fail(err, SPATE_FATAL,
+                          "segment %016" PRIx64 " was written by a machine of the other byte order; read it there",
+                          base);
+    if (header->magic >> 16 == SPATE_LOCAL_SEGMENT_MAGIC >> 16 && header->magic != SPATE_LOCAL_SEGMENT_MAGIC)
+        return spate_fail(err, SPATE_FATAL,
+                          "segment %016" PRIx64 " has format version %u, this spate knows version %u; use the "
+                          "spate that wrote it",
+                          base, (unsigned)(header->magic & 0xffff),
+                          (unsigned)(SPATE_LOCAL_SEGMENT_MAGIC & 0xffff));
+    if (header->magic != SPATE_LOCAL_SEGMENT_MAGIC || header->crc != header_crc(header))
+        return spate_fail(err, SPATE_FATAL, "the header of segment %016" PRIx64 " is damaged", base);
+    if (header->base != base || header->cap != cap || header->unit != SPATE_LOCAL_UNIT)
+        return spate_fail(err, SPATE_FATAL,
+                          "the file of segment %016" PRIx64 " holds segment %016" PRIx64 " of %" PRIu64
+                          " bytes, expected %" PRIu64 "; files were renamed or mixed",
+                          base, header->base, header->cap, cap);
+    return SPATE_OK;
+}
+
+enum spate_rc spate_local_end_next(const struct spate_local_record *record, uint64_t pos, uint64_t base,
+                                   uint64_t cap, uint64_t *next, struct spate_err *err)
+{
+    const uint32_t len = spate_local_len_of(record->word);
+
+    *next = base + cap;
+    if (len == 0)
+        return SPATE_OK;
+    if (len == sizeof *next && spate_local_record_good(record, pos, len)) {
+        memcpy(next, record->payload, sizeof *next);
+        if (*next > pos && *next % cap == 0)
+            return SPATE_OK;
+    }
+    return spate_fail(err, SPATE_FATAL, "the end of segment %016" PRIx64 " at position %016" PRIx64 " is damaged",
+                      base, pos);
+}
+
+void spate_local_cut_make(unsigned char out[SPATE_LOCAL_UNIT], uint64_t pos, uint64_t next_base)
+{
+    struct spate_local_record record = {.ts_ns = (uint64_t)spate_clock_wall_us() * 1000};
+
+    record.word = spate_local_word(SPATE_LOCAL_END, 0, 0, sizeof next_base);
+    record.crc = spate_local_record_crc(&record, pos, sizeof next_base, NULL, &next_base, sizeof next_base);
+    memset(out, 0, SPATE_LOCAL_UNIT);
+    memcpy(out, &record, sizeof record);
+    memcpy(out + SPATE_LOCAL_RECORD_HEADER, &next_base, sizeof next_base);
+}
+
+enum spate_local_step spate_local_step(struct spate_local_record *record, uint64_t room, uint64_t *size,
+                                       uint32_t *len)
+{
+    const uint64_t word = atomic_load_explicit(&record->word, memory_order_acquire);
+
+    *len = spate_local_len_of(word);
+    switch (spate_local_state_of(word)) {
+    case SPATE_LOCAL_COMMIT:
+        *size = spate_local_footprint(*len);
+        if (*size > room || record->keylen > *len)
+            return SPATE_LOCAL_STEP_BAD;
+        return SPATE_LOCAL_STEP_RECORD;
+    case SPATE_LOCAL_PAD:
+        *size = *len;
+        if (*size == 0 || *size % SPATE_LOCAL_UNIT != 0 || *size > room)
+            return SPATE_LOCAL_STEP_BAD;
+        return SPATE_LOCAL_STEP_PAD;
+    case SPATE_LOCAL_END:
+        *size = SPATE_LOCAL_UNIT;
+        return *len == 0 || *len == sizeof(uint64_t) ? SPATE_LOCAL_STEP_END : SPATE_LOCAL_STEP_BAD;
+    case SPATE_LOCAL_FREE:
+        return word == 0 ? SPATE_LOCAL_STEP_OPEN : SPATE_LOCAL_STEP_BAD;
+    case SPATE_LOCAL_CLAIM:
+        return SPATE_LOCAL_STEP_OPEN;
+    default:
+        return SPATE_LOCAL_STEP_BAD;
+    }
+}

@@ -1,0 +1,226 @@
+/* bus/local/segment.c - making, mapping and listing segment files. */
+#include "bus/local/segment.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+void (*spate_local_segment_hook)(const char *where);
+
+static void hook(const char *where)
+{
+    if (spate_local_segment_hook)
+        spate_local_segment_hook(where);
+}
+
+void spate_local_segment_name(uint64_t base, char out[SPATE_LOCAL_FILE])
+{
+    snprintf(out, SPATE_LOCAL_FILE, "%016" PRIx64 ".seg", base);
+}
+
+enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap, struct spate_err *err)
+{
+    static _Atomic unsigned serial;
+    char name[SPATE_LOCAL_FILE], temp[64];
+    struct spate_local_segment_header header;
+
+    spate_local_segment_name(base, name);
+    if (faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        return SPATE_OK;
+    snprintf(temp, sizeof temp, ".%016" PRIx64 ".%d.%u.tmp", base, (int)getpid(),
+             atomic_fetch_add(&serial, 1));
+    const int fd = openat(dir, temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return errno == ENOSPC || errno == EDQUOT
+                   ? SPATE_AGAIN
+                   : spate_fail(err, errno == ENOENT ? SPATE_RETRY : SPATE_FATAL,
+                                "cannot create the segment %s: %s", name,
+                                errno == ENOENT ? "its directory was removed" : strerror(errno));
+    int why = posix_fallocate(fd, 0, (off_t)(SPATE_LOCAL_HEADER + cap));
+    spate_local_segment_header_make(&header, base, cap);
+    if (why == 0 && pwrite(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)
+        why = errno;
+    hook("create: made");
+    /* link, not rename: it fails when somebody else was first, so nobody's records are replaced. */
+    if (why == 0 && linkat(dir, temp, dir, name, 0) != 0 && errno != EEXIST)
+        why = errno;
+    hook("create: linked");
+    unlinkat(dir, temp, 0);
+    hook("create: done");
+    close(fd);
+    if (why == ENOSPC || why == EDQUOT)
+        return SPATE_AGAIN;
+    if (why != 0)
+        return spate_fail(err, SPATE_FATAL, "cannot make the segment %s of %" PRIu64 " bytes: %s", name,
+                          SPATE_LOCAL_HEADER + cap, strerror(why));
+    return SPATE_OK;
+}
+
+void spate_local_segment_look(struct spate_local_segment *seg)
+{
+    struct stat st;
+
+    if (seg->fd < 0 || fstat(seg->fd, &st) != 0 || (uint64_t)st.st_size < SPATE_LOCAL_HEADER)
+        return;
+    const uint64_t size = (uint64_t)st.st_size - SPATE_LOCAL_HEADER;
+    seg->size = size < seg->cap ? size : seg->cap;
+}
+
+enum spate_rc spate_local_segment_map(int dir, uint64_t base, uint64_t cap, enum spate_local_map how,
+                                      struct spate_local_segment *seg, struct spate_err *err)
+{
+    char name[SPATE_LOCAL_FILE];
+    const bool write = how == SPATE_LOCAL_MAP_WRITE;
+    struct stat st;
+
+    spate_local_segment_name(base, name);
+    const int fd = openat(dir, name, (write ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT)
+        return SPATE_END;
+    if (fd < 0 || fstat(fd, &st) != 0) {
+        const int why = errno;
+        if (fd >= 0)
+            close(fd);
+        return spate_fail(err, SPATE_FATAL, "cannot open the segment %s: %s", name, strerror(why));
+    }
+    const uint64_t whole = SPATE_LOCAL_HEADER + cap;
+    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < SPATE_LOCAL_HEADER ||
+        (how != SPATE_LOCAL_MAP_ARCHIVE && (uint64_t)st.st_size != whole)) {
+        close(fd);
+        return spate_fail(err, SPATE_FATAL, "the segment %s has %lld bytes, expected %" PRIu64 ": it was cut",
+                          name, (long long)st.st_size, whole);
+    }
+    void *at = mmap(NULL, whole, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED) {
+        const int why = errno;
+        close(fd);
+        return spate_fail(err, SPATE_FATAL, "cannot map the segment %s: %s", name, strerror(why));
+    }
+    *seg = (struct spate_local_segment){.at = at, .base = base, .cap = cap, .size = cap, .fd = -1};
+    if (how == SPATE_LOCAL_MAP_ARCHIVE) {
+        seg->fd = fd;
+        spate_local_segment_look(seg);
+    } else {
+        close(fd);
+    }
+    const enum spate_rc rc = spate_local_segment_header_check(spate_local_header(seg), base, cap, err);
+    if (rc != SPATE_OK)
+        spate_local_segment_unmap(seg);
+    return rc;
+}
+
+void spate_local_segment_unmap(struct spate_local_segment *seg)
+{
+    if (!seg->at)
+        return;
+    munmap(seg->at, SPATE_LOCAL_HEADER + seg->cap);
+    if (seg->fd >= 0)
+        close(seg->fd);
+    seg->at = NULL;
+    seg->fd = -1;
+}
+
+bool spate_local_segment_remove(int dir, uint64_t base)
+{
+    char name[SPATE_LOCAL_FILE];
+
+    spate_local_segment_name(base, name);
+    return unlinkat(dir, name, 0) == 0;
+}
+
+/* Calls `each` for every entry but . and ..; false, with errno: the directory cannot be read. */
+static bool walk(int dir, void (*each)(void *arg, const char *name), void *arg)
+{
+    const int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+    const struct dirent *entry;
+
+    if (!stream) {
+        if (fd >= 0)
+            close(fd);
+        return false;
+    }
+    while (errno = 0, (entry = readdir(stream)) != NULL)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            each(arg, entry->d_name);
+    const int why = errno;
+    closedir(stream);
+    errno = why;
+    return why == 0;
+}
+
+static bool base_of_name(const char *name, uint64_t *base)
+{
+    char *end;
+
+    if (strlen(name) != 20 || strcmp(name + 16, ".seg") != 0 || strspn(name, "0123456789abcdef") != 16)
+        return false;
+    *base = strtoull(name, &end, 16);
+    return true;
+}
+
+struct search {
+    uint64_t pos, best;
+    bool up, found;
+};
+
+static void consider(void *arg, const char *name)
+{
+    struct search *s = arg;
+    uint64_t base;
+
+    if (!base_of_name(name, &base) || (s->up ? base < s->pos : base >= s->pos))
+        return;
+    if (!s->found || (s->up ? base < s->best : base > s->best))
+        s->best = base;
+    s->found = true;
+}
+
+static enum spate_rc search(int dir, struct search *s, uint64_t *base, struct spate_err *err)
+{
+    if (!walk(dir, consider, s))
+        return spate_fail(err, SPATE_RETRY, "cannot list the segments: %s", strerror(errno));
+    *base = s->best;
+    return s->found ? SPATE_OK : SPATE_END;
+}
+
+enum spate_rc spate_local_segment_next(int dir, uint64_t pos, uint64_t *base, struct spate_err *err)
+{
+    return search(dir, &(struct search){.pos = pos, .up = true}, base, err);
+}
+
+enum spate_rc spate_local_segment_prev(int dir, uint64_t pos, uint64_t *base, struct spate_err *err)
+{
+    return search(dir, &(struct search){.pos = pos, .up = false}, base, err);
+}
+
+struct removal {
+    int dir;
+    bool all;
+};
+
+static void remove_one(void *arg, const char *name)
+{
+    const struct removal *r = arg;
+    const size_t len = strlen(name);
+
+    if (r->all || (name[0] == '.' && len > 4 && strcmp(name + len - 4, ".tmp") == 0))
+        unlinkat(r->dir, name, 0);
+}
+
+void spate_local_segment_sweep(int dir)
+{
+    walk(dir, remove_one, &(struct removal){.dir = dir, .all = false});
+}
+
+void spate_local_segment_clear(int dir)
+{
+    walk(dir, remove_one, &(struct removal){.dir = dir, .all = true});
+}

@@ -1,0 +1,61 @@
+/* bus/local/segment.h - segment files: making one so that any crash leaves either a whole one or a temp file,
+ * mapping, listing and removing them.
+ *
+ * Thread: any; two processes may make the same segment at once, one wins and both use it.
+ * Blocks: _create may wait for the disk. */
+#ifndef SPATE_BUS_LOCAL_SEGMENT_H
+#define SPATE_BUS_LOCAL_SEGMENT_H
+
+#include "bus/local/layout.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct spate_local_segment {
+    unsigned char *at; /* the mapping, header first; NULL: none */
+    uint64_t base, cap;
+    uint64_t size; /* bytes of records that the file had when it was looked at; an archive file grows */
+    int fd;        /* kept open for archive files (size), else -1 */
+};
+
+static inline struct spate_local_segment_header *spate_local_header(const struct spate_local_segment *seg)
+{
+    return (struct spate_local_segment_header *)(void *)seg->at;
+}
+static inline struct spate_local_record *spate_local_record_at(const struct spate_local_segment *seg,
+                                                               uint64_t offset)
+{
+    return (struct spate_local_record *)(void *)(seg->at + SPATE_LOCAL_HEADER + offset);
+}
+
+/* Makes a segment whose pages are all there already (a sparse file on a full tmpfs would kill the writer with
+ * SIGBUS). SPATE_OK: it exists now, whoever made it. SPATE_AGAIN: no room for it. */
+SPATE_CHECKED enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap,
+                                                       struct spate_err *err);
+
+enum spate_local_map { SPATE_LOCAL_MAP_WRITE, SPATE_LOCAL_MAP_READ, SPATE_LOCAL_MAP_ARCHIVE };
+
+/* SPATE_END: there is no such segment. SPATE_FAIL (fatal): the file is not what its name says. */
+SPATE_CHECKED enum spate_rc spate_local_segment_map(int dir, uint64_t base, uint64_t cap,
+                                                    enum spate_local_map how, struct spate_local_segment *seg,
+                                                    struct spate_err *err);
+void spate_local_segment_unmap(struct spate_local_segment *seg);
+void spate_local_segment_look(struct spate_local_segment *seg); /* renews `size` of an archive file */
+
+#define SPATE_LOCAL_FILE 32
+void spate_local_segment_name(uint64_t base, char out[SPATE_LOCAL_FILE]);
+bool spate_local_segment_remove(int dir, uint64_t base);
+
+/* The lowest base at or above / the highest base below `pos`; SPATE_END: there is none. */
+SPATE_CHECKED enum spate_rc spate_local_segment_next(int dir, uint64_t pos, uint64_t *base,
+                                                     struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_local_segment_prev(int dir, uint64_t pos, uint64_t *base,
+                                                     struct spate_err *err);
+
+void spate_local_segment_sweep(int dir); /* removes temp files that crashes left */
+void spate_local_segment_clear(int dir); /* removes every file: a hot tier that is no longer valid */
+
+/* For tests: called with "create: made", "create: linked" and "create: done" when not NULL. */
+extern void (*spate_local_segment_hook)(const char *where);
+
+#endif

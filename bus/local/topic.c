@@ -1,0 +1,296 @@
+/* bus/local/topic.c - a topic's directories, manifest, ctl and bell. */
+#include "bus/local/topic.h"
+
+#include "bus/local/note.h"
+#include "bus/local/segment.h"
+#include "core/clock.h"
+#include "core/hash.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum spate_rc spate_local_manifest_write(struct spate_local_topic *topic, struct spate_err *err)
+{
+    const struct spate_local_manifest *m = &topic->manifest;
+    char text[512];
+
+    snprintf(text, sizeof text,
+             "spate-local-topic 1\nlog %s\ncap %" PRIu64 "\nhighest %016" PRIx64 "\nfirst %016" PRIx64
+             "\ngeneration %" PRIu64 "\nhot %016" PRIx64 "\nvolatile %d\n",
+             m->log_id, m->cap, m->highest, m->first, m->generation, m->hot, m->is_volatile);
+    if (spate_local_note_write(topic->durable_fd, "manifest", text, true, err) != SPATE_OK)
+        return spate_err_context(err, "topic %s below %s", topic->name, topic->place->path);
+    return SPATE_OK;
+}
+
+enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct spate_err *err)
+{
+    struct spate_local_manifest m = {.cap = 0};
+    char text[SPATE_LOCAL_NOTE_SIZE], version[8];
+    uint64_t is_volatile;
+    const enum spate_rc rc = spate_local_note_read(topic->durable_fd, "manifest", text, err);
+
+    if (rc == SPATE_FAIL)
+        return spate_err_context(err, "topic %s below %s", topic->name, topic->place->path);
+    if (rc != SPATE_OK)
+        return rc;
+    if (!spate_local_note_get(text, "spate-local-topic", version, sizeof version) || strcmp(version, "1") != 0)
+        return spate_fail(err, SPATE_FATAL, "topic %s below %s was written by another version of spate", topic->name,
+                          topic->place->path);
+    if (!spate_local_note_get(text, "log", m.log_id, sizeof m.log_id) ||
+        !spate_local_note_u64(text, "cap", 10, &m.cap) ||
+        !spate_local_note_u64(text, "highest", 16, &m.highest) ||
+        !spate_local_note_u64(text, "first", 16, &m.first) ||
+        !spate_local_note_u64(text, "generation", 10, &m.generation) ||
+        !spate_local_note_u64(text, "hot", 16, &m.hot) ||
+        !spate_local_note_u64(text, "volatile", 10, &is_volatile) || m.cap < SPATE_LOCAL_HEADER ||
+        (m.cap & (m.cap - 1)) != 0 || m.cap > UINT64_C(1) << 32)
+        return spate_fail(err, SPATE_FATAL, "the manifest of topic %s below %s is damaged: a line is missing or wrong",
+                          topic->name, topic->place->path);
+    m.is_volatile = is_volatile != 0;
+    topic->manifest = m;
+    return SPATE_OK;
+}
+
+static void start(struct spate_local_topic *topic, const struct spate_local_place *place, const char *name)
+{
+    *topic = (struct spate_local_topic){.place = place, .durable_fd = -1, .hot_fd = -1};
+    snprintf(topic->name, sizeof topic->name, "%s", name);
+}
+
+enum spate_rc spate_local_topic_open(struct spate_local_topic *topic, const struct spate_local_place *place,
+                                     const char *name, struct spate_err *err)
+{
+    int root;
+
+    start(topic, place, name);
+    enum spate_rc rc = spate_local_place_durable(place, &root, err);
+    if (rc != SPATE_OK)
+        return rc;
+    topic->durable_fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    const int why = errno;
+    close(root);
+    if (topic->durable_fd < 0)
+        return why == ENOENT ? SPATE_END
+                             : spate_fail(err, SPATE_FATAL, "cannot open the topic %s below %s: %s", name, place->path,
+                                          strerror(why));
+    rc = spate_local_manifest_read(topic, err);
+    if (rc != SPATE_OK)
+        spate_local_topic_close(topic);
+    return rc;
+}
+
+static enum spate_rc make_dir(int root, const char *name, bool create, int *fd, struct spate_err *err)
+{
+    bool made = false;
+
+    if (create && mkdirat(root, name, 02750) == 0)
+        made = true;
+    else if (create && errno != EEXIST)
+        return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL,
+                          "cannot make the directory of topic %s: %s", name, strerror(errno));
+    *fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (*fd < 0)
+        return spate_fail(err, errno == ENOENT ? SPATE_RETRY : SPATE_FATAL,
+                          errno == ENOENT ? "there is no topic %s yet" : "cannot open the directory of topic %s",
+                          name);
+    if (made)
+        fsync(root);
+    return SPATE_OK;
+}
+
+enum spate_rc spate_local_topic_make(struct spate_local_topic *topic, const struct spate_local_place *place,
+                                     const char *name, bool create, struct spate_err *err)
+{
+    uint64_t hot_id;
+    int durable, hot;
+
+    start(topic, place, name);
+    enum spate_rc rc = spate_local_place_make(place, &durable, &hot, &hot_id, err);
+    if (rc != SPATE_OK)
+        return rc;
+    rc = make_dir(durable, name, create, &topic->durable_fd, err);
+    topic->manifest.cap = spate_local_place_cap(place, hot, name);
+    close(durable);
+    close(hot);
+    return rc == SPATE_OK ? rc : spate_err_context(err, "bus %s", place->path);
+}
+
+enum spate_rc spate_local_topic_hot(struct spate_local_topic *topic, uint64_t *hot_id, struct spate_err *err)
+{
+    int durable, hot;
+
+    spate_local_topic_detach(topic);
+    enum spate_rc rc = spate_local_place_make(topic->place, &durable, &hot, hot_id, err);
+    if (rc != SPATE_OK)
+        return rc;
+    rc = make_dir(hot, topic->name, true, &topic->hot_fd, err);
+    close(durable);
+    close(hot);
+    return rc == SPATE_OK ? rc : spate_err_context(err, "hot root of the bus %s", topic->place->path);
+}
+
+enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, bool create, bool is_volatile,
+                                      struct spate_err *err)
+{
+    const uint64_t cap = topic->manifest.cap;
+    uint64_t base;
+    enum spate_rc rc = spate_local_manifest_read(topic, err);
+
+    if (rc == SPATE_OK && topic->manifest.is_volatile != is_volatile)
+        return spate_fail(err, SPATE_FATAL, "topic %s below %s is %s, and was opened as %s", topic->name,
+                          topic->place->path, is_volatile ? "durable" : "volatile",
+                          is_volatile ? "volatile" : "durable");
+    if (rc != SPATE_END)
+        return rc;
+    if (!create)
+        return spate_fail(err, SPATE_RETRY, "there is no topic %s below %s yet", topic->name, topic->place->path);
+    rc = spate_local_segment_next(topic->durable_fd, 0, &base, err);
+    if (rc == SPATE_FAIL)
+        return rc;
+    if (rc == SPATE_OK)
+        return spate_fail(err, SPATE_FATAL,
+                          "topic %s below %s has segments but no manifest: somebody removed it. Restore it, or "
+                          "move the directory away to begin a new log",
+                          topic->name, topic->place->path);
+    /* The first base is cap, so that no record ever stands at position 0. */
+    topic->manifest = (struct spate_local_manifest){.cap = cap, .first = cap, .is_volatile = is_volatile};
+    spate_uuid(topic->manifest.log_id);
+    return spate_local_manifest_write(topic, err);
+}
+
+static void *map_page(int dir, const char *name, bool write, ino_t *ino, struct spate_err *err)
+{
+    const int fd = openat(dir, name, (write ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC);
+    struct stat st;
+    void *at = MAP_FAILED;
+
+    if (fd < 0)
+        return NULL;
+    if (fstat(fd, &st) == 0 && (uint64_t)st.st_size >= SPATE_LOCAL_HEADER) {
+        *ino = st.st_ino;
+        at = mmap(NULL, SPATE_LOCAL_HEADER, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    }
+    if (at == MAP_FAILED)
+        (void)spate_fail(err, SPATE_FATAL, "cannot map %s: %s", name, strerror(errno));
+    close(fd);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+enum spate_rc spate_local_topic_attach(struct spate_local_topic *topic, bool writer, struct spate_err *err)
+{
+    uint64_t hot_id;
+    ino_t ignored;
+    int root;
+
+    spate_local_topic_detach(topic);
+    enum spate_rc rc = spate_local_place_hot(topic->place, &root, &hot_id, err);
+    if (rc != SPATE_OK)
+        return rc;
+    rc = spate_local_manifest_read(topic, err);
+    topic->hot_fd = openat(root, topic->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    close(root);
+    if (rc == SPATE_FAIL)
+        return rc;
+    if (rc == SPATE_END || topic->hot_fd < 0 || hot_id != topic->manifest.hot)
+        goto detached;
+    topic->ctl = map_page(topic->hot_fd, "ctl", writer, &topic->ctl_ino, err);
+    topic->bell = map_page(topic->hot_fd, "bell", true, &ignored, err);
+    if (!topic->ctl || (writer && !topic->bell) || topic->ctl->magic != SPATE_LOCAL_CTL_MAGIC ||
+        topic->ctl->generation != topic->manifest.generation || topic->ctl->cap != topic->manifest.cap)
+        goto detached;
+    return SPATE_OK;
+
+detached:
+    spate_local_topic_detach(topic);
+    return SPATE_END;
+}
+
+void spate_local_topic_detach(struct spate_local_topic *topic)
+{
+    if (topic->ctl)
+        munmap(topic->ctl, SPATE_LOCAL_HEADER);
+    if (topic->bell)
+        munmap(topic->bell, SPATE_LOCAL_HEADER);
+    if (topic->hot_fd >= 0)
+        close(topic->hot_fd);
+    topic->ctl = NULL;
+    topic->bell = NULL;
+    topic->hot_fd = -1;
+}
+
+bool spate_local_topic_current(const struct spate_local_topic *topic)
+{
+    struct stat st;
+
+    return topic->ctl && fstatat(topic->hot_fd, "ctl", &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+           st.st_ino == topic->ctl_ino;
+}
+
+/* A page made whole in a temp file, then renamed: nobody sees half of one. */
+static enum spate_rc make_page(int dir, const char *name, mode_t mode, const void *page, struct spate_err *err)
+{
+    char temp[32];
+
+    snprintf(temp, sizeof temp, ".%s.tmp", name);
+    const int fd = openat(dir, temp, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, mode);
+    if (fd < 0)
+        return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL, "cannot create %s: %s", name,
+                          strerror(errno));
+    errno = 0;
+    const bool good = fchmod(fd, mode) == 0 && /* whatever the umask says: readers ring the bell */
+                      pwrite(fd, page, SPATE_LOCAL_HEADER, 0) == (ssize_t)SPATE_LOCAL_HEADER &&
+                      renameat(dir, temp, dir, name) == 0;
+    const int why = errno ? errno : ENOSPC;
+    close(fd);
+    return good ? SPATE_OK
+                : spate_fail(err, why == ENOSPC ? SPATE_RETRY : SPATE_FATAL, "cannot write %s: %s", name,
+                             strerror(why));
+}
+
+enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t head, uint64_t first,
+                                      uint64_t durable, struct spate_err *err)
+{
+    union {
+        struct spate_local_ctl ctl;
+        struct spate_local_bell bell;
+        unsigned char bytes[SPATE_LOCAL_HEADER];
+    } page;
+
+    memset(&page, 0, sizeof page);
+    page.bell.magic = SPATE_LOCAL_BELL_MAGIC;
+    enum spate_rc rc = make_page(topic->hot_fd, "bell", 0660, &page, err);
+    if (rc != SPATE_OK)
+        return rc;
+    memset(&page, 0, sizeof page);
+    page.ctl.magic = SPATE_LOCAL_CTL_MAGIC;
+    page.ctl.generation = topic->manifest.generation;
+    page.ctl.cap = topic->manifest.cap;
+    page.ctl.created_ns = (uint64_t)spate_clock_wall_us() * 1000;
+    page.ctl.head = head;
+    page.ctl.first = first;
+    page.ctl.durable = durable;
+    page.ctl.hold = UINT64_MAX;
+    rc = make_page(topic->hot_fd, "ctl", 0640, &page, err);
+    if (rc != SPATE_OK)
+        return rc;
+    rc = spate_local_topic_attach(topic, true, err);
+    if (rc == SPATE_END)
+        return spate_fail(err, SPATE_RETRY, "the hot tier of topic %s vanished while it was made", topic->name);
+    return rc;
+}
+
+void spate_local_topic_close(struct spate_local_topic *topic)
+{
+    spate_local_topic_detach(topic);
+    if (topic->durable_fd >= 0)
+        close(topic->durable_fd);
+    topic->durable_fd = -1;
+}

@@ -1,0 +1,71 @@
+/* bus/local/topic.h - one topic's directories, its manifest, and the pages that everybody maps.
+ *
+ * The manifest (on the disk) is the truth about the log: its id, its segment size, the highest base that may
+ * have been used, and the generation. The hot tier is valid iff bus.meta names the manifest's `hot` and ctl
+ * its generation; otherwise, and only then, a writer recovers from the archive (bus/local/recovery.h).
+ * Thread: that of the handle; an archiver reads fds and ctl.
+ * Blocks: writing a manifest waits for the disk. */
+#ifndef SPATE_BUS_LOCAL_TOPIC_H
+#define SPATE_BUS_LOCAL_TOPIC_H
+
+#include "bus/local/layout.h"
+#include "bus/local/place.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct spate_local_manifest {
+    char log_id[37];
+    uint64_t cap;
+    uint64_t highest;    /* no base above it was ever handed out */
+    uint64_t first;      /* the log's beginning, then retention's floor */
+    uint64_t generation; /* counts recoveries */
+    uint64_t hot;        /* the incarnation of the hot root that holds the hot tier */
+    bool is_volatile;
+};
+
+struct spate_local_topic {
+    const struct spate_local_place *place;
+    char name[SPATE_LOCAL_NAME + 1];
+    int durable_fd; /* its directory in the durable root; -1: closed */
+    int hot_fd;     /* its directory in the hot root; -1: detached */
+    struct spate_local_manifest manifest;
+    struct spate_local_ctl *ctl;   /* NULL: detached */
+    struct spate_local_bell *bell; /* NULL: detached, or a reader that may not write it */
+    ino_t ctl_ino;
+};
+
+/* Opens the durable directory and reads the manifest. SPATE_END: no such topic. A failure leaves nothing open. */
+SPATE_CHECKED enum spate_rc spate_local_topic_open(struct spate_local_topic *topic,
+                                                   const struct spate_local_place *place, const char *name,
+                                                   struct spate_err *err);
+/* The same for a writer: makes directories and, with `create`, the topic. Its lock is taken by the caller
+ * between _make and _found: nothing but directories and the lock file exists before. */
+SPATE_CHECKED enum spate_rc spate_local_topic_make(struct spate_local_topic *topic,
+                                                   const struct spate_local_place *place, const char *name,
+                                                   bool create, struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, bool create,
+                                                    bool is_volatile, struct spate_err *err);
+
+SPATE_CHECKED enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_local_manifest_write(struct spate_local_topic *topic,
+                                                       struct spate_err *err);
+
+/* Maps ctl and bell when the hot tier is valid (SPATE_OK); SPATE_END: it is not. Readers map ctl read-only. */
+SPATE_CHECKED enum spate_rc spate_local_topic_attach(struct spate_local_topic *topic, bool writer,
+                                                     struct spate_err *err);
+void spate_local_topic_detach(struct spate_local_topic *topic);
+/* Is what is attached still what others find? It is not after the hot root was removed, or recovered. */
+bool spate_local_topic_current(const struct spate_local_topic *topic);
+
+/* Opens, and makes where missing, the hot directory alone; *hot_id is the incarnation of the hot root. */
+SPATE_CHECKED enum spate_rc spate_local_topic_hot(struct spate_local_topic *topic, uint64_t *hot_id,
+                                                  struct spate_err *err);
+/* Makes ctl and bell of a new generation in an emptied hot directory and attaches them. */
+SPATE_CHECKED enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t head,
+                                                    uint64_t first, uint64_t durable, struct spate_err *err);
+
+void spate_local_topic_close(struct spate_local_topic *topic);
+
+#endif

@@ -1,0 +1,138 @@
+/* bus/open.c - the bus that a configuration means; names and positions as text. */
+#include "bus/open.h"
+
+#include "bus/local/local.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct spate_option spate_bus_options[] = {
+    {.key = "local.path",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_bus_config, local_path),
+     .doc = "Directory of the embedded bus, on a local disk; made when it is missing. The connector and its sinks "
+            "name the same one."},
+    {.key = "local.hot",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_bus_config, local_hot),
+     .doc = "Directory of the bus in shared memory, used by it alone. Derived from local.path below /dev/shm when "
+            "not given; to be given when processes do not share their /dev/shm."},
+    {.key = "local.segment_bytes",
+     .type = SPATE_OPT_BYTES,
+     .offset = offsetof(struct spate_bus_config, local_segment_bytes),
+     .min = INT64_C(1) << 20,
+     .max = INT64_C(1) << 30,
+     .doc = "Size of one segment file, a power of two; fixed when a topic is made. A record may be a quarter of it, "
+            "at most 16MiB, and up to four segments stand in shared memory. By default 64MiB (4MiB for the "
+            "topics beside the stream), less when the shared memory is small."},
+};
+const size_t spate_bus_option_count = sizeof spate_bus_options / sizeof spate_bus_options[0];
+
+enum spate_rc spate_bus_open(const struct spate_bus_config *config, struct spate_bus **bus, struct spate_err *err)
+{
+    return spate_local_bus_open(config->local_path, config->local_hot, config->local_segment_bytes, bus, err);
+}
+
+/* The rule of escaping (P85): bytes of [a-z0-9._] stand for themselves, every other byte is '-' and two hex digits.
+ * A name whose first byte would not be a letter or digit gets "x--" in front; "--" cannot arise otherwise. So
+ * two names never collide, and spate_topic_unescape gives the name back. */
+#define TOPIC_MOST SPATE_LOCAL_NAME
+#define GUARD      "x--"
+
+static bool plain(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_';
+}
+
+enum spate_rc spate_topic_escape(const char *name, char *out, size_t size, struct spate_err *err)
+{
+    static const char hex[] = "0123456789abcdef";
+    const size_t most = size - 1 < TOPIC_MOST ? size - 1 : TOPIC_MOST;
+    size_t len = 0;
+
+    if (name[0] == '\0')
+        return spate_fail(err, SPATE_FATAL, "a topic needs a name, this one is empty");
+    if (!plain(name[0]) || name[0] == '.' || name[0] == '_') {
+        memcpy(out, GUARD, size > sizeof GUARD ? sizeof GUARD - 1 : 0);
+        len = sizeof GUARD - 1;
+    }
+    for (const char *at = name; *at; at++) {
+        const size_t need = plain(*at) ? 1 : 3;
+        if (len + need > most)
+            return spate_fail(err, SPATE_FATAL,
+                              "the name \"%.60s...\" is too long for a topic: it has %zu bytes, and a topic at most "
+                              "%d (each byte outside a-z 0-9 . _ takes three)",
+                              name, strlen(name), TOPIC_MOST);
+        if (need == 1) {
+            out[len++] = *at;
+        } else {
+            out[len++] = '-';
+            out[len++] = hex[(unsigned char)*at >> 4];
+            out[len++] = hex[(unsigned char)*at & 15];
+        }
+    }
+    out[len] = '\0';
+    return SPATE_OK;
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+bool spate_topic_unescape(const char *topic, char *out, size_t size)
+{
+    size_t len = 0;
+
+    if (strncmp(topic, GUARD, sizeof GUARD - 1) == 0)
+        topic += sizeof GUARD - 1;
+    while (*topic) {
+        int byte = (unsigned char)*topic++;
+        if (byte == '-') {
+            const int high = hex_digit(topic[0]), low = high < 0 ? -1 : hex_digit(topic[1]);
+            if (low < 0)
+                return false;
+            byte = high << 4 | low;
+            topic += 2;
+        }
+        if (byte == 0 || len + 1 >= size)
+            return false;
+        out[len++] = (char)byte;
+    }
+    if (size == 0)
+        return false;
+    out[len] = '\0';
+    return len > 0;
+}
+
+void spate_bus_pos_format(const char *driver, struct spate_bus_pos pos, char out[SPATE_BUS_POS_TEXT])
+{
+    if (strcmp(driver, "local") == 0)
+        snprintf(out, SPATE_BUS_POS_TEXT, "%s:%016" PRIx64, driver, pos.at);
+    else
+        snprintf(out, SPATE_BUS_POS_TEXT, "%s:%" PRIu64, driver, pos.at);
+}
+
+enum spate_rc spate_bus_pos_parse(const char *driver, const char *text, struct spate_bus_pos *out,
+                                  struct spate_err *err)
+{
+    const bool local = strcmp(driver, "local") == 0;
+    const char *digits = local ? "0123456789abcdef" : "0123456789";
+    const size_t len = strlen(driver);
+
+    if (strncmp(text, driver, len) == 0 && text[len] == ':') {
+        const char *number = text + len + 1;
+        const size_t count = strspn(number, digits);
+        errno = 0;
+        out->at = strtoull(number, NULL, local ? 16 : 10);
+        if (errno == 0 && count > 0 && number[count] == '\0' && (!local || count == 16))
+            return SPATE_OK;
+    }
+    return spate_fail(err, SPATE_FATAL, "\"%.60s\" is no position of the %s bus: expected %s:%s", text, driver, driver,
+                      local ? "<16 hex digits>" : "<number>");
+}
