@@ -1,0 +1,56 @@
+/* connector/catalog.h - what the source's catalog says of its published tables, in the canonical form of
+ * schemas/table.h: exactly the columns that are replicated, in their order (P38, P49).
+ *
+ * Thread: the data plane, over an ordinary SQL connection of its own.
+ * Blocks: never by itself. Queries are sent, and while the answer is out `wait` is called, which lets the
+ *         connector answer keepalives meanwhile (P6). */
+#ifndef SPATE_CONNECTOR_CATALOG_H
+#define SPATE_CONNECTOR_CATALOG_H
+
+#include "core/err.h"
+#include "schemas/table.h"
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct spate_catalog_table {
+    uint32_t oid;
+    struct spate_table *table; /* owned, sealed, without a v; NULL once taken */
+};
+
+struct spate_catalog {
+    PGconn *conn;            /* borrowed; session settings pinned by pg/ */
+    const char *publication; /* borrowed */
+    /* Returns when the descriptor is readable, or fails; SPATE_END: a stop was asked for. */
+    enum spate_rc (*wait)(void *arg, int fd, struct spate_err *err);
+    void *arg;
+};
+
+/* All tables of the publication, by OID. *tables is freed with spate_catalog_tables_free. */
+SPATE_CHECKED enum spate_rc spate_catalog_load(struct spate_catalog *catalog,
+                                               struct spate_catalog_table **tables, size_t *count,
+                                               struct spate_err *err);
+void spate_catalog_tables_free(struct spate_catalog_table *tables, size_t count);
+
+/* One table as it is now, published or not; *table is NULL when there is none with that OID. */
+SPATE_CHECKED enum spate_rc spate_catalog_table(struct spate_catalog *catalog, uint32_t oid,
+                                                struct spate_table **table, struct spate_err *err);
+
+/* What a type is, for columns the stream knows and the catalog no longer does. */
+struct spate_catalog_type {
+    uint32_t oid;
+    int32_t mod;
+    char *name, *base; /* owned; base is "" unless the type is a domain */
+    int16_t len;
+    uint32_t base_oid;
+};
+/* Fills name, base, len and base_oid of each; a type that is gone is called "???". Free with
+ * spate_catalog_types_fini. */
+SPATE_CHECKED enum spate_rc spate_catalog_types(struct spate_catalog *catalog,
+                                                struct spate_catalog_type *types, size_t count,
+                                                struct spate_err *err);
+void spate_catalog_types_fini(struct spate_catalog_type *types, size_t count);
+
+#endif

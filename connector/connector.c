@@ -1,0 +1,191 @@
+/* connector/connector.c - the loop that reads like a table of contents. */
+#include "connector/connector.h"
+
+#include "connector/session.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "core/signals.h"
+
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define LSN(lsn)         (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
+#define LEDGER_CAP       65536 /* unconfirmed transactions; beyond it the source waits */
+#define BACKOFF_FIRST_MS 100
+#define BACKOFF_LAST_MS  10000
+#define GOOD_SESSION_MS  30000 /* after that long a failure is a new one, not the same again */
+
+struct connector {
+    struct spate_stream stream;
+    bool new_epoch;
+    bool connected_before;
+    int64_t backoff_ms;
+    struct spate_log_limit limit;
+    uint64_t poison_lsn; /* where undecodable bytes came last time */
+    unsigned random;
+};
+
+/* HAZARDS 8: what a human must mend is asked for less often. */
+static int64_t slowest(const struct spate_err *err, int64_t pause_ms)
+{
+    if (!strncmp(err->sqlstate, "28", 2) || !strcmp(err->sqlstate, "42501"))
+        return 30000;
+    if (!strcmp(err->sqlstate, "53300") || !strcmp(err->sqlstate, "53400"))
+        return 10000;
+    return pause_ms;
+}
+
+static enum spate_rc back_off(struct connector *c, const struct spate_err *err)
+{
+    struct pollfd fd = {.fd = spate_signals_fd(), .events = POLLIN};
+    int64_t pause_ms = slowest(err, c->backoff_ms);
+    unsigned hidden = 0;
+
+    if (spate_log_due(&c->limit, spate_clock_ms(), 10000, &hidden)) {
+        spate_log_err(SPATE_LOG_WARN, "disconnected", err);
+        spate_log(SPATE_LOG_INFO, "reconnecting", "in_ms=%" PRId64 " unsaid=%u", pause_ms, hidden);
+    }
+    c->backoff_ms = c->backoff_ms * 2 > BACKOFF_LAST_MS ? BACKOFF_LAST_MS : c->backoff_ms * 2;
+    /* Jitter, so that many connectors do not come back in step. */
+    pause_ms = pause_ms * 3 / 4 + rand_r(&c->random) % (pause_ms / 2 + 1);
+    poll(&fd, 1, (int)pause_ms);
+    return spate_signals_stop() ? SPATE_END : SPATE_OK;
+}
+
+static enum spate_rc stream_until_over(struct connector *c, struct spate_err *err)
+{
+    int64_t began_ms = spate_clock_ms(), now_ms = began_ms;
+    enum spate_rc rc;
+
+    while ((rc = spate_stream_turn(&c->stream, now_ms, err)) == SPATE_OK) {
+        spate_stream_wait(&c->stream, now_ms);
+        now_ms = spate_clock_ms();
+        if (c->backoff_ms > BACKOFF_FIRST_MS && now_ms - began_ms > GOOD_SESSION_MS)
+            c->backoff_ms = BACKOFF_FIRST_MS;
+    }
+    return rc;
+}
+
+/* The connection is over. What the bus has made durable meanwhile is told to the server if it still listens:
+ * a server that shuts down waits for exactly that (P10). */
+static void leave(struct connector *c)
+{
+    struct spate_err ignored = {0};
+
+    if (c->stream.publisher.stream && !c->stream.publisher.failed &&
+        spate_publisher_poll(&c->stream.publisher, &c->stream.ledger, &ignored) == SPATE_OK)
+        spate_replication_finish(&c->stream.repl, &c->stream.ledger, 500);
+    spate_session_close(&c->stream);
+}
+
+/* Bytes that make no sense may be a broken wire: tried once more, then it is the source that sends them. */
+static bool worth_another_try(struct connector *c, const struct spate_err *err)
+{
+    if (err->verdict == SPATE_RETRY)
+        return true;
+    if (err->verdict != SPATE_FATAL || err->exit_code != SPATE_EXIT_OK || !err->lsn || err->sqlstate[0] ||
+        err->lsn == c->poison_lsn)
+        return false;
+    c->poison_lsn = err->lsn;
+    return true;
+}
+
+static enum spate_rc session(struct connector *c, struct spate_err *err)
+{
+    enum spate_rc rc = SPATE_OK;
+
+    if (!c->stream.publisher.stream)
+        rc = spate_session_bus(&c->stream, err);
+    if (rc == SPATE_OK)
+        rc = spate_session_open(&c->stream, &c->new_epoch, !c->connected_before, err);
+    if (rc == SPATE_OK) {
+        c->connected_before = true;
+        rc = stream_until_over(c, err);
+    }
+    return rc;
+}
+
+/* SIGTERM: nothing more is read; what was read is made durable, and said. */
+static enum spate_rc stop(struct connector *c, struct spate_err *err)
+{
+    struct spate_stream *stream = &c->stream;
+    int64_t until_ms = spate_clock_ms() + stream->config->stop_deadline_ms;
+    enum spate_rc rc = SPATE_OK;
+
+    if (!stream->publisher.stream || !stream->repl.copying) {
+        spate_session_close(stream);
+        return SPATE_OK;
+    }
+    spate_transaction_release(&stream->tx);
+    for (;;) {
+        rc = spate_publisher_flush(&stream->publisher, err);
+        if (rc == SPATE_FAIL || spate_publisher_poll(&stream->publisher, &stream->ledger, err))
+            return SPATE_FAIL;
+        if (rc == SPATE_OK && spate_ledger_idle(&stream->ledger))
+            break;
+        if (spate_clock_ms() > until_ms) {
+            err->exit_code = SPATE_EXIT_DEADLINE;
+            err->lsn = stream->ledger.confirmed;
+            return spate_fail(err, SPATE_FATAL,
+                              "told to stop, but the bus did not make everything durable within %" PRId64
+                              " ms (stop_deadline): confirmed up to %X/%X; the rest is read again at the next start",
+                              stream->config->stop_deadline_ms, LSN(stream->ledger.confirmed));
+        }
+        struct pollfd fd = {.fd = spate_writer_fd(stream->publisher.stream), .events = POLLIN};
+        poll(&fd, 1, 5);
+    }
+    spate_replication_finish(&stream->repl, &stream->ledger, 1000);
+    spate_log(SPATE_LOG_INFO, "stopped", "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64,
+              stream->config->source.slot, LSN(stream->ledger.confirmed), stream->tx.epoch, stream->tx.next_n - 1);
+    spate_session_close(stream);
+    return SPATE_OK;
+}
+
+static void connector_free(struct connector *c)
+{
+    spate_session_close(&c->stream);
+    spate_publisher_close(&c->stream.publisher);
+    spate_transaction_fini(&c->stream.tx);
+    spate_relations_fini(&c->stream.relations);
+    spate_versions_free(c->stream.versions);
+    spate_epoch_drop(&c->stream.epoch);
+    spate_ledger_fini(&c->stream.ledger);
+    free(c);
+}
+
+enum spate_rc spate_connector_run(const struct spate_connector_config *config, bool new_epoch,
+                                  struct spate_err *err)
+{
+    struct connector *c = calloc(1, sizeof *c);
+    enum spate_rc rc;
+
+    if (!c)
+        return spate_fail(err, SPATE_FATAL, "no memory to start");
+    c->stream.config = config;
+    c->new_epoch = new_epoch;
+    c->backoff_ms = BACKOFF_FIRST_MS;
+    c->random = (unsigned)spate_clock_us();
+    spate_ledger_init(&c->stream.ledger, LEDGER_CAP);
+    spate_log_level_set((enum spate_log_level)config->log_level);
+    for (;;) {
+        *err = (struct spate_err){0};
+        rc = session(c, err);
+        if (rc == SPATE_END) {
+            rc = stop(c, err);
+            break;
+        }
+        leave(c);
+        if (c->stream.publisher.failed)
+            spate_publisher_close(&c->stream.publisher);
+        if (!worth_another_try(c, err))
+            break;
+        if (back_off(c, err) == SPATE_END) {
+            rc = SPATE_OK;
+            break;
+        }
+    }
+    connector_free(c);
+    return rc;
+}

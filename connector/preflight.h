@@ -1,0 +1,34 @@
+/* connector/preflight.h - what the source is, and what is wrong with it: each finding says what, why, and
+ * the exact statement that mends it (HAZARDS 7).
+ *
+ * Thread: the data plane, before streaming.
+ * Blocks: on the source, in ordinary queries. */
+#ifndef SPATE_CONNECTOR_PREFLIGHT_H
+#define SPATE_CONNECTOR_PREFLIGHT_H
+
+#include "connector/connector.h"
+#include "connector/epoch.h"
+#include "connector/replication.h"
+#include "core/err.h"
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+
+/* Server settings and rights. Warnings are logged when `warn` is set (once per process).
+ * SPATE_FAIL: REFUSED, with the remedy. */
+SPATE_CHECKED enum spate_rc spate_preflight_server(PGconn *sql, const struct spate_connector_config *config,
+                                                   bool warn, struct spate_err *err);
+
+/* Fills *state from IDENTIFY_SYSTEM and the catalog. */
+SPATE_CHECKED enum spate_rc spate_preflight_state(struct spate_replication *repl, PGconn *sql,
+                                                  const char *slot, struct spate_source_state *state,
+                                                  struct spate_err *err);
+
+/* The slot's confirmed LSN as it is at this moment. */
+SPATE_CHECKED enum spate_rc spate_preflight_confirmed(PGconn *sql, const char *slot, uint64_t *confirmed,
+                                                      struct spate_err *err);
+
+SPATE_CHECKED enum spate_rc spate_preflight_publication(PGconn *sql, const char *publication, bool *exists,
+                                                        struct spate_err *err);
+
+#endif

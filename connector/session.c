@@ -1,0 +1,488 @@
+/* connector/session.c - the order of events before the first frame. */
+#include "connector/session.h"
+
+#include "connector/preflight.h"
+#include "connector/setup.h"
+#include "core/clock.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "core/signals.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#define LSN(lsn)   (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
+#define CONNECT_MS 15000
+#define ROUNDS     4 /* setting up, an epoch on purpose, and looking once more: never more than that */
+
+/* ---- the bus ---- */
+
+static enum spate_rc take_schema_message(struct spate_stream *stream, struct spate_slice line,
+                                         struct spate_arena *arena, struct spate_err *err)
+{
+    struct spate_table *table = NULL;
+    struct spate_epoch epoch;
+    struct spate_head head;
+
+    if (spate_decode_head(line, &head, arena, err))
+        return SPATE_FAIL;
+    if (head.op == SPATE_OP_SCHEMA) {
+        if (spate_decode_schema(line, &table, arena, err))
+            return SPATE_FAIL;
+        spate_versions_take_known(stream->versions, table);
+    } else if (head.op == SPATE_OP_EPOCH) {
+        if (spate_decode_epoch(line, &epoch, arena, err))
+            return SPATE_FAIL;
+        if (!stream->epoch.present || epoch.epoch > stream->epoch.epoch.epoch)
+            spate_epoch_keep(&stream->epoch, &epoch);
+    }
+    return SPATE_OK;
+}
+
+static enum spate_rc read_schemas(struct spate_stream *stream, struct spate_err *err)
+{
+    struct spate_reader *reader = NULL;
+    struct spate_arena arena = {0};
+    struct spate_message message;
+    enum spate_rc rc = spate_bus_reader_open(stream->publisher.bus, stream->publisher.schemas_topic,
+                                             SPATE_SEE_DURABLE,
+                                             (struct spate_start){.from = SPATE_START_OLDEST}, &reader, err);
+
+    while (rc == SPATE_OK && (rc = spate_reader_next(reader, &message, err)) == SPATE_OK) {
+        if (message.kind != SPATE_MESSAGE_RECORD)
+            continue;
+        spate_arena_reset(&arena);
+        rc = take_schema_message(stream, message.value, &arena, err);
+        if (rc == SPATE_FAIL) {
+            err->verdict = SPATE_FATAL;
+            spate_err_context(err, "topic %s, position %016" PRIx64, stream->publisher.schemas_topic,
+                              message.pos.at);
+        }
+    }
+    spate_reader_close(reader);
+    spate_arena_fini(&arena);
+    return rc == SPATE_AGAIN ? SPATE_OK : rc;
+}
+
+enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *err)
+{
+    enum spate_rc rc = spate_publisher_open(&stream->publisher, stream->config, err);
+
+    if (rc != SPATE_OK)
+        return rc;
+    /* What an earlier opening had found may be more than the bus kept. */
+    spate_relations_fini(&stream->relations);
+    spate_versions_free(stream->versions);
+    stream->versions = spate_versions_new();
+    spate_epoch_drop(&stream->epoch);
+    return read_schemas(stream, err);
+}
+
+/* ---- epochs ---- */
+
+static enum spate_rc publish_epoch(struct spate_stream *stream, const struct spate_epoch *epoch,
+                                   struct spate_err *err)
+{
+    spate_publisher_epoch(&stream->publisher, epoch, 0);
+    return spate_publisher_settle(&stream->publisher, &stream->ledger, err);
+}
+
+/* `_schemas` first: an epoch seen there means that the schemas before it are complete; and should we die in
+ * between, the judge recognises the half-open epoch and finishes it. */
+static enum spate_rc open_epoch(struct spate_stream *stream, const struct spate_source_state *source,
+                                const char *why, struct spate_epoch epoch, struct spate_err *err)
+{
+    const struct spate_epoch *newest = &stream->epoch.epoch;
+    char uuid[37];
+    enum spate_rc rc;
+
+    spate_uuid(uuid);
+    epoch.epoch = stream->tail.bus.stream_epoch;
+    if (stream->epoch.present && newest->epoch > epoch.epoch)
+        epoch.epoch = newest->epoch;
+    epoch.previous_epoch = epoch.epoch;
+    epoch.epoch++;
+    epoch.wall_us = spate_clock_wall_us();
+    epoch.source = spate_slice_str(stream->config->name);
+    epoch.uuid = spate_slice_str(uuid);
+    epoch.why = spate_slice_str(why);
+    epoch.identity = (struct spate_source_identity){
+        .system = spate_slice_str(source->system),
+        .timeline = source->timeline,
+        .database = spate_slice_str(source->database),
+        .database_oid = source->database_oid,
+        .slot = spate_slice_str(stream->config->source.slot),
+        .publication = spate_slice_str(stream->config->source.publication),
+    };
+    while ((rc = spate_publisher_schemas_epoch(&stream->publisher, &epoch, err)) == SPATE_AGAIN) {
+        rc = spate_stream_serve(stream, -1, err);
+        if (rc != SPATE_OK)
+            return rc;
+    }
+    if (rc == SPATE_OK)
+        rc = spate_stream_schemas_durable(stream, err);
+    if (rc == SPATE_OK)
+        rc = publish_epoch(stream, &epoch, err);
+    if (rc != SPATE_OK)
+        return rc;
+    spate_epoch_keep(&stream->epoch, &epoch);
+    spate_log(SPATE_LOG_INFO, "epoch", "epoch=%" PRIu64 " uuid=%s lsn=%X/%X previous=%s why=\"%s\"", epoch.epoch,
+              uuid, LSN(epoch.end),
+              epoch.previous == SPATE_PREVIOUS_NONE     ? "none"
+              : epoch.previous == SPATE_PREVIOUS_BROKEN ? "broken"
+                                                        : "continues",
+              why);
+    return SPATE_OK;
+}
+
+/* ---- tables ---- */
+
+static enum spate_rc catalog_wait(void *arg, int fd, struct spate_err *err)
+{
+    return spate_stream_serve(arg, fd, err);
+}
+
+/* Each published table's schema stands on `_schemas` before any change, so that a sink can check its file. */
+static enum spate_rc publish_tables(struct spate_stream *stream, struct spate_err *err)
+{
+    struct spate_catalog_table *tables = NULL;
+    const struct spate_table *version;
+    size_t count = 0;
+    enum spate_rc rc = spate_catalog_load(&stream->catalog, &tables, &count, err);
+
+    if (rc == SPATE_OK)
+        spate_relations_start(&stream->relations, tables, count);
+    for (size_t i = 0; rc == SPATE_OK && i < count; i++) {
+        bool fresh;
+
+        rc = spate_stream_offer(stream, spate_relation_copy(tables[i].table), &version, &fresh, err);
+    }
+    if (rc == SPATE_OK)
+        rc = spate_stream_schemas_durable(stream, err);
+    if (rc == SPATE_OK && count == 0)
+        spate_log(SPATE_LOG_WARN, "publication-empty",
+                  "publication=%s text=\"no table is published: nothing will be read until ALTER PUBLICATION ... ADD "
+                  "TABLE\"",
+                  stream->config->source.publication);
+    return rc;
+}
+
+/* ---- source ---- */
+
+static enum spate_rc connect_source(struct spate_stream *stream, struct spate_err *err)
+{
+    const struct spate_connector_config *config = stream->config;
+    char application[80];
+    struct spate_pg_where where = {
+        .what = "source",
+        .url = config->source.url,
+        .password_env = config->source.password_env,
+        .password_file = config->source.password_file,
+        .application_name = application,
+    };
+    enum spate_rc rc;
+
+    snprintf(application, sizeof application, "spate_%.60s", config->name);
+    rc = spate_pg_connect(&where, CONNECT_MS, &stream->sql, err);
+    if (rc != SPATE_OK)
+        return rc;
+    where.replication = true;
+    rc = spate_replication_connect(&stream->repl, &where, err);
+    stream->catalog = (struct spate_catalog){
+        .conn = stream->sql,
+        .publication = config->source.publication,
+        .wait = catalog_wait,
+        .arg = stream,
+    };
+    return rc;
+}
+
+/* A first start, or a slot that is to be made anew: publication before slot (P55). */
+static enum spate_rc set_up(struct spate_stream *stream, struct spate_source_state *source,
+                            struct spate_err *err)
+{
+    const struct spate_connector_config *config = stream->config;
+    bool published = false, slot = source->slot.exists;
+    enum spate_rc rc = spate_preflight_publication(stream->sql, config->source.publication, &published, err);
+
+    if (rc != SPATE_OK)
+        return rc;
+    if (!config->source.create && (!published || !slot))
+        return spate_setup_refuse(config, published, slot, err);
+    if (!published && config->tables.count == 0) {
+        err->exit_code = SPATE_EXIT_CONFIG;
+        return spate_fail(err, SPATE_FATAL,
+                          "publication \"%s\" is missing, and tables: does not say what belongs into it; for "
+                          "instance: tables: [\"public.*\"]",
+                          config->source.publication);
+    }
+    if (!published && slot) {
+        err->exit_code = SPATE_EXIT_REFUSED;
+        return spate_fail(err, SPATE_FATAL,
+                          "replication slot \"%s\" is older than publication \"%s\", which does not exist yet: what "
+                          "the slot holds would be decoded without it and fail (P55). Drop the slot, it will be made "
+                          "anew: SELECT pg_drop_replication_slot('%s')",
+                          config->source.slot, config->source.publication, config->source.slot);
+    }
+    if (!published)
+        rc = spate_setup_publication(stream->sql, config, err);
+    if (rc == SPATE_OK && !slot)
+        rc = spate_setup_slot(&stream->repl, stream->sql, config, err);
+    if (rc == SPATE_OK)
+        rc = spate_preflight_state(&stream->repl, stream->sql, config->source.slot, source, err);
+    return rc;
+}
+
+/* The very first message of a stream. */
+static enum spate_rc first_start(struct spate_stream *stream, struct spate_source_state *source,
+                                 struct spate_err *err)
+{
+    enum spate_rc rc = set_up(stream, source, err);
+
+    if (rc == SPATE_OK)
+        rc = publish_tables(stream, err);
+    if (rc != SPATE_OK)
+        return rc;
+    return open_epoch(stream, source, "first start",
+                      (struct spate_epoch){.previous = SPATE_PREVIOUS_NONE, .end = source->slot.confirmed}, err);
+}
+
+/* --new-epoch where nothing is wrong: the numbers begin anew, the history goes on. */
+static enum spate_rc continue_epoch(struct spate_stream *stream, const struct spate_source_state *source,
+                                    struct spate_err *err)
+{
+    const struct spate_bus_state *bus = &stream->tail.bus;
+
+    return open_epoch(stream, source, "asked for with --new-epoch",
+                      (struct spate_epoch){.previous = SPATE_PREVIOUS_CONTINUES,
+                                           .previous_n = bus->last_n,
+                                           .at = bus->last_n,
+                                           .end = bus->greatest_end},
+                      err);
+}
+
+/* --new-epoch where continuity is broken. `why` is what the judge said. */
+static enum spate_rc break_epoch(struct spate_stream *stream, struct spate_source_state *source,
+                                 const char *why, struct spate_err *err)
+{
+    const struct spate_connector_config *config = stream->config;
+    bool lost = source->slot.exists && (!strcmp(source->slot.status, "lost") || source->slot.invalidation[0]);
+    char short_why[200];
+    enum spate_rc rc = SPATE_OK;
+
+    if (lost && config->source.create) {
+        rc = spate_setup_drop_slot(stream->sql, config->source.slot, err);
+        source->slot.exists = false;
+    } else if (lost) {
+        err->exit_code = SPATE_EXIT_REFUSED;
+        return spate_fail(err, SPATE_FATAL,
+                          "replication slot \"%s\" is invalidated and must be made anew, and source.postgres.create "
+                          "is false: SELECT pg_drop_replication_slot('%s'); SELECT "
+                          "pg_create_logical_replication_slot('%s', 'pgoutput')",
+                          config->source.slot, config->source.slot, config->source.slot);
+    }
+    if (rc == SPATE_OK)
+        rc = set_up(stream, source, err);
+    if (rc == SPATE_OK)
+        rc = publish_tables(stream, err);
+    if (rc != SPATE_OK)
+        return rc;
+    snprintf(short_why, sizeof short_why, "%.*s", (int)strcspn(why, "\n"), why);
+    return open_epoch(stream, source, short_why,
+                      (struct spate_epoch){.previous = SPATE_PREVIOUS_BROKEN,
+                                           .at = stream->tail.bus.last_n,
+                                           .end = source->slot.confirmed},
+                      err);
+}
+
+/* ---- the place ---- */
+
+/* Looks at source and bus until they meet. *source is what was true then. */
+static enum spate_rc find_place(struct spate_stream *stream, struct spate_source_state *source,
+                                bool *new_epoch, struct spate_err *err)
+{
+    const struct spate_connector_config *config = stream->config;
+
+    for (int round = 0; round < ROUNDS; round++) {
+        struct spate_err verdict = {0};
+        enum spate_rc rc;
+
+        /* Durable before it is believed: what only stood in memory could be confirmed and then be lost. */
+        rc = spate_publisher_settle(&stream->publisher, &stream->ledger, err);
+        if (rc == SPATE_OK)
+            rc = spate_preflight_state(&stream->repl, stream->sql, config->source.slot, source, err);
+        if (rc == SPATE_OK)
+            rc = spate_recovery_tail(stream->publisher.bus, stream->publisher.topic, &stream->epoch,
+                                     source->slot.confirmed, &stream->tail, err);
+        if (rc != SPATE_OK)
+            return rc;
+        switch (spate_epoch_judge(config->source.slot, config->source.publication, source, &stream->epoch,
+                                  &stream->tail.bus, &verdict)) {
+        case SPATE_CONTINUITY_UNUSABLE:
+            *err = verdict;
+            return SPATE_FAIL;
+        case SPATE_CONTINUITY_FIRST:
+            if (*new_epoch)
+                spate_log(SPATE_LOG_INFO, "new-epoch", "text=\"this stream was never started: an ordinary first start\"");
+            *new_epoch = false;
+            rc = first_start(stream, source, err);
+            break;
+        case SPATE_CONTINUITY_HALF:
+            rc = publish_epoch(stream, &stream->epoch.epoch, err);
+            break;
+        case SPATE_CONTINUITY_BROKEN:
+            if (!*new_epoch) {
+                *err = verdict;
+                return SPATE_FAIL;
+            }
+            spate_log_err(SPATE_LOG_WARN, "continuity-broken", &verdict);
+            rc = break_epoch(stream, source, verdict.text, err);
+            *new_epoch = rc != SPATE_OK;
+            break;
+        case SPATE_CONTINUITY_GOES_ON:
+            if (!*new_epoch)
+                return SPATE_OK;
+            rc = continue_epoch(stream, source, err);
+            *new_epoch = rc != SPATE_OK;
+            break;
+        }
+        if (rc != SPATE_OK)
+            return rc;
+    }
+    return spate_fail(err, SPATE_RETRY, "source and bus did not come to rest: somebody else moves slot \"%s\"",
+                      config->source.slot);
+}
+
+/* P55: verified at every connect, since a server from 18 on skips in silence. */
+static enum spate_rc need_publication(struct spate_stream *stream, struct spate_err *err)
+{
+    const char *publication = stream->config->source.publication;
+    bool exists = false;
+    enum spate_rc rc = spate_preflight_publication(stream->sql, publication, &exists, err);
+
+    if (rc != SPATE_OK || exists)
+        return rc;
+    err->exit_code = SPATE_EXIT_REFUSED;
+    return spate_fail(err, SPATE_FATAL,
+                      "publication \"%s\" is gone from the source: changes made without it cannot be read. Create it "
+                      "again; changes made in between are refused by the server, and then the slot must be made anew: "
+                      "drop slot \"%s\" and run spate connector -c FILE --new-epoch",
+                      publication, stream->config->source.slot);
+}
+
+/* P62: who holds our slot? */
+static void name_owner(struct spate_stream *stream, struct spate_err *err)
+{
+    const char *slot = stream->config->source.slot;
+    struct spate_err ignored = {0};
+    PGresult *res = NULL;
+    char words[400];
+
+    if (spate_pg_exec_params(stream->sql,
+                             "SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),"
+                             " coalesce(pg_catalog.host(a.client_addr), 'local socket')"
+                             " FROM pg_catalog.pg_replication_slots s"
+                             " JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1",
+                             1, &slot, PGRES_TUPLES_OK, &res, &ignored) != SPATE_OK)
+        return;
+    if (PQntuples(res) == 1) {
+        snprintf(words, sizeof words, "%.*s", (int)sizeof words - 1, err->text);
+        spate_fail(err, SPATE_RETRY,
+                   "replication slot \"%s\" is in use by server process %s (user %s, application %s, from %s): another "
+                   "connector, or our own earlier connection that the server has not yet given up (at most "
+                   "wal_sender_timeout). It is tried again. Server: %s",
+                   slot, PQgetvalue(res, 0, 0), PQgetvalue(res, 0, 1), PQgetvalue(res, 0, 2),
+                   PQgetvalue(res, 0, 3), words);
+    }
+    PQclear(res);
+}
+
+static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, struct spate_err *err)
+{
+    const struct spate_connector_config *config = stream->config;
+    uint64_t again = 0;
+    enum spate_rc rc = spate_replication_start(&stream->repl, config->source.slot, config->source.publication,
+                                               confirmed, err);
+
+    if (rc == SPATE_FAIL && strcmp(err->sqlstate, "55006") == 0)
+        name_owner(stream, err);
+    /* 42704 missing, 55000 invalidated, 58P01 WAL removed: it happened since we looked. Looking again finds the
+     * words for it. */
+    if (rc == SPATE_FAIL && (!strcmp(err->sqlstate, "42704") || !strcmp(err->sqlstate, "55000")))
+        err->verdict = SPATE_RETRY;
+    if (rc != SPATE_OK)
+        return rc;
+    /* [X41] While we waited for the slot its former owner may have confirmed more, and the server forwards an
+     * old start without a word. Now that the slot is ours it can no longer move. */
+    rc = spate_preflight_confirmed(stream->sql, config->source.slot, &again, err);
+    if (rc == SPATE_OK && again != confirmed)
+        return spate_fail(err, SPATE_RETRY,
+                          "replication slot \"%s\" moved from %X/%X to %X/%X while it was being started: starting over",
+                          config->source.slot, LSN(confirmed), LSN(again));
+    return rc;
+}
+
+static void begin_streaming(struct spate_stream *stream, uint64_t confirmed)
+{
+    const struct spate_tail *tail = &stream->tail;
+
+    spate_ledger_start(&stream->ledger, confirmed);
+    spate_transaction_start(&stream->tx, spate_slice_str(stream->config->name), stream->epoch.epoch.epoch,
+                            tail->first);
+    stream->tx.skip_below = tail->skip_below;
+    stream->tx.has_align = tail->has_align;
+    stream->tx.align = tail->align;
+    stream->floor = tail->bus.greatest_end;
+    stream->heartbeat_ms = spate_clock_ms();
+    stream->frame_lsn = confirmed;
+    stream->frame_us = 0;
+    stream->changes = 0;
+    stream->dry = false;
+    stream->dense = false;
+    spate_log(SPATE_LOG_INFO, "streaming",
+              "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64 " compare=%" PRIu64, stream->config->source.slot,
+              LSN(confirmed), stream->tx.epoch, tail->last, tail->last - tail->first);
+}
+
+enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, bool first,
+                                 struct spate_err *err)
+{
+    const struct spate_connector_config *config = stream->config;
+    struct spate_source_state source;
+    enum spate_rc rc;
+
+    spate_transaction_release(&stream->tx); /* what was held comes again */
+    rc = connect_source(stream, err);
+    if (rc == SPATE_OK)
+        rc = spate_preflight_server(stream->sql, config, first, err);
+    if (rc == SPATE_OK)
+        rc = find_place(stream, &source, new_epoch, err);
+    if (rc == SPATE_OK)
+        rc = need_publication(stream, err);
+    if (rc == SPATE_OK && first)
+        rc = spate_setup_compare(stream->sql, config, err);
+    if (rc == SPATE_OK)
+        rc = publish_tables(stream, err);
+    if (rc != SPATE_OK)
+        return rc;
+    spate_log(SPATE_LOG_INFO, "connected", "system=%s timeline=%" PRIu32 " database=%s server=%d slot=%s lsn=%X/%X",
+              source.system, source.timeline, source.database, PQserverVersion(stream->sql), config->source.slot,
+              LSN(source.slot.confirmed));
+    rc = start(stream, source.slot.confirmed, err);
+    if (rc == SPATE_OK)
+        rc = spate_recheck_open(&stream->recheck, stream->publisher.bus, stream->publisher.topic,
+                                stream->epoch.epoch.epoch, &stream->tail, err);
+    if (rc == SPATE_OK)
+        begin_streaming(stream, source.slot.confirmed);
+    return rc;
+}
+
+void spate_session_close(struct spate_stream *stream)
+{
+    spate_recheck_close(&stream->recheck);
+    spate_replication_close(&stream->repl);
+    PQfinish(stream->sql);
+    stream->sql = NULL;
+    stream->catalog.conn = NULL;
+    spate_transaction_release(&stream->tx);
+}

@@ -1,0 +1,334 @@
+/* connector/setup.c - globs to tables, tables to a publication, and a slot. */
+#include "connector/setup.h"
+
+#include "core/alloc.h"
+#include "core/glob.h"
+#include "core/log.h"
+
+#include <stdlib.h>
+
+/* Every table that a publication may hold. `usable`: its rows can be identified, so that publishing it does not
+ * make the application's UPDATE and DELETE fail (P47); a deferrable primary key does not count [X33], and a
+ * partitioned table is as good as its worst leaf. `root`: its topmost partitioned table. */
+static const char select_candidates[] =
+    "SELECT n.nspname, c.relname, coalesce(pg_catalog.pg_partition_root(c.oid), c.oid) <> c.oid,"
+    " (SELECT bool_and(l.relreplident = 'f' OR (l.relreplident IN ('d', 'i') AND EXISTS ("
+    "    SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = l.oid AND i.indisvalid AND i.indimmediate"
+    "    AND CASE l.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)))"
+    "   FROM pg_catalog.pg_class l WHERE l.oid = c.oid OR (c.relkind = 'p' AND l.oid IN ("
+    "    SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf))),"
+    " EXISTS (SELECT 1 FROM pg_catalog.pg_publication_tables p WHERE p.pubname = $1"
+    "   AND p.schemaname = n.nspname AND p.tablename = c.relname),"
+    " r.relname, rn.nspname"
+    " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+    " JOIN pg_catalog.pg_class r ON r.oid = coalesce(pg_catalog.pg_partition_root(c.oid), c.oid)"
+    " JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace"
+    " WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'"
+    " AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'"
+    " ORDER BY 1, 2";
+enum { T_SCHEMA, T_TABLE, T_IS_PART, T_USABLE, T_PUBLISHED, T_ROOT, T_ROOT_SCHEMA };
+
+static struct spate_slice cell(const PGresult *res, int row, int column)
+{
+    return spate_slice(PQgetvalue(res, row, column), (size_t)PQgetlength(res, row, column));
+}
+
+static void add_name(struct spate_buf *out, const PGresult *res, int row)
+{
+    spate_pg_ident(out, cell(res, row, T_SCHEMA));
+    spate_buf_putc(out, '.');
+    spate_pg_ident(out, cell(res, row, T_TABLE));
+}
+
+static enum spate_rc refuse(struct spate_err *err)
+{
+    err->exit_code = SPATE_EXIT_REFUSED;
+    return SPATE_FAIL;
+}
+
+/* A name without wildcards that no table has: probably a slip of the finger. */
+static enum spate_rc nothing_matches(const PGresult *res, const char *pattern, struct spate_err *err)
+{
+    size_t count = (size_t)PQntuples(res);
+    char **names = spate_zalloc((count + 1) * sizeof *names);
+    const char *nearest;
+
+    for (size_t i = 0; i < count; i++) {
+        struct spate_buf name = {0};
+
+        spate_buf_printf(&name, "%s.%s", PQgetvalue(res, (int)i, T_SCHEMA), PQgetvalue(res, (int)i, T_TABLE));
+        names[i] = spate_strdup(spate_buf_str(&name));
+        spate_buf_fini(&name);
+    }
+    nearest = spate_nearest(pattern, (const char *const *)names, count);
+    spate_fail(err, SPATE_FATAL,
+               "tables: there is no table \"%s\" in the source that could be published (ordinary or "
+               "partitioned, neither temporary nor unlogged)%s%s%s",
+               pattern, nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
+    for (size_t i = 0; i < count; i++)
+        free(names[i]);
+    free(names);
+    return refuse(err);
+}
+
+static enum spate_rc no_identity(const PGresult *res, int row, bool exact, struct spate_err *err)
+{
+    struct spate_buf name = {0};
+    char quoted[600];
+
+    add_name(&name, res, row);
+    spate_fail(err, SPATE_FATAL,
+               "table %s has no usable replica identity (no primary key, or a deferrable one): publishing it would "
+               "make the application's UPDATE and DELETE fail. Mend it with: ALTER TABLE %s ADD PRIMARY KEY (...), "
+               "or: ALTER TABLE %s REPLICA IDENTITY FULL",
+               spate_buf_str(&name), spate_buf_str(&name), spate_buf_str(&name));
+    spate_buf_fini(&name);
+    if (exact)
+        return refuse(err);
+    spate_log(SPATE_LOG_WARN, "table-left-out", "text=%s", spate_log_quote(quoted, sizeof quoted, err->text));
+    *err = (struct spate_err){0};
+    return SPATE_OK;
+}
+
+/* The globs, and which candidates they mean. */
+struct choice {
+    PGresult *res;
+    struct spate_glob **globs;
+    size_t glob_count;
+    bool *chosen; /* per row */
+    bool *exact;  /* per row: some glob names it without wildcards */
+};
+
+static void choice_fini(struct choice *choice)
+{
+    for (size_t i = 0; i < choice->glob_count; i++)
+        spate_glob_free(choice->globs[i]);
+    free(choice->globs);
+    free(choice->chosen);
+    free(choice->exact);
+    PQclear(choice->res);
+}
+
+static int row_of(const PGresult *res, struct spate_slice schema, struct spate_slice table)
+{
+    for (int row = 0; row < PQntuples(res); row++)
+        if (spate_slice_eq(cell(res, row, T_SCHEMA), schema) && spate_slice_eq(cell(res, row, T_TABLE), table))
+            return row;
+    return -1;
+}
+
+/* A partition whose root is chosen comes through its root (publish_via_partition_root, P50). */
+static void drop_parts(struct choice *choice)
+{
+    for (int row = 0; row < PQntuples(choice->res); row++) {
+        int root;
+
+        if (!choice->chosen[row] || PQgetvalue(choice->res, row, T_IS_PART)[0] != 't')
+            continue;
+        root = row_of(choice->res, cell(choice->res, row, T_ROOT_SCHEMA), cell(choice->res, row, T_ROOT));
+        if (root >= 0 && choice->chosen[root])
+            choice->chosen[row] = false;
+    }
+}
+
+static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *config, struct choice *choice,
+                            bool strict, struct spate_err *err)
+{
+    const char *publication = config->source.publication;
+    enum spate_rc rc = spate_pg_exec_params(sql, select_candidates, 1, &publication, PGRES_TUPLES_OK,
+                                            &choice->res, err);
+    size_t rows;
+
+    if (rc != SPATE_OK)
+        return rc;
+    rows = (size_t)PQntuples(choice->res);
+    choice->globs = spate_zalloc((config->tables.count + 1) * sizeof *choice->globs);
+    choice->chosen = spate_zalloc(rows + 1);
+    choice->exact = spate_zalloc(rows + 1);
+    for (size_t g = 0; g < config->tables.count; g++) {
+        bool any = false;
+
+        if (spate_glob_new(config->tables.at[g], &choice->globs[g], err))
+            return spate_err_context(err, "line %d: tables", config->tables.line ? config->tables.line[g] : 0);
+        choice->glob_count = g + 1;
+        for (size_t row = 0; row < rows; row++) {
+            if (!spate_glob_match(choice->globs[g], cell(choice->res, (int)row, T_SCHEMA),
+                                  cell(choice->res, (int)row, T_TABLE)))
+                continue;
+            any = choice->chosen[row] = true;
+            choice->exact[row] |= spate_glob_exact(choice->globs[g]);
+        }
+        if (!any && strict && spate_glob_exact(choice->globs[g]))
+            return nothing_matches(choice->res, config->tables.at[g], err);
+    }
+    drop_parts(choice);
+    for (size_t row = 0; row < rows; row++) {
+        if (!choice->chosen[row] || PQgetvalue(choice->res, (int)row, T_USABLE)[0] == 't' ||
+            PQgetvalue(choice->res, (int)row, T_PUBLISHED)[0] == 't')
+            continue;
+        choice->chosen[row] = false;
+        if (no_identity(choice->res, (int)row, strict && choice->exact[row], err))
+            return SPATE_FAIL;
+    }
+    return SPATE_OK;
+}
+
+enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_config *config,
+                                      struct spate_err *err)
+{
+    struct choice choice = {0};
+    struct spate_buf text = {0};
+    unsigned count = 0;
+    enum spate_rc rc = choose(sql, config, &choice, true, err);
+
+    if (rc != SPATE_OK)
+        goto out;
+    spate_buf_puts(&text, "CREATE PUBLICATION ");
+    spate_pg_ident(&text, spate_slice_str(config->source.publication));
+    for (int row = 0; row < PQntuples(choice.res); row++) {
+        if (!choice.chosen[row])
+            continue;
+        spate_buf_puts(&text, count++ ? ", " : " FOR TABLE ");
+        add_name(&text, choice.res, row);
+    }
+    spate_buf_puts(&text, " WITH (publish_via_partition_root = true)");
+    if (count == 0) {
+        spate_fail(err, SPATE_FATAL,
+                   "tables: no table of the source can be published: the globs match none that is permanent "
+                   "and has a replica identity. Create the tables first, or name others");
+        rc = refuse(err);
+        goto out;
+    }
+    rc = spate_pg_exec(sql, spate_buf_str(&text), PGRES_COMMAND_OK, NULL, err);
+    if (rc == SPATE_FAIL)
+        spate_err_context(err, "cannot create publication \"%s\" for %u tables (its maker must own them; an owner "
+                          "can create it beforehand)", config->source.publication, count);
+    if (rc == SPATE_OK)
+        spate_log(SPATE_LOG_INFO, "publication-created", "publication=%s tables=%u", config->source.publication,
+                  count);
+out:
+    spate_buf_fini(&text);
+    choice_fini(&choice);
+    return rc;
+}
+
+enum spate_rc spate_setup_compare(PGconn *sql, const struct spate_connector_config *config,
+                                  struct spate_err *err)
+{
+    struct choice choice = {0};
+    struct spate_buf text = {0};
+    char quoted[900];
+    enum spate_rc rc;
+
+    if (config->tables.count == 0)
+        return SPATE_OK;
+    rc = choose(sql, config, &choice, false, err);
+    for (int row = 0; rc == SPATE_OK && row < PQntuples(choice.res); row++) {
+        if (!choice.chosen[row] || PQgetvalue(choice.res, row, T_PUBLISHED)[0] == 't')
+            continue;
+        spate_buf_reset(&text);
+        add_name(&text, choice.res, row);
+        spate_buf_puts(&text, " matches tables: but is not in the publication, so its changes are not read. Mend it "
+                              "with: ALTER PUBLICATION ");
+        spate_pg_ident(&text, spate_slice_str(config->source.publication));
+        spate_buf_puts(&text, " ADD TABLE ");
+        add_name(&text, choice.res, row);
+        spate_log(SPATE_LOG_WARN, "table-not-published", "text=%s",
+                  spate_log_quote(quoted, sizeof quoted, spate_buf_str(&text)));
+    }
+    spate_buf_fini(&text);
+    choice_fini(&choice);
+    return rc;
+}
+
+/* Creating a slot waits for every transaction that is writing (P70): say which. */
+static bool name_blockers(void *arg, int seconds)
+{
+    struct spate_err err = {0};
+    PGresult *res = NULL;
+
+    if (seconds >= 300)
+        return false;
+    if (seconds % 10 != 5)
+        return true;
+    if (spate_pg_exec(arg,
+                      "SELECT pid, coalesce(usename, ''), coalesce(application_name, ''), extract(epoch FROM "
+                      "now() - xact_start)::int FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL "
+                      "UNION ALL SELECT 0, owner, 'prepared ' || gid, extract(epoch FROM now() - prepared)::int "
+                      "FROM pg_catalog.pg_prepared_xacts ORDER BY 4 DESC LIMIT 3",
+                      PGRES_TUPLES_OK, &res, &err) != SPATE_OK)
+        return true;
+    for (int row = 0; row < PQntuples(res); row++)
+        spate_log(SPATE_LOG_WARN, "slot-waits",
+                  "waited_s=%d text=\"creating the slot waits for an open transaction\" pid=%s user=%s "
+                  "application=%s open_s=%s",
+                  seconds, PQgetvalue(res, row, 0), PQgetvalue(res, row, 1), PQgetvalue(res, row, 2),
+                  PQgetvalue(res, row, 3));
+    PQclear(res);
+    return true;
+}
+
+enum spate_rc spate_setup_slot(struct spate_replication *repl, PGconn *sql,
+                               const struct spate_connector_config *config, struct spate_err *err)
+{
+    struct spate_buf text = {0};
+    PGresult *res = NULL;
+    enum spate_rc rc;
+
+    spate_buf_puts(&text, "CREATE_REPLICATION_SLOT ");
+    spate_pg_ident(&text, spate_slice_str(config->source.slot));
+    spate_buf_puts(&text, " LOGICAL pgoutput NOEXPORT_SNAPSHOT");
+    rc = spate_replication_command(repl, spate_buf_str(&text), PGRES_TUPLES_OK, name_blockers, sql, &res, err);
+    spate_buf_fini(&text);
+    if (rc == SPATE_AGAIN)
+        return spate_fail(err, SPATE_RETRY,
+                          "creating replication slot \"%s\" was given up after five minutes: open transactions kept "
+                          "it waiting (named above). End them, or wait; it is tried again",
+                          config->source.slot);
+    if (rc == SPATE_OK)
+        spate_log(SPATE_LOG_INFO, "slot-created", "slot=%s lsn=%s", config->source.slot, PQgetvalue(res, 0, 1));
+    PQclear(res);
+    return rc;
+}
+
+enum spate_rc spate_setup_drop_slot(PGconn *sql, const char *slot, struct spate_err *err)
+{
+    PGresult *res = NULL;
+    enum spate_rc rc = spate_pg_exec_params(sql, "SELECT pg_catalog.pg_drop_replication_slot($1)", 1, &slot,
+                                            PGRES_TUPLES_OK, &res, err);
+
+    PQclear(res);
+    if (rc == SPATE_OK)
+        spate_log(SPATE_LOG_INFO, "slot-dropped", "slot=%s text=\"it was invalidated\"", slot);
+    return rc;
+}
+
+enum spate_rc spate_setup_refuse(const struct spate_connector_config *config, bool publication_exists,
+                                 bool slot_exists, struct spate_err *err)
+{
+    struct spate_buf text = {0};
+
+    if (!publication_exists) {
+        spate_buf_puts(&text, "CREATE PUBLICATION ");
+        spate_pg_ident(&text, spate_slice_str(config->source.publication));
+        spate_buf_puts(&text, " FOR TABLE ... WITH (publish_via_partition_root = true); ");
+    }
+    if (!publication_exists && slot_exists) {
+        /* The slot's old WAL would be decoded with a catalog that has no such publication (P55). */
+        spate_buf_puts(&text, "SELECT pg_drop_replication_slot(");
+        spate_pg_literal(&text, spate_slice_str(config->source.slot));
+        spate_buf_puts(&text, "); ");
+    }
+    if (!slot_exists || !publication_exists) {
+        spate_buf_puts(&text, "SELECT pg_create_logical_replication_slot(");
+        spate_pg_literal(&text, spate_slice_str(config->source.slot));
+        spate_buf_puts(&text, ", 'pgoutput')");
+    }
+    spate_fail(err, SPATE_FATAL,
+               "the source has no %s%s%s, and source.postgres.create is false. Create it, in this order: %s; or "
+               "set create: true",
+               publication_exists ? "" : "publication", !publication_exists && !slot_exists ? " and no " : "",
+               slot_exists ? "" : "replication slot", spate_buf_str(&text));
+    spate_buf_fini(&text);
+    return refuse(err);
+}

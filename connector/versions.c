@@ -1,0 +1,98 @@
+/* connector/versions.c - a hash table by (schema, table); a chain holds that table's versions. */
+#include "connector/versions.h"
+
+#include "core/alloc.h"
+#include "core/hash.h"
+
+#include <stdlib.h>
+
+#define BUCKETS 4096u
+
+struct version {
+    struct version *next;
+    struct spate_table *table; /* owned */
+};
+
+struct spate_versions {
+    struct version *buckets[BUCKETS];
+};
+
+struct spate_versions *spate_versions_new(void)
+{
+    return spate_zalloc(sizeof(struct spate_versions));
+}
+
+void spate_versions_free(struct spate_versions *versions)
+{
+    if (!versions)
+        return;
+    for (size_t i = 0; i < BUCKETS; i++) {
+        struct version *next;
+
+        for (struct version *at = versions->buckets[i]; at; at = next) {
+            next = at->next;
+            spate_table_free(at->table);
+            free(at);
+        }
+    }
+    free(versions);
+}
+
+static struct version **bucket(struct spate_versions *versions, const struct spate_table *table)
+{
+    uint64_t hash = spate_fnv64(SPATE_FNV64_START, table->schema.at, table->schema.len);
+
+    hash = spate_fnv64(hash, "", 1); /* a NUL, so that ("a","bc") and ("ab","c") differ */
+    hash = spate_fnv64(hash, table->name.at, table->name.len);
+    return &versions->buckets[hash % BUCKETS];
+}
+
+static bool same_name(const struct spate_table *a, const struct spate_table *b)
+{
+    return spate_slice_eq(a->schema, b->schema) && spate_slice_eq(a->name, b->name);
+}
+
+static struct version *find(struct version *at, const struct spate_table *table)
+{
+    while (at && !(at->table->fingerprint == table->fingerprint && same_name(at->table, table)))
+        at = at->next;
+    return at;
+}
+
+static void push(struct version **into, struct spate_table *table)
+{
+    struct version *version = spate_alloc(sizeof *version);
+
+    *version = (struct version){.next = *into, .table = table};
+    *into = version;
+}
+
+void spate_versions_take_known(struct spate_versions *versions, struct spate_table *table)
+{
+    struct version **into = bucket(versions, table);
+
+    if (find(*into, table))
+        spate_table_free(table);
+    else
+        push(into, table);
+}
+
+const struct spate_table *spate_versions_take(struct spate_versions *versions, struct spate_table *table,
+                                              bool *fresh)
+{
+    struct version **into = bucket(versions, table);
+    struct version *known = find(*into, table);
+    uint32_t greatest = 0;
+
+    *fresh = !known;
+    if (known) {
+        spate_table_free(table);
+        return known->table;
+    }
+    for (const struct version *at = *into; at; at = at->next)
+        if (same_name(at->table, table) && at->table->v > greatest)
+            greatest = at->table->v;
+    table->v = greatest + 1;
+    push(into, table);
+    return table;
+}

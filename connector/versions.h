@@ -1,0 +1,28 @@
+/* connector/versions.h - every version of every table's schema that `<connector>._schemas` holds, or will
+ * hold in a moment: fingerprint -> v (DESIGN 4).
+ *
+ * Thread: the data plane. Owns the tables for the life of the process, so that a change may point at one
+ * without counting; there is one per distinct shape a table ever had. */
+#ifndef SPATE_CONNECTOR_VERSIONS_H
+#define SPATE_CONNECTOR_VERSIONS_H
+
+#include "schemas/table.h"
+
+#include <stdbool.h>
+
+struct spate_versions;
+
+struct spate_versions *spate_versions_new(void);
+void spate_versions_free(struct spate_versions *versions);
+
+/* A version read back from `_schemas`; takes the table, whose v is set. A version that is there already is
+ * dropped. */
+void spate_versions_take_known(struct spate_versions *versions, struct spate_table *table);
+
+/* The version that stands for this sealed table without a v; takes the table. Seen before: the same v.
+ * New: the next v of its (schema, table), and *fresh is set: it must be durable on `_schemas` before the first
+ * message that uses it. */
+const struct spate_table *spate_versions_take(struct spate_versions *versions, struct spate_table *table,
+                                              bool *fresh);
+
+#endif
