@@ -4,6 +4,7 @@
 #include "config/scalar.h"
 
 #include <ctype.h>
+#include <stdint.h>
 #include <string.h>
 
 struct printer {
@@ -23,19 +24,46 @@ static void indent(struct spate_buf *out, size_t depth)
         spate_buf_putc(out, ' ');
 }
 
+/* The character at str and its length in bytes. A byte that is no UTF-8 stands for itself. */
+static uint32_t character(const char *str, size_t *len)
+{
+    const unsigned char *byte = (const unsigned char *)str;
+    size_t more = byte[0] >= 0xF0 ? 3 : byte[0] >= 0xE0 ? 2 : byte[0] >= 0xC0 ? 1 : 0;
+    uint32_t c = more == 3 ? byte[0] & 0x07u : more == 2 ? byte[0] & 0x0Fu : more == 1 ? byte[0] & 0x1Fu : byte[0];
+
+    *len = 1;
+    for (size_t i = 1; i <= more; i++, *len = i) {
+        if ((byte[i] & 0xC0) != 0x80) {
+            *len = 1;
+            return byte[0];
+        }
+        c = c << 6 | (byte[i] & 0x3Fu);
+    }
+    return c;
+}
+
+/* Would YAML take the character for a line's end, or refuse it, when it stood there unescaped? */
+static bool needs_escape(uint32_t c)
+{
+    return c < 0x20 || (c >= 0x7F && c < 0xA0) || c == 0x2028 || c == 0x2029 || c == 0xFEFF ||
+           (c >= 0xFFFE && c < 0x10000);
+}
+
 /* Always in double quotes: no text can then be taken for something else. */
 static void text(struct spate_buf *out, const char *str)
 {
+    size_t len;
+
     spate_buf_putc(out, '"');
-    for (; *str; str++) {
-        unsigned char c = (unsigned char)*str;
+    for (; *str; str += len) {
+        uint32_t c = character(str, &len);
 
         if (c == '"' || c == '\\')
-            spate_buf_printf(out, "\\%c", c);
-        else if (c < 0x20 || c == 0x7F)
-            spate_buf_printf(out, "\\x%02x", c);
+            spate_buf_printf(out, "\\%c", (int)c);
+        else if (needs_escape(c))
+            spate_buf_printf(out, "\\u%04x", c);
         else
-            spate_buf_putc(out, (char)c);
+            spate_buf_add(out, str, len);
     }
     spate_buf_putc(out, '"');
 }

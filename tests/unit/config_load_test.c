@@ -358,7 +358,7 @@ static void prints_what_it_loaded(void **state)
     static const char text[] = "connector: \"a \\\"b\\\" \\x07\"\n"
                                "source: {postgres: {url: 'postgres://u:hunter2@h/d', secret: hunter2}}\n"
                                "size: 3KiB\nbus: {local: {path: /p}}\n"
-                               "items: {t: {from: x, columns: {c: 'a::int', d: \"x\\ny\"}, key: [c, d]}}\n";
+                               "items: {t: {from: x, columns: {c: 'a::int', d: \"x\\ny\\N\\L\\ufeff\\uffffä\"}, key: [c, d]}}\n";
     struct spate_err err = {0};
     struct spate_buf first = {0}, second = {0};
     struct config config;
@@ -374,7 +374,8 @@ static void prints_what_it_loaded(void **state)
     if (load_bytes(first.data, first.len, &config, &err) != SPATE_OK)
         fail_msg("%s\n%s", err.text, first.data);
     assert_string_equal(config.name, "a \"b\" \a");
-    assert_string_equal(((struct item *)config.items.at)->columns.at[1].value, "x\ny");
+    assert_string_equal(((struct item *)config.items.at)->columns.at[1].value,
+                        "x\ny\xc2\x85\xe2\x80\xa8\xef\xbb\xbf\xef\xbf\xbfä");
     spate_config_print(&second, tables, SPATE_COUNT(tables), &config);
     fini(&config);
     assert_string_equal(spate_buf_str(&second), spate_buf_str(&first));
