@@ -1,0 +1,380 @@
+#include "sinks/apply.h"
+
+#include "core/alloc.h"
+#include "core/log.h"
+#include "sinks/projection.h"
+#include "sinks/script.h"
+
+#include <stdlib.h>
+
+#define LITERAL_ROWS  100         /* up to so many rows a table is staged without COPY */
+#define LITERAL_BYTES (64 * 1024) /* and so many bytes */
+#define PLAIN_PAUSE   64
+
+void spate_apply_init(struct spate_apply *apply, struct spate_store *store)
+{
+    *apply = (struct spate_apply){.store = store};
+}
+
+void spate_apply_fini(struct spate_apply *apply)
+{
+    spate_piece_fini(&apply->piece);
+    spate_buf_fini(&apply->sql);
+    spate_buf_fini(&apply->chunk);
+    free(apply->steps);
+    *apply = (struct spate_apply){0};
+}
+
+enum spate_rc spate_apply_prepare(struct spate_apply *apply, const struct spate_version *version, struct spate_err *err)
+{
+    enum spate_rc rc;
+
+    if (version->projection->deferrable)
+        apply->deferrable = true;
+    if (version->state->serial == apply->store->serial)
+        return SPATE_OK;
+    rc = spate_pg_exec(apply->store->conn, version->sql.create, PGRES_COMMAND_OK, NULL, err);
+    if (rc == SPATE_OK)
+        version->state->serial = apply->store->serial;
+    version->state->transaction = 0;
+    return rc;
+}
+
+void spate_apply_rollback(struct spate_apply *apply)
+{
+    struct spate_err ignored = {0};
+
+    spate_script_reset(apply);
+    apply->open = false;
+    if (PQstatus(apply->store->conn) == CONNECTION_OK && PQtransactionStatus(apply->store->conn) != PQTRANS_IDLE) {
+        spate_script_add(apply, "ROLLBACK");
+        if (spate_script_run(apply, &ignored) != SPATE_OK)
+            spate_store_close(apply->store); /* whatever state that session is in, it ends with it */
+    }
+}
+
+static void begin(struct spate_apply *apply)
+{
+    if (apply->open)
+        return;
+    apply->open = true;
+    apply->transactions++;
+    apply->missing_now = 0;
+    spate_script_add(apply, "BEGIN");
+    if (apply->deferrable)
+        spate_script_add(apply, "SET CONSTRAINTS ALL DEFERRED");
+}
+
+/* What a piece holds of one version. */
+struct share {
+    const struct spate_version *version;
+    size_t rows, bytes;
+    size_t erased;        /* 'd' and 'r' */
+    size_t erased_old;    /* of those, rows that were there before the piece */
+    size_t upserted;      /* 'u' and 'r' */
+    size_t partial, moved;
+    bool all_fresh;       /* every upserted row came into being in this piece */
+};
+
+static struct share share_of(const struct spate_piece *piece, const struct spate_version *version)
+{
+    struct share share = {.version = version, .all_fresh = true};
+
+    for (size_t i = 0; i < piece->count; i++) {
+        const struct spate_entry *e = &piece->entries[i];
+
+        if (e->version != version)
+            continue;
+        share.rows++;
+        if (share.rows <= LITERAL_ROWS)
+            for (size_t u = 0; u < version->used_count; u++)
+                share.bytes += spate_script_value(e, u)->text.len + 4;
+        if (e->op == SPATE_ENTRY_DELETE || e->op == SPATE_ENTRY_REPLACE) {
+            share.erased++;
+            share.erased_old += !e->fresh;
+        }
+        if (e->op == SPATE_ENTRY_UPSERT || e->op == SPATE_ENTRY_REPLACE) {
+            share.upserted++;
+            share.all_fresh &= e->fresh && e->op == SPATE_ENTRY_UPSERT;
+        }
+        share.partial += e->op == SPATE_ENTRY_PARTIAL;
+        share.moved += e->op == SPATE_ENTRY_MOVE;
+    }
+    return share;
+}
+
+static void add_literal(struct spate_buf *sql, const struct spate_value *value)
+{
+    if (value->kind == SPATE_VALUE_TEXT)
+        spate_pg_literal(sql, value->text);
+    else
+        spate_buf_puts(sql, "NULL");
+}
+
+static void stage_literals(struct spate_apply *apply, const struct spate_version *version)
+{
+    static const struct spate_value null = {.kind = SPATE_VALUE_NULL};
+    struct spate_buf *sql = &apply->sql;
+    const char *before = " VALUES ";
+
+    spate_buf_printf(sql, "INSERT INTO %s ", version->sql.stage);
+    spate_buf_puts(sql, version->sql.columns);
+    for (size_t i = 0; i < apply->piece.count; i++) {
+        const struct spate_entry *e = &apply->piece.entries[i];
+
+        if (e->version != version)
+            continue;
+        spate_buf_printf(sql, "%s('%c'", before, (char)e->op);
+        before = ", ";
+        if (version->maybe_count) {
+            spate_buf_puts(sql, ", '");
+            spate_script_mask(e, sql);
+            spate_buf_putc(sql, '\'');
+            for (size_t k = 0; k < version->key_count; k++) {
+                spate_buf_puts(sql, ", ");
+                add_literal(sql, e->old_key ? &e->old_key[k] : &null);
+            }
+        }
+        for (size_t u = 0; u < version->used_count; u++) {
+            spate_buf_puts(sql, ", ");
+            add_literal(sql, spate_script_value(e, u));
+        }
+        spate_buf_putc(sql, ')');
+    }
+    spate_buf_puts(sql, ";\n");
+    spate_script_step(apply, SPATE_STEP_OTHER, version, 0);
+}
+
+static void stage_copy(struct spate_apply *apply, const struct spate_version *version)
+{
+    spate_buf_printf(&apply->sql, "COPY %s ", version->sql.stage);
+    spate_buf_puts(&apply->sql, version->sql.columns);
+    spate_buf_puts(&apply->sql, " FROM STDIN;\n");
+    spate_script_step(apply, SPATE_STEP_COPY, version, 0);
+}
+
+/* The staging table is emptied by COMMIT; a second piece inside one transaction has to do it itself. */
+static void clear_stage(struct spate_apply *apply, const struct share *share)
+{
+    struct spate_version_state *state = share->version->state;
+
+    if (state->transaction == apply->transactions) {
+        spate_buf_printf(&apply->sql, "TRUNCATE %s;\n", share->version->sql.stage);
+        spate_script_step(apply, SPATE_STEP_OTHER, share->version, 0);
+    }
+    state->transaction = apply->transactions;
+}
+
+static void execute(struct spate_apply *apply, const char *sql, const struct spate_version *version, uint64_t expected)
+{
+    spate_buf_puts(&apply->sql, sql);
+    spate_buf_puts(&apply->sql, ";\n");
+    spate_script_step(apply, expected ? SPATE_STEP_COUNTED : SPATE_STEP_OTHER, version, expected);
+}
+
+/* Rows that cannot be there yet need no conflict clause, which is nearly twice as fast (T33). When one is there all
+ * the same (a sink that began late, or was started again), the savepoint brings the conflict clause back. */
+static enum spate_rc insert_plain(struct spate_apply *apply, const struct spate_version *version, struct spate_err *err)
+{
+    enum spate_rc rc;
+
+    spate_script_add(apply, "SAVEPOINT spate");
+    if (spate_script_run(apply, err) != SPATE_OK)
+        return SPATE_FAIL;
+    execute(apply, version->sql.insert, version, 0);
+    spate_script_add(apply, "RELEASE SAVEPOINT spate");
+    rc = spate_script_run(apply, err);
+    if (rc == SPATE_OK || strcmp(err->sqlstate, "23505") != 0)
+        return rc;
+    apply->plain_pause = PLAIN_PAUSE;
+    apply->plain_failed++;
+    *err = (struct spate_err){0};
+    spate_script_add(apply, "ROLLBACK TO SAVEPOINT spate");
+    spate_script_add(apply, "RELEASE SAVEPOINT spate");
+    execute(apply, version->sql.upsert, version, 0);
+    return SPATE_OK;
+}
+
+/* Deletes before upserts: inside a piece that is any order (sinks/fold.h). */
+static enum spate_rc merge(struct spate_apply *apply, const struct share *share, bool copied, struct spate_err *err)
+{
+    const struct spate_version *version = share->version;
+
+    if (share->erased || (version->where && share->upserted))
+        /* What a condition keeps out was mostly never there: only where there is none a miss tells something. */
+        execute(apply, version->sql.erase, version, version->where ? 0 : share->erased_old);
+    if (share->upserted) {
+        bool plain = copied && share->all_fresh && apply->plain_pause == 0;
+
+        apply->plain_pause -= copied && apply->plain_pause;
+        if (plain && insert_plain(apply, version, err) != SPATE_OK)
+            return SPATE_FAIL;
+        if (!plain)
+            execute(apply, version->sql.upsert, version, 0);
+    }
+    if (share->partial)
+        execute(apply, version->sql.partial, version, share->partial);
+    if (share->moved)
+        execute(apply, version->sql.move, version, share->moved);
+    return SPATE_OK;
+}
+
+static enum spate_rc apply_rows(struct spate_apply *apply, struct spate_err *err)
+{
+    const struct spate_piece *piece = &apply->piece;
+    bool any_copy = false;
+
+    for (size_t i = 0; i < piece->version_count; i++) {
+        struct share share;
+        bool copy;
+
+        if (!piece->versions[i])
+            continue;
+        share = share_of(piece, piece->versions[i]);
+        copy = share.rows > LITERAL_ROWS || share.bytes > LITERAL_BYTES;
+        clear_stage(apply, &share);
+        if (copy)
+            stage_copy(apply, share.version);
+        else
+            stage_literals(apply, share.version);
+        apply->rows += share.rows;
+        if (merge(apply, &share, copy, err) != SPATE_OK)
+            return SPATE_FAIL;
+        any_copy |= copy;
+    }
+    /* COPY reads the piece while the script runs, and the next fold overwrites it. */
+    if (any_copy || apply->sql.len > 4 * LITERAL_BYTES)
+        return spate_script_run(apply, err);
+    return SPATE_OK;
+}
+
+/* TRUNCATE where it is possible; DELETE where a foreign key of the team, or a missing right, forbids it (T17). */
+static enum spate_rc apply_truncate(struct spate_apply *apply, struct spate_err *err)
+{
+    const struct spate_item *item = apply->piece.truncate;
+    struct spate_buf sql = {0}, names = {0};
+    PGresult *res = NULL;
+    bool whole;
+    enum spate_rc rc = spate_script_run(apply, err);
+
+    for (size_t i = 0; i < item->table_count; i++) {
+        spate_buf_puts(&sql, i ? ", " : "WITH t(oid) AS (SELECT unnest(ARRAY[");
+        spate_pg_literal(&sql, spate_slice_str(item->tables[i]->target));
+        spate_buf_puts(&sql, "::regclass::oid");
+        spate_buf_printf(&names, "%s%s", i ? ", " : "", item->tables[i]->target);
+    }
+    spate_buf_puts(&sql, "])) SELECT bool_and(has_table_privilege(oid, 'TRUNCATE')) AND NOT EXISTS (SELECT FROM "
+                         "pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.confrelid IN (SELECT oid FROM t) AND "
+                         "f.conrelid NOT IN (SELECT oid FROM t)) FROM t");
+    if (rc == SPATE_OK)
+        rc = spate_pg_exec(apply->store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
+    if (rc == SPATE_END) { /* a stop: nothing is committed, it comes again */
+        spate_apply_rollback(apply);
+        rc = spate_fail(err, SPATE_RETRY, "stopped");
+    }
+    whole = rc == SPATE_OK && PQgetvalue(res, 0, 0)[0] == 't';
+    PQclear(res);
+    spate_buf_reset(&sql);
+    if (rc == SPATE_OK && whole) {
+        spate_buf_printf(&sql, "TRUNCATE %s", spate_buf_str(&names));
+        spate_script_add(apply, spate_buf_str(&sql));
+    }
+    for (size_t i = 0; rc == SPATE_OK && !whole && i < item->table_count; i++) {
+        spate_buf_reset(&sql);
+        spate_buf_printf(&sql, "DELETE FROM %s", item->tables[i]->target);
+        spate_script_add(apply, spate_buf_str(&sql));
+    }
+    spate_buf_fini(&sql);
+    spate_buf_fini(&names);
+    return rc;
+}
+
+static enum spate_rc apply_items(struct spate_apply *apply, const struct spate_item *items, size_t count,
+                                 struct spate_err *err)
+{
+    while (count > 0) {
+        size_t folded = spate_fold(&apply->piece, items, count);
+        enum spate_rc rc;
+
+        if (apply->piece.kind == SPATE_PIECE_TRUNCATE)
+            rc = apply_truncate(apply, err);
+        else
+            rc = apply_rows(apply, err);
+        if (rc != SPATE_OK)
+            return rc;
+        items += folded;
+        count -= folded;
+    }
+    return SPATE_OK;
+}
+
+enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item *items, size_t count,
+                              const struct spate_mark *mark, const char *log_id, const struct spate_counts *counts,
+                              struct spate_err *err)
+{
+    enum spate_rc rc;
+
+    /* A position alone is one statement, and needs no transaction around it. */
+    if (count > 0)
+        begin(apply);
+    rc = apply_items(apply, items, count, err);
+    if (rc == SPATE_OK && mark) {
+        spate_store_write_sql(apply->store, &apply->sql, mark, log_id, counts);
+        spate_buf_puts(&apply->sql, ";\n");
+        spate_script_step(apply, SPATE_STEP_OTHER, NULL, 0);
+        if (apply->open)
+            spate_script_add(apply, "COMMIT");
+    }
+    if (rc == SPATE_OK)
+        rc = spate_script_run(apply, err);
+    if (rc == SPATE_OK && mark) {
+        apply->open = false;
+        apply->missing += apply->missing_now;
+        apply->missing_now = 0;
+        spate_store_written(apply->store, mark, log_id, counts);
+    } else if (rc != SPATE_OK) {
+        spate_apply_rollback(apply);
+    }
+    return rc;
+}
+
+/* Applies the first `count` items and takes it all back. */
+static enum spate_rc try_items(struct spate_apply *apply, const struct spate_item *items, size_t count,
+                               struct spate_err *err)
+{
+    enum spate_rc rc = spate_apply_run(apply, items, count, NULL, NULL, NULL, err);
+
+    /* Deferred constraints speak up at the end only. */
+    if (rc == SPATE_OK && apply->deferrable) {
+        spate_script_add(apply, "SET CONSTRAINTS ALL IMMEDIATE");
+        rc = spate_script_run(apply, err);
+    }
+    spate_apply_rollback(apply);
+    return rc;
+}
+
+enum spate_rc spate_apply_isolate(struct spate_apply *apply, const struct spate_item *items, size_t count,
+                                  size_t *culprit, struct spate_err *err)
+{
+    size_t good = 0, bad = count;
+    struct spate_err last = *err;
+
+    if (try_items(apply, items, count, &last) == SPATE_OK)
+        return SPATE_AGAIN;
+    while (bad - good > 1) {
+        size_t middle = good + (bad - good) / 2;
+        struct spate_err tried = {0};
+
+        if (try_items(apply, items, middle, &tried) == SPATE_OK) {
+            good = middle;
+        } else {
+            bad = middle;
+            last = tried;
+        }
+        if (PQstatus(apply->store->conn) != CONNECTION_OK)
+            break;
+    }
+    *err = last;
+    *culprit = bad - 1;
+    return SPATE_OK;
+}

@@ -1,0 +1,96 @@
+/* The options of a sink's file. */
+#include "sinks/sink.h"
+
+#include "core/alloc.h"
+
+static const struct spate_option table_options[] = {
+    {.key = "from",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_sink_table_config, from),
+     .flags = SPATE_OPT_REQUIRED,
+     .doc = "The source's table as schema.table, each part quoted like SQL where it has dots or capitals."},
+    {.key = "where",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_sink_table_config, where),
+     .doc = "SQL over the source's row, evaluated by the target. Rows for which it is true are kept; a row that "
+            "stops matching is deleted."},
+    {.key = "columns",
+     .type = SPATE_OPT_MAP,
+     .offset = offsetof(struct spate_sink_table_config, columns),
+     .doc = "The team's columns: name -> SQL over the source's row, evaluated by the target. Empty: all columns, "
+            "under their own names."},
+    {.key = "key",
+     .type = SPATE_OPT_LIST,
+     .offset = offsetof(struct spate_sink_table_config, key),
+     .doc = "The columns of the team's table that hold the source's key, all of it and nothing else. Empty: those "
+            "whose expression is a key column."},
+};
+
+static const struct spate_option_group table_group = {
+    .size = sizeof(struct spate_sink_table_config),
+    .options = table_options,
+    .count = SPATE_COUNT(table_options),
+    .item = "TABLE",
+};
+
+static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
+
+static const struct spate_option sink_options[] = {
+    {.key = "sink",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_sink_config, name),
+     .flags = SPATE_OPT_REQUIRED,
+     .doc = "The sink's name. Its position is stored under it; one process at a time owns it."},
+    {.key = "from",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_sink_config, from),
+     .flags = SPATE_OPT_REQUIRED,
+     .doc = "The connector whose stream it hears."},
+    {.key = "into.postgres.url",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_sink_config, into.url),
+     .flags = SPATE_OPT_REQUIRED | SPATE_OPT_URL,
+     .doc = "The target database, a libpq URL or conninfo string. sslmode is verify-full unless it says otherwise."},
+    {.key = "into.postgres.password_env",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_sink_config, into.password_env),
+     .doc = "The environment variable that holds the password."},
+    {.key = "into.postgres.password_file",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_sink_config, into.password_file),
+     .doc = "The file whose first line is the password; read anew at each connection attempt."},
+    {.key = "into.postgres.schema",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_sink_config, into.schema),
+     .flags = SPATE_OPT_REQUIRED,
+     .doc = "The team's schema. The tables, and the sink's position beside them, live here; it is made when it is "
+            "missing."},
+    {.key = "tables",
+     .type = SPATE_OPT_GROUP,
+     .offset = offsetof(struct spate_sink_config, tables),
+     .flags = SPATE_OPT_REQUIRED,
+     .group = &table_group,
+     .doc = "The team's tables."},
+    {.key = "stop_deadline",
+     .type = SPATE_OPT_DURATION,
+     .offset = offsetof(struct spate_sink_config, stop_deadline_ms),
+     .fallback = "10s",
+     .min = 100,
+     .max = 600000,
+     .doc = "After SIGTERM the batch at hand is finished and the position stored within this time."},
+    {.key = "log_level",
+     .type = SPATE_OPT_ENUM,
+     .offset = offsetof(struct spate_sink_config, log_level),
+     .fallback = "info",
+     .choices = log_levels,
+     .doc = "The least level that is logged: debug, info, warn or error."},
+};
+
+const struct spate_option_table spate_sink_tables[] = {
+    {.prefix = "", .offset = 0, .options = sink_options, .count = SPATE_COUNT(sink_options)},
+    {.prefix = "bus",
+     .offset = offsetof(struct spate_sink_config, bus),
+     .options = spate_bus_options,
+     .count = SPATE_BUS_OPTIONS},
+};
+const size_t spate_sink_table_count = SPATE_COUNT(spate_sink_tables);

@@ -1,0 +1,249 @@
+/* sinks/merge_sql.c - the statements that stage and merge one version of one table. Pure.
+ *
+ * A piece's rows go into a temporary table whose columns have the source's names and types, plus three of our own:
+ * what to do, which values came, and the old key of a row that moved. The team's expressions are evaluated over that
+ * table alone, so that no name in them can mean anything else, each followed by a newline, so that a comment at its
+ * end ends there. */
+#include "core/alloc.h"
+#include "sinks/projection.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Our own columns begin with more tildes than any column of the source. */
+struct names {
+    char prefix[72];
+};
+
+static void choose_names(const struct spate_version *version, struct names *names)
+{
+    size_t most = 0;
+
+    for (size_t i = 0; i < version->used_count; i++) {
+        struct spate_slice name = version->table->columns[version->used[i]].name;
+        size_t tildes = 0;
+        while (tildes < name.len && name.at[tildes] == '~')
+            tildes++;
+        most = tildes > most ? tildes : most;
+    }
+    if (most > 50)
+        most = 50; /* a name has at most 63 bytes */
+    memset(names->prefix, '~', most + 1);
+    names->prefix[most + 1] = 0;
+}
+
+static void ident(struct spate_buf *out, const char *name)
+{
+    spate_pg_ident(out, spate_slice_str(name));
+}
+
+static void source_ident(struct spate_buf *out, const struct spate_version *version, size_t used_at)
+{
+    spate_pg_ident(out, version->table->columns[version->used[used_at]].name);
+}
+
+static char *take(struct spate_buf *buf)
+{
+    char *text = spate_strndup(spate_buf_str(buf), buf->len);
+
+    spate_buf_fini(buf);
+    return text;
+}
+
+/* The outputs of the key, in the order of the source's key. */
+static const struct spate_output *key_output(const struct spate_version *version, size_t k)
+{
+    for (size_t i = 0; i < version->output_count; i++)
+        if (version->outputs[i].key && version->outputs[i].bare == (int)version->table->key[k])
+            return &version->outputs[i];
+    return NULL; /* spate_version_plan made sure that there is one */
+}
+
+static void stage_table(struct spate_version *version, const struct names *names, struct spate_buf *create)
+{
+    struct spate_buf stage = {0}, columns = {0};
+
+    spate_buf_printf(&stage, "pg_temp.spate_s%zu_%u", version->projection->index, version->table->v);
+    spate_buf_printf(create, "CREATE TEMP TABLE spate_s%zu_%u (\"%sop\" pg_catalog.\"char\"",
+                     version->projection->index, version->table->v, names->prefix);
+    spate_buf_printf(&columns, "(\"%sop\"", names->prefix);
+    if (version->maybe_count) {
+        spate_buf_printf(create, ", \"%smask\" pg_catalog.text", names->prefix);
+        spate_buf_printf(&columns, ", \"%smask\"", names->prefix);
+        for (size_t k = 0; k < version->key_count; k++) {
+            spate_buf_printf(create, ", \"%sold%zu\" %s", names->prefix, k,
+                             version->stage_types[version->table->key[k]]);
+            spate_buf_printf(&columns, ", \"%sold%zu\"", names->prefix, k);
+        }
+    }
+    for (size_t i = 0; i < version->used_count; i++) {
+        spate_buf_puts(create, ", ");
+        source_ident(create, version, i);
+        spate_buf_printf(create, " %s", version->stage_types[version->used[i]]);
+        spate_buf_puts(&columns, ", ");
+        source_ident(&columns, version, i);
+    }
+    spate_buf_puts(create, ") ON COMMIT DELETE ROWS");
+    spate_buf_putc(&columns, ')');
+    version->sql.stage = take(&stage);
+    version->sql.columns = take(&columns);
+}
+
+/* Appends "; PREPARE name AS " and returns "EXECUTE name". */
+static char *prepare(const struct spate_version *version, struct spate_buf *create, char kind)
+{
+    char name[80];
+
+    snprintf(name, sizeof name, "EXECUTE spate_%c%zu_%u", kind, version->projection->index, version->table->v);
+    spate_buf_printf(create, "; PREPARE %s AS ", name + sizeof "EXECUTE " - 1);
+    return spate_strdup(name);
+}
+
+/* " WHERE t.key = s.k0 AND ..." */
+static void join_keys(const struct spate_version *version, struct spate_buf *out)
+{
+    for (size_t k = 0; k < version->key_count; k++) {
+        spate_buf_puts(out, k ? " AND t." : " WHERE t.");
+        ident(out, key_output(version, k)->name);
+        spate_buf_printf(out, " = s.k%zu", k);
+    }
+}
+
+/* CASE keeps the team's condition away from rows that are staged without values. */
+static void erase_sql(struct spate_version *version, const struct names *names, struct spate_buf *create)
+{
+    version->sql.erase = prepare(version, create, 'd');
+    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ", version->projection->target);
+    for (size_t k = 0; k < version->key_count; k++) {
+        spate_buf_puts(create, k ? ", " : "");
+        source_ident(create, version, version->key_at[k]);
+        spate_buf_printf(create, " AS k%zu", k);
+    }
+    spate_buf_printf(create, " FROM %s WHERE ", version->sql.stage);
+    if (version->where)
+        spate_buf_printf(create,
+                         "CASE \"%sop\" WHEN 'd' THEN true WHEN 'r' THEN true WHEN 'u' THEN (%s\n) IS NOT TRUE ELSE "
+                         "false END",
+                         names->prefix, version->where);
+    else
+        spate_buf_printf(create, "\"%sop\" IN ('d', 'r')", names->prefix);
+    spate_buf_puts(create, ") AS s");
+    join_keys(version, create);
+}
+
+static void insert_sql(struct spate_version *version, const struct names *names, struct spate_buf *create)
+{
+    spate_buf_printf(create, "INSERT INTO %s (", version->projection->target);
+    for (size_t i = 0; i < version->output_count; i++) {
+        spate_buf_puts(create, i ? ", " : "");
+        ident(create, version->outputs[i].name);
+    }
+    spate_buf_puts(create, ") SELECT ");
+    for (size_t i = 0; i < version->output_count; i++)
+        spate_buf_printf(create, "%s(%s\n)", i ? ", " : "", version->outputs[i].expr);
+    spate_buf_printf(create, " FROM %s WHERE ", version->sql.stage);
+    if (version->where)
+        spate_buf_printf(create, "CASE WHEN \"%sop\" IN ('u', 'r') THEN (%s\n) ELSE false END", names->prefix,
+                         version->where);
+    else
+        spate_buf_printf(create, "\"%sop\" IN ('u', 'r')", names->prefix);
+}
+
+static void upsert_sql(struct spate_version *version, const struct names *names, struct spate_buf *create)
+{
+    size_t set = 0;
+
+    version->sql.upsert = prepare(version, create, 'u');
+    insert_sql(version, names, create);
+    spate_buf_puts(create, " ON CONFLICT (");
+    for (size_t k = 0; k < version->key_count; k++) {
+        spate_buf_puts(create, k ? ", " : "");
+        ident(create, key_output(version, k)->name);
+    }
+    spate_buf_puts(create, ") DO ");
+    for (size_t i = 0; i < version->output_count; i++) {
+        if (version->outputs[i].key)
+            continue;
+        spate_buf_puts(create, set++ ? ", " : "UPDATE SET ");
+        ident(create, version->outputs[i].name);
+        spate_buf_puts(create, " = EXCLUDED.");
+        ident(create, version->outputs[i].name);
+    }
+    if (set == 0)
+        spate_buf_puts(create, "NOTHING");
+}
+
+/* Which character of the mask tells whether the output's one column came; -1: it always does. */
+static int mask_of(const struct spate_version *version, const struct spate_output *output)
+{
+    for (size_t i = 0; i < version->used_count; i++)
+        if (output->use_count == 1 && version->used[i] == output->uses[0])
+            return version->maybe[i];
+    return -1;
+}
+
+/* Partial rows exist only where no `where` uses what may be missing, and no expression mixes it with other columns
+ * (sinks/plan.c): so each output is computed, or it keeps what the target has (T11). */
+static void partial_sql(struct spate_version *version, const struct names *names, struct spate_buf *create, char kind)
+{
+    size_t set = 0;
+
+    spate_buf_printf(create, "UPDATE %s AS t SET ", version->projection->target);
+    for (size_t i = 0; i < version->output_count; i++) {
+        const struct spate_output *output = &version->outputs[i];
+        int mask = mask_of(version, output);
+
+        if (output->key && kind == 'p')
+            continue;
+        spate_buf_puts(create, set++ ? ", " : "");
+        ident(create, output->name);
+        if (mask < 0) {
+            spate_buf_printf(create, " = s.v%zu", i);
+        } else {
+            spate_buf_printf(create, " = CASE WHEN s.m%d THEN s.v%zu ELSE t.", mask, i);
+            ident(create, output->name);
+            spate_buf_puts(create, " END");
+        }
+    }
+    spate_buf_puts(create, " FROM (SELECT ");
+    for (size_t k = 0; k < version->key_count; k++) {
+        spate_buf_puts(create, k ? ", " : "");
+        if (kind == 'm')
+            spate_buf_printf(create, "\"%sold%zu\"", names->prefix, k);
+        else
+            source_ident(create, version, version->key_at[k]);
+        spate_buf_printf(create, " AS k%zu", k);
+    }
+    for (size_t m = 0; m < version->maybe_count; m++)
+        spate_buf_printf(create, ", substr(\"%smask\", %zu, 1) = '1' AS m%zu", names->prefix, m + 1, m);
+    for (size_t i = 0; i < version->output_count; i++) {
+        int mask = mask_of(version, &version->outputs[i]);
+        if (mask < 0)
+            spate_buf_printf(create, ", (%s\n) AS v%zu", version->outputs[i].expr, i);
+        else
+            spate_buf_printf(create, ", CASE WHEN substr(\"%smask\", %d, 1) = '1' THEN (%s\n) END AS v%zu",
+                             names->prefix, mask + 1, version->outputs[i].expr, i);
+    }
+    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = '%c') AS s", version->sql.stage, names->prefix, kind);
+    join_keys(version, create);
+}
+
+void spate_version_sql(struct spate_version *version)
+{
+    struct spate_buf create = {0};
+    struct names names;
+
+    choose_names(version, &names);
+    stage_table(version, &names, &create);
+    erase_sql(version, &names, &create);
+    upsert_sql(version, &names, &create);
+    version->sql.insert = prepare(version, &create, 'i');
+    insert_sql(version, &names, &create);
+    if (version->maybe_count) {
+        version->sql.partial = prepare(version, &create, 'p');
+        partial_sql(version, &names, &create, 'p');
+        version->sql.move = prepare(version, &create, 'm');
+        partial_sql(version, &names, &create, 'm');
+    }
+    version->sql.create = take(&create);
+}

@@ -1,0 +1,135 @@
+/* sinks/process.c - all sinks of one process: a thread each, sharing nothing, failing apart. */
+#include "sinks/run.h"
+
+#include "core/alloc.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "core/signals.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct runner {
+    pthread_t thread;
+    const struct spate_sink_config *config;
+    bool restart, started, joined;
+    enum spate_exit result;
+    int64_t ended_us; /* which one stopped first */
+};
+
+static void *run(void *arg)
+{
+    struct runner *runner = arg;
+    struct spate_err err = {0};
+    char context[200];
+
+    snprintf(context, sizeof context, "sink=%s", runner->config->name);
+    spate_log_context(context);
+    if (spate_sink_run(runner->config, runner->restart, &err) != SPATE_OK) {
+        spate_log_err(SPATE_LOG_ERROR, "sink-stopped", &err);
+        runner->result = err.exit_code ? err.exit_code : SPATE_EXIT_FAILED;
+    }
+    runner->ended_us = spate_clock_us();
+    spate_log_context(NULL);
+    return NULL;
+}
+
+/* Once a stop was asked for, each sink has its deadline; without one they run as long as they like. */
+static bool join(struct runner *runner, int64_t *stop_ms)
+{
+    for (;;) {
+        struct timespec until;
+
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += 100 * 1000000L;
+        if (until.tv_nsec >= 1000000000L) {
+            until.tv_nsec -= 1000000000L;
+            until.tv_sec++;
+        }
+        if (pthread_timedjoin_np(runner->thread, NULL, &until) == 0)
+            return true;
+        if (!spate_signals_stop())
+            continue;
+        if (*stop_ms == 0)
+            *stop_ms = spate_clock_ms();
+        if (spate_clock_ms() - *stop_ms > runner->config->stop_deadline_ms) {
+            spate_log(SPATE_LOG_ERROR, "stop-deadline",
+                      "sink=%s deadline_ms=%" PRId64 " detail=\"the target did not answer in time; what was not committed "
+                      "is read again at the next start\"",
+                      runner->config->name, runner->config->stop_deadline_ms);
+            return false;
+        }
+    }
+}
+
+static bool unique_names(const struct spate_sink_config *configs, size_t count, const char *restart)
+{
+    bool found = restart == NULL;
+    char quoted[300];
+
+    for (size_t i = 0; i < count; i++) {
+        found |= restart && strcmp(configs[i].name, restart) == 0;
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(configs[i].name, configs[j].name) == 0 && strcmp(configs[i].into.schema, configs[j].into.schema) == 0 &&
+                strcmp(configs[i].into.url, configs[j].into.url) == 0) {
+                spate_log(SPATE_LOG_ERROR, "config", "detail=\"%s and %s both describe sink %s: give one another name\"",
+                          configs[j].path, configs[i].path, configs[i].name);
+                return false;
+            }
+    }
+    if (!found)
+        spate_log(SPATE_LOG_ERROR, "config", "detail=\"--restart names no sink of these files\" name=%s",
+                  spate_log_quote(quoted, sizeof quoted, restart));
+    return found;
+}
+
+static enum spate_exit first_result(const struct runner *runners, size_t count)
+{
+    enum spate_exit result = SPATE_EXIT_OK;
+    int64_t first = INT64_MAX;
+
+    for (size_t i = 0; i < count; i++)
+        if (runners[i].joined && runners[i].result != SPATE_EXIT_OK && runners[i].ended_us < first) {
+            first = runners[i].ended_us;
+            result = runners[i].result;
+        }
+    return result;
+}
+
+enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count, const char *restart)
+{
+    struct runner *runners;
+    enum spate_exit result = SPATE_EXIT_OK;
+    bool late = false;
+    int64_t stop_ms = 0;
+
+    if (!unique_names(configs, count, restart))
+        return SPATE_EXIT_CONFIG;
+    runners = spate_zalloc(count * sizeof *runners);
+    for (size_t i = 0; i < count; i++) {
+        struct runner *runner = &runners[i];
+
+        runner->config = &configs[i];
+        runner->restart = restart && strcmp(configs[i].name, restart) == 0;
+        runner->started = pthread_create(&runner->thread, NULL, run, runner) == 0;
+        if (!runner->started) {
+            spate_log(SPATE_LOG_ERROR, "thread", "sink=%s detail=\"no thread could be started\"", configs[i].name);
+            result = SPATE_EXIT_FAILED;
+            spate_signals_request();
+            break;
+        }
+    }
+    for (size_t i = 0; i < count; i++)
+        if (runners[i].started)
+            late |= !(runners[i].joined = join(&runners[i], &stop_ms));
+    if (result == SPATE_EXIT_OK)
+        result = first_result(runners, count);
+    if (late)
+        return SPATE_EXIT_DEADLINE; /* a thread may still be using its runner */
+    free(runners);
+    return result;
+}

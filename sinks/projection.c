@@ -1,0 +1,231 @@
+#include "sinks/projection.h"
+
+#include "core/alloc.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* One part of schema.table, as SQL reads it: quoted as it stands, else folded to lower case. Returns what follows,
+ * or NULL when it is malformed. */
+static const char *read_part(const char *at, struct spate_buf *out)
+{
+    if (*at != '"') {
+        const char *start = at;
+        for (; *at && *at != '.'; at++) {
+            if (*at == '"' || isspace((unsigned char)*at))
+                return NULL;
+            spate_buf_putc(out, (char)((*at & 0x80) ? *at : tolower((unsigned char)*at)));
+        }
+        return at == start ? NULL : at;
+    }
+    for (at++; *at; at++) {
+        if (*at == '"' && *++at != '"')
+            return out->len ? at : NULL;
+        spate_buf_putc(out, *at);
+    }
+    return NULL;
+}
+
+const char *spate_projection_place(const struct spate_projection *projection, char *out, size_t size)
+{
+    snprintf(out, size, "%s:%d: tables.%s", projection->sink->path, projection->config->item.line,
+             projection->config->item.name);
+    return out;
+}
+
+static enum spate_rc parse_source(struct spate_projection *projection, struct spate_err *err)
+{
+    struct spate_buf schema = {0}, table = {0};
+    const char *at = read_part(projection->config->from, &schema);
+    bool good = at && *at == '.' && (at = read_part(at + 1, &table)) != NULL && *at == 0;
+    char place[300];
+
+    if (good) {
+        projection->source_schema = spate_strndup(schema.data, schema.len);
+        projection->source_table = spate_strndup(table.data, table.len);
+    }
+    spate_buf_fini(&schema);
+    spate_buf_fini(&table);
+    if (good)
+        return SPATE_OK;
+    err->exit_code = SPATE_EXIT_CONFIG;
+    return spate_fail(err, SPATE_FATAL,
+                      "%s.from: '%.100s' is no schema.table; parts with dots, spaces or capitals are quoted like in "
+                      "SQL: 'public.\"Order Lines\"'",
+                      spate_projection_place(projection, place, sizeof place), projection->config->from);
+}
+
+enum spate_rc spate_projection_init(struct spate_projection *projection, const struct spate_sink_config *sink,
+                                    size_t index, struct spate_err *err)
+{
+    const struct spate_sink_table_config *tables = sink->tables.at;
+    struct spate_buf target = {0};
+
+    *projection = (struct spate_projection){.config = &tables[index], .sink = sink, .index = index};
+    spate_pg_ident(&target, spate_slice_str(sink->into.schema));
+    spate_buf_putc(&target, '.');
+    spate_pg_ident(&target, spate_slice_str(tables[index].item.name));
+    projection->target = spate_strndup(target.data, target.len);
+    spate_buf_fini(&target);
+    return parse_source(projection, err);
+}
+
+void spate_projection_fini(struct spate_projection *projection)
+{
+    for (size_t i = 0; i < projection->version_count; i++)
+        spate_version_free(projection->versions[i]);
+    free(projection->versions);
+    free(projection->source_schema);
+    free(projection->source_table);
+    free(projection->target);
+    *projection = (struct spate_projection){0};
+}
+
+/* The column that an expression is the mere name of, or -1. `"a""b"` and AbC as SQL reads them. */
+static int bare_column(const struct spate_table *table, const char *expr)
+{
+    struct spate_buf name = {0};
+    const char *at = expr + strspn(expr, " \t\r\n"), *end;
+    int column = -1;
+
+    end = *at ? at + strcspn(at, ". \t\r\n") : at;
+    if (*at == '"' || end > at) {
+        struct spate_buf part = {0};
+        size_t len = strlen(at);
+
+        while (len > 0 && strchr(" \t\r\n", at[len - 1]))
+            len--;
+        spate_buf_add(&part, at, len);
+        end = read_part(spate_buf_str(&part), &name);
+        if (end && *end == 0)
+            column = spate_table_column(table, spate_buf_view(&name));
+        spate_buf_fini(&part);
+    }
+    spate_buf_fini(&name);
+    return column;
+}
+
+static void default_outputs(struct spate_version *version)
+{
+    version->outputs = spate_zalloc((version->table->column_count + 1) * sizeof *version->outputs);
+    for (size_t i = 0; i < version->table->column_count; i++) {
+        struct spate_output *output = &version->outputs[version->output_count++];
+        struct spate_slice name = version->table->columns[i].name;
+        struct spate_buf quoted = {0};
+
+        spate_pg_ident(&quoted, name);
+        output->name = spate_strndup(name.at, name.len);
+        output->expr = spate_strndup(quoted.data, quoted.len);
+        output->bare = (int)i;
+        output->uses = spate_alloc(sizeof *output->uses);
+        output->uses[0] = (uint32_t)i;
+        output->use_count = 1;
+        spate_buf_fini(&quoted);
+    }
+}
+
+static void written_outputs(struct spate_version *version)
+{
+    const struct spate_pairs *columns = &version->projection->config->columns;
+
+    version->outputs = spate_zalloc(columns->count * sizeof *version->outputs);
+    for (size_t i = 0; i < columns->count; i++) {
+        struct spate_output *output = &version->outputs[version->output_count++];
+
+        output->name = spate_strdup(columns->at[i].key);
+        output->expr = spate_strdup(columns->at[i].value);
+        output->line = columns->at[i].line;
+        output->bare = bare_column(version->table, output->expr);
+    }
+}
+
+struct spate_version *spate_version_new(struct spate_projection *projection, const struct spate_table *table)
+{
+    struct spate_version *version = spate_zalloc(sizeof *version);
+
+    version->projection = projection;
+    version->table = table;
+    version->state = spate_zalloc(sizeof *version->state);
+    version->stage_types = spate_zalloc((table->column_count + 1) * sizeof *version->stage_types);
+    version->as_text = spate_zalloc((table->column_count + 1) * sizeof *version->as_text);
+    if (projection->config->where)
+        version->where = spate_strdup(projection->config->where);
+    if (projection->config->columns.count)
+        written_outputs(version);
+    else
+        default_outputs(version);
+    return version;
+}
+
+void spate_version_free(struct spate_version *version)
+{
+    if (!version)
+        return;
+    for (size_t i = 0; i < version->output_count; i++) {
+        free(version->outputs[i].name);
+        free(version->outputs[i].expr);
+        free(version->outputs[i].uses);
+        free(version->outputs[i].type);
+    }
+    for (size_t i = 0; i < version->table->column_count; i++)
+        free(version->stage_types[i]);
+    free(version->state);
+    free(version->outputs);
+    free(version->where);
+    free(version->where_uses);
+    free(version->want);
+    free(version->want_key);
+    free(version->used);
+    free(version->key_at);
+    free(version->maybe);
+    free(version->stage_types);
+    free(version->as_text);
+    free(version->sql.stage);
+    free(version->sql.create);
+    free(version->sql.columns);
+    free(version->sql.erase);
+    free(version->sql.upsert);
+    free(version->sql.insert);
+    free(version->sql.partial);
+    free(version->sql.move);
+    free(version);
+}
+
+struct spate_version *spate_projection_find(const struct spate_projection *projection,
+                                            const struct spate_table *table)
+{
+    for (size_t i = projection->version_count; i-- > 0;)
+        if (projection->versions[i]->table == table)
+            return projection->versions[i];
+    return NULL;
+}
+
+enum spate_rc spate_projection_version(struct spate_projection *projection, struct spate_store *store,
+                                       const struct spate_table *table, struct spate_version **out,
+                                       struct spate_err *err)
+{
+    struct spate_version *version = spate_projection_find(projection, table);
+    enum spate_rc rc;
+
+    if (version) {
+        *out = version;
+        return SPATE_OK;
+    }
+    version = spate_version_new(projection, table);
+    rc = spate_version_ask(version, store, err);
+    if (rc == SPATE_OK)
+        rc = spate_version_plan(version, err);
+    if (rc == SPATE_OK)
+        rc = spate_version_preflight(version, store, err);
+    if (rc != SPATE_OK) {
+        spate_version_free(version);
+        return rc;
+    }
+    spate_version_sql(version);
+    projection->versions =
+        spate_realloc(projection->versions, (projection->version_count + 1) * sizeof *projection->versions);
+    projection->versions[projection->version_count++] = version;
+    *out = version;
+    return SPATE_OK;
+}

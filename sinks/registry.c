@@ -1,0 +1,150 @@
+#include "sinks/registry.h"
+
+#include "core/alloc.h"
+
+#include <stdlib.h>
+
+enum spate_rc spate_registry_open(struct spate_registry *registry, struct spate_bus *bus, const char *topic,
+                                 bool (*wanted)(void *, struct spate_slice, struct spate_slice), void *arg,
+                                 struct spate_err *err)
+{
+    struct spate_start oldest = {.from = SPATE_START_OLDEST};
+
+    *registry = (struct spate_registry){.wanted = wanted, .arg = arg};
+    if (spate_bus_reader_open(bus, topic, SPATE_SEE_DURABLE, oldest, &registry->reader, err) != SPATE_OK)
+        return SPATE_FAIL;
+    registry->topic = spate_strdup(topic);
+    return SPATE_OK;
+}
+
+static void keep_name(struct spate_registry *registry, const struct spate_head *head)
+{
+    struct spate_buf name = {0};
+    size_t i;
+
+    spate_buf_slice(&name, head->schema);
+    spate_buf_putc(&name, '.');
+    spate_buf_slice(&name, head->table);
+    spate_buf_str(&name);
+    for (i = 0; i < registry->name_count; i++)
+        if (strcmp(registry->names[i], name.data) == 0)
+            break;
+    if (i == registry->name_count) {
+        registry->names = spate_realloc(registry->names, (i + 1) * sizeof *registry->names);
+        registry->names[registry->name_count++] = spate_strndup(name.data, name.len);
+    }
+    spate_buf_fini(&name);
+}
+
+/* A version that is published again (after a restart) moves to the end: the last one is the table's present. Its
+ * struct stays the same, because others point at it. */
+static void keep_table(struct spate_registry *registry, struct spate_table *table)
+{
+    for (size_t i = 0; i < registry->table_count; i++) {
+        struct spate_table *old = registry->tables[i];
+        if (old->v == table->v && spate_slice_eq(old->schema, table->schema) &&
+            spate_slice_eq(old->name, table->name)) {
+            memmove(&registry->tables[i], &registry->tables[i + 1],
+                    (registry->table_count - i - 1) * sizeof *registry->tables);
+            registry->tables[registry->table_count - 1] = old;
+            spate_table_free(table);
+            return;
+        }
+    }
+    if (registry->table_count == registry->table_capacity) {
+        registry->table_capacity = registry->table_capacity ? registry->table_capacity * 2 : 16;
+        registry->tables = spate_realloc(registry->tables, registry->table_capacity * sizeof *registry->tables);
+    }
+    registry->tables[registry->table_count++] = table;
+}
+
+static enum spate_rc read_epoch(struct spate_registry *registry, struct spate_slice line, struct spate_err *err)
+{
+    struct spate_epoch epoch;
+    size_t len;
+
+    if (spate_decode_epoch(line, &epoch, &registry->arena, err) != SPATE_OK)
+        return SPATE_FAIL;
+    if (registry->has_epoch && epoch.epoch <= registry->epoch)
+        return SPATE_OK;
+    len = epoch.uuid.len < sizeof registry->uuid ? epoch.uuid.len : sizeof registry->uuid - 1;
+    memcpy(registry->uuid, epoch.uuid.at, len);
+    registry->uuid[len] = 0;
+    registry->epoch = epoch.epoch;
+    registry->has_epoch = true;
+    return SPATE_OK;
+}
+
+static enum spate_rc read_message(struct spate_registry *registry, const struct spate_message *message,
+                                  struct spate_err *err)
+{
+    struct spate_head head;
+    struct spate_table *table;
+
+    spate_arena_reset(&registry->arena);
+    if (spate_decode_head(message->value, &head, &registry->arena, err) != SPATE_OK)
+        return SPATE_FAIL;
+    if (head.op == SPATE_OP_EPOCH)
+        return read_epoch(registry, message->value, err);
+    if (head.op != SPATE_OP_SCHEMA)
+        return SPATE_OK;
+    keep_name(registry, &head);
+    if (!registry->wanted(registry->arg, head.schema, head.table))
+        return SPATE_OK;
+    if (spate_decode_schema(message->value, &table, &registry->arena, err) != SPATE_OK)
+        return SPATE_FAIL;
+    keep_table(registry, table);
+    return SPATE_OK;
+}
+
+enum spate_rc spate_registry_read(struct spate_registry *registry, struct spate_err *err)
+{
+    struct spate_message message;
+
+    for (;;) {
+        enum spate_rc rc = spate_reader_next(registry->reader, &message, err);
+
+        if (rc == SPATE_AGAIN)
+            return SPATE_OK;
+        if (rc != SPATE_OK)
+            return spate_err_context(err, "topic %s", registry->topic);
+        if (message.kind == SPATE_MESSAGE_GAP) {
+            err->exit_code = SPATE_EXIT_FENCED;
+            return spate_fail(err, SPATE_FATAL,
+                              "topic %s has lost its beginning, and with it schemas that messages refer to: restore "
+                              "the bus' directory, or start the connector with --new-epoch",
+                              registry->topic);
+        }
+        if (read_message(registry, &message, err) != SPATE_OK) {
+            /* A schema that cannot be read would make every message that uses it unreadable. */
+            if (err->verdict == SPATE_QUARANTINE)
+                err->verdict = SPATE_FATAL;
+            return spate_err_context(err, "topic %s", registry->topic);
+        }
+    }
+}
+
+const struct spate_table *spate_registry_find(const struct spate_registry *registry, struct spate_slice schema,
+                                             struct spate_slice table, uint32_t v)
+{
+    for (size_t i = registry->table_count; i-- > 0;) {
+        const struct spate_table *t = registry->tables[i];
+        if ((v == 0 || t->v == v) && spate_slice_eq(t->name, table) && spate_slice_eq(t->schema, schema))
+            return t;
+    }
+    return NULL;
+}
+
+void spate_registry_close(struct spate_registry *registry)
+{
+    spate_reader_close(registry->reader);
+    for (size_t i = 0; i < registry->table_count; i++)
+        spate_table_free(registry->tables[i]);
+    for (size_t i = 0; i < registry->name_count; i++)
+        free(registry->names[i]);
+    free(registry->tables);
+    free(registry->names);
+    free(registry->topic);
+    spate_arena_fini(&registry->arena);
+    *registry = (struct spate_registry){0};
+}

@@ -1,0 +1,384 @@
+/* sinks/sink.c - the loop: hear, collect, apply. */
+#include "sinks/run.h"
+
+#include "core/clock.h"
+#include "core/log.h"
+#include "core/signals.h"
+#include "sinks/start.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#define SOFT_ROWS  20000               /* a batch is applied at the next transaction's end */
+#define SOFT_BYTES ((size_t)6 << 20)
+#define HARD_BYTES ((size_t)12 << 20)  /* a transaction that is still not complete is applied in pieces */
+#define TURN       1024                /* records between looks at the clock */
+#define STORE_MS   10000               /* what is passed by moves the stored position at least so often */
+#define UNFINISHED_MS 5000             /* a transaction that stops in the middle holds no locks longer */
+
+static struct spate_counts counts_of(const struct spate_sink *sink)
+{
+    struct spate_counts counts = sink->before;
+
+    counts.applied += sink->applied;
+    counts.duplicates += sink->stream.count.duplicates + sink->stream.count.old_epochs;
+    counts.holes += sink->stream.count.holes;
+    counts.missing += sink->apply.missing;
+    return counts;
+}
+
+static void tell_missing(struct spate_sink *sink)
+{
+    unsigned hidden;
+
+    if (sink->apply.missing == sink->missing_told ||
+        !spate_log_due(&sink->missing_log, spate_clock_ms(), 10000, &hidden))
+        return;
+    sink->missing_told = sink->apply.missing;
+    spate_log(SPATE_LOG_WARN, "rows-missing",
+              "count=%" PRIu64 " detail=\"updates and deletes of rows that are not in the target: rows older than the "
+              "stream have to be loaded by hand\"",
+              sink->apply.missing);
+}
+
+/* The row's key as JSON: the only values that are ever shown. */
+static void describe_row(const struct spate_item *item, struct spate_buf *out, struct spate_arena *arena)
+{
+    const struct spate_table *table = item->version->table;
+    struct spate_value *row = spate_arena_alloc(arena, table->column_count * sizeof *row);
+    struct spate_change change = {.op = SPATE_OP_INSERT, .table = table, .after = row};
+    struct spate_err ignored = {0};
+
+    memset(row, 0, table->column_count * sizeof *row);
+    for (size_t k = 0; k < table->key_count; k++)
+        row[table->key[k]] = item->key[k];
+    if (spate_encode_key(out, &change, &ignored) != SPATE_OK)
+        spate_buf_puts(out, "(unreadable)");
+}
+
+/* The target refuses something in these items: finds out what, and says it so that a human can mend it. */
+static enum spate_rc poison(struct spate_sink *sink, size_t count, struct spate_err *err)
+{
+    const struct spate_item *items = sink->batch.items;
+    struct spate_buf key = {0};
+    size_t culprit = 0;
+    enum spate_rc rc = spate_apply_isolate(&sink->apply, items, count, &culprit, err);
+
+    err->verdict = SPATE_FATAL;
+    err->exit_code = SPATE_EXIT_REFUSED;
+    if (rc == SPATE_AGAIN || items[culprit].op == SPATE_OP_TRUNCATE) {
+        size_t first = rc == SPATE_AGAIN ? 0 : culprit, last = rc == SPATE_AGAIN ? count - 1 : culprit;
+
+        return spate_err_context(err,
+                                 "the target refuses changes n=%" PRIu64 " to n=%" PRIu64
+                                 " (SQLSTATE %s); nothing of them was applied, mend it and start the sink again",
+                                 items[first].n, items[last].n, err->sqlstate);
+    }
+    describe_row(&items[culprit], &key, &sink->arena);
+    spate_err_context(err,
+                      "the target refuses a row: table %s, key %.300s, n=%" PRIu64
+                      ", SQLSTATE %s; nothing from there on was applied, mend it and start the sink again",
+                      items[culprit].version->projection->target, spate_buf_str(&key), items[culprit].n,
+                      err->sqlstate);
+    spate_buf_fini(&key);
+    return SPATE_FAIL;
+}
+
+/* The target was altered under a prepared statement: a new connection looks at it afresh, once (T23). */
+static bool stale_statement(const char *sqlstate)
+{
+    static const char *const states[] = {"0A000", "26000", "42703", "42P01", "42804", "42P10"};
+
+    for (size_t i = 0; i < sizeof states / sizeof *states; i++)
+        if (strcmp(sqlstate, states[i]) == 0)
+            return true;
+    return false;
+}
+
+static enum spate_rc apply_failed(struct spate_sink *sink, size_t count, struct spate_err *err)
+{
+    struct spate_err check = {0};
+
+    if (err->verdict == SPATE_RETRY || PQstatus(sink->store.conn) != CONNECTION_OK) {
+        err->verdict = SPATE_RETRY;
+        return SPATE_FAIL;
+    }
+    /* A guard that found no row looks like a refusal; whether it was one, the row tells. */
+    switch (spate_store_check(&sink->store, &check)) {
+    case SPATE_OK:
+        break;
+    case SPATE_END:
+        err->verdict = SPATE_RETRY;
+        return SPATE_FAIL;
+    default:
+        *err = check;
+        return SPATE_FAIL;
+    }
+    if (stale_statement(err->sqlstate) && !sink->reprepared) {
+        sink->reprepared = true;
+        err->verdict = SPATE_RETRY;
+        return SPATE_FAIL;
+    }
+    return count ? poison(sink, count, err) : SPATE_FAIL;
+}
+
+/* Applies the first `count` items; commits up to the stream's mark, or leaves a piece in the open transaction. */
+static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, struct spate_err *err)
+{
+    struct spate_counts counts;
+    int64_t start = spate_clock_us();
+
+    sink->applied += count;
+    counts = counts_of(sink);
+    if (spate_apply_run(&sink->apply, sink->batch.items, count, commit ? &sink->stream.mark : NULL,
+                        spate_reader_log_id(sink->stream.reader), &counts, err) != SPATE_OK) {
+        sink->applied -= count;
+        return apply_failed(sink, count, err);
+    }
+    if (commit) {
+        sink->stored_ms = spate_clock_ms();
+        sink->failures = 0;
+        sink->reprepared = false;
+    }
+    if (spate_log_on(SPATE_LOG_DEBUG))
+        spate_log(SPATE_LOG_DEBUG, "applied", "changes=%zu commit=%d n=%" PRIu64 " us=%" PRId64, count, commit,
+                  sink->stream.mark.place.n, spate_clock_us() - start);
+    spate_batch_drop(&sink->batch, count);
+    tell_missing(sink);
+    return SPATE_OK;
+}
+
+static bool mark_moved(const struct spate_sink *sink)
+{
+    return sink->stream.state == SPATE_STREAM_FOLLOWING && sink->stream.mark.place.epoch != 0 &&
+           (!sink->store.stored || sink->stream.mark.at.at != sink->store.mark.at.at);
+}
+
+/* Brings what is complete into the target. */
+static enum spate_rc flush_complete(struct spate_sink *sink, struct spate_err *err)
+{
+    bool due = !sink->store.stored || spate_clock_ms() - sink->stored_ms >= STORE_MS;
+
+    if (sink->batch.complete > 0 || (!sink->apply.open && due && mark_moved(sink)))
+        return flush(sink, sink->batch.complete, true, err);
+    return SPATE_OK;
+}
+
+static enum spate_rc add_truncate(struct spate_sink *sink, const struct spate_event *event,
+                                  const struct spate_meta *meta, struct spate_err *err)
+{
+    struct spate_truncation truncation;
+    const struct spate_projection **tables;
+    size_t count = 0;
+
+    if (spate_decode_truncate(event->line, meta, &truncation, &sink->arena, err) != SPATE_OK)
+        return SPATE_FAIL;
+    for (int pass = 0; pass < 2; pass++) {
+        tables = pass && count ? spate_batch_add_truncate(&sink->batch, event->head.n, count) : NULL;
+        count = 0;
+        for (size_t p = 0; p < sink->projection_count; p++)
+            for (size_t t = 0; t < truncation.count; t++) {
+                if (!spate_slice_is(truncation.tables[t].table, sink->projections[p].source_table) ||
+                    !spate_slice_is(truncation.tables[t].schema, sink->projections[p].source_schema))
+                    continue;
+                if (tables)
+                    tables[count] = &sink->projections[p];
+                count++;
+                break;
+            }
+        if (count == 0)
+            break;
+    }
+    return SPATE_OK;
+}
+
+/* A version that is new needs the target's parser, which an open transaction is in the way of: it is given up and
+ * read again. *rewound: the event is gone with it. */
+static enum spate_rc version_of(struct spate_sink *sink, struct spate_projection *projection, uint32_t v,
+                                struct spate_version **version, bool *rewound, struct spate_err *err)
+{
+    bool known = projection->current && projection->current->table->v == v;
+    enum spate_rc rc;
+
+    *rewound = !known && sink->apply.open;
+    if (*rewound)
+        spate_apply_rollback(&sink->apply);
+    rc = spate_sink_version(sink, projection, v, version, err);
+    if (rc == SPATE_OK && *rewound)
+        rc = spate_sink_rewind(sink, err);
+    return rc;
+}
+
+/* A change of one of this sink's tables goes into the batch; all others are passed by. */
+static enum spate_rc add_change(struct spate_sink *sink, const struct spate_event *event, bool *rewound,
+                                struct spate_err *err)
+{
+    const struct spate_head *head = &event->head;
+    struct spate_meta meta;
+    bool have_meta = false;
+
+    *rewound = false;
+    if (head->op == SPATE_OP_MESSAGE)
+        return SPATE_OK;
+    if (head->op == SPATE_OP_TRUNCATE) {
+        spate_arena_reset(&sink->arena);
+        if (spate_decode_meta(event->line, head, &meta, &sink->arena, err) != SPATE_OK)
+            return SPATE_FAIL;
+        return add_truncate(sink, event, &meta, err);
+    }
+    for (size_t p = 0; p < sink->projection_count; p++) {
+        struct spate_projection *projection = &sink->projections[p];
+        struct spate_version *version;
+        enum spate_rc rc;
+
+        if (!spate_slice_is(head->table, projection->source_table) ||
+            !spate_slice_is(head->schema, projection->source_schema))
+            continue;
+        if (!have_meta) {
+            spate_arena_reset(&sink->arena);
+            if (spate_decode_meta(event->line, head, &meta, &sink->arena, err) != SPATE_OK)
+                return SPATE_FAIL;
+            have_meta = true;
+        }
+        rc = version_of(sink, projection, meta.v, &version, rewound, err);
+        if (rc != SPATE_OK || *rewound)
+            return rc;
+        if (spate_batch_add(&sink->batch, version, event->line, head, &meta, err) != SPATE_OK)
+            return SPATE_FAIL;
+    }
+    return SPATE_OK;
+}
+
+static enum spate_rc add_failed(struct spate_sink *sink, const struct spate_event *event, struct spate_err *err)
+{
+    (void)sink;
+    if (err->verdict == SPATE_QUARANTINE) {
+        err->verdict = SPATE_FATAL;
+        err->exit_code = SPATE_EXIT_REFUSED;
+        spate_err_context(err, "n=%" PRIu64 " of epoch %" PRIu64, event->head.n, event->head.epoch);
+    }
+    return SPATE_FAIL;
+}
+
+static enum spate_rc take(struct spate_sink *sink, const struct spate_event *event, struct spate_err *err)
+{
+    bool rewound = false;
+    size_t bytes;
+
+    if (event->kind == SPATE_EVENT_EPOCH) {
+        spate_log(SPATE_LOG_INFO, "epoch", "epoch=%" PRIu64, event->head.epoch);
+        spate_batch_discard_open(&sink->batch);
+        if (sink->apply.open)
+            spate_apply_rollback(&sink->apply);
+    }
+    if (event->kind == SPATE_EVENT_CHANGE) {
+        enum spate_rc rc = add_change(sink, event, &rewound, err);
+
+        if (rc == SPATE_FAIL)
+            return add_failed(sink, event, err);
+        if (rc != SPATE_OK || rewound)
+            return rc;
+    }
+    if (event->boundary) {
+        spate_batch_boundary(&sink->batch);
+        if (sink->apply.open)
+            return flush(sink, sink->batch.complete, true, err);
+    }
+    bytes = spate_batch_bytes(&sink->batch);
+    if (sink->batch.complete > 0 && (bytes > SOFT_BYTES || sink->batch.count > SOFT_ROWS))
+        return flush(sink, sink->batch.complete, true, err);
+    if (sink->batch.complete == 0 && (bytes > HARD_BYTES || (sink->apply.open && bytes > SOFT_BYTES)))
+        return flush(sink, sink->batch.count, false, err);
+    return SPATE_OK;
+}
+
+/* Nothing more to hear for now. */
+static enum spate_rc idle(struct spate_sink *sink, struct spate_err *err)
+{
+    enum spate_rc rc = flush_complete(sink, err);
+
+    if (rc != SPATE_OK)
+        return rc;
+    if (sink->apply.open && spate_clock_ms() - sink->event_ms > UNFINISHED_MS) {
+        spate_log(SPATE_LOG_INFO, "transaction-unfinished",
+                  "after_n=%" PRIu64 " detail=\"rolled back; it is read again when it goes on\"",
+                  sink->stream.follower.last.n);
+        spate_apply_rollback(&sink->apply);
+        spate_batch_clear(&sink->batch);
+        sink->parked = true;
+    }
+    rc = spate_stream_wait(&sink->stream, 200, err);
+    return rc == SPATE_AGAIN ? SPATE_OK : rc;
+}
+
+static enum spate_rc turn(struct spate_sink *sink, struct spate_err *err)
+{
+    for (int i = 0; i < TURN; i++) {
+        struct spate_event event;
+        enum spate_rc rc = spate_stream_next(&sink->stream, &event, err);
+
+        if (rc == SPATE_AGAIN)
+            return idle(sink, err);
+        if (rc != SPATE_OK)
+            return rc;
+        if (i == 0)
+            sink->event_ms = spate_clock_ms();
+        rc = sink->parked ? spate_sink_rewind(sink, err) : take(sink, &event, err);
+        if (rc != SPATE_OK)
+            return rc;
+    }
+    /* A sink that only passes by others' changes is never idle while they come. */
+    if (sink->batch.count == 0)
+        return flush_complete(sink, err);
+    return SPATE_OK;
+}
+
+static void log_stop(const struct spate_sink *sink, const char *why)
+{
+    struct spate_counts counts = counts_of(sink);
+
+    spate_log(SPATE_LOG_INFO, "stopped",
+              "reason=%s epoch=%" PRIu64 " n=%" PRIu64 " applied=%" PRIu64 " duplicates=%" PRIu64 " holes=%" PRIu64
+              " missing=%" PRIu64,
+              why, sink->store.mark.place.epoch, sink->store.mark.place.n, counts.applied, counts.duplicates,
+              counts.holes, counts.missing);
+}
+
+/* An orderly stop: what is complete is written, then the position. What fails now is read again next time. */
+static void finish(struct spate_sink *sink)
+{
+    struct spate_err err = {0};
+
+    if (sink->apply.open)
+        spate_apply_rollback(&sink->apply);
+    else if (PQstatus(sink->store.conn) == CONNECTION_OK && (sink->batch.complete > 0 || mark_moved(sink)) &&
+             flush(sink, sink->batch.complete, true, &err) != SPATE_OK)
+        spate_log_err(SPATE_LOG_WARN, "last-batch", &err);
+}
+
+enum spate_rc spate_sink_run(const struct spate_sink_config *config, bool restart, struct spate_err *err)
+{
+    struct spate_sink sink;
+    enum spate_rc rc = spate_sink_open(&sink, config, restart, err);
+    bool opened = rc == SPATE_OK;
+
+    while (rc == SPATE_OK && !spate_signals_stop()) {
+        struct spate_err now = {0};
+
+        rc = turn(&sink, &now);
+        if (rc == SPATE_FAIL && now.verdict == SPATE_RETRY && !spate_signals_stop()) {
+            struct spate_err cause = now;
+            rc = spate_sink_recover(&sink, &cause, &now);
+        }
+        if (rc == SPATE_FAIL)
+            *err = now;
+    }
+    if (spate_signals_stop() && (rc == SPATE_OK || err->verdict == SPATE_RETRY))
+        rc = SPATE_END;
+    if (opened && (rc == SPATE_OK || rc == SPATE_END))
+        finish(&sink);
+    if (opened)
+        log_stop(&sink, rc == SPATE_FAIL ? "error" : "asked");
+    spate_sink_close(&sink);
+    return rc == SPATE_FAIL ? SPATE_FAIL : SPATE_OK;
+}

@@ -1,0 +1,369 @@
+#include "sinks/start.h"
+
+#include "core/alloc.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "core/signals.h"
+
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define TABLE_PATIENCE_MS 10000 /* how long a table may be missing from `_schemas` after the epoch is there */
+
+bool spate_sink_pause(int ms)
+{
+    struct pollfd stop = {.fd = spate_signals_fd(), .events = POLLIN};
+
+    if (!spate_signals_stop())
+        poll(&stop, 1, ms);
+    return !spate_signals_stop();
+}
+
+/* 0.1 s to 10 s, with jitter so that many sinks do not come back as one. */
+static bool back_off(struct spate_sink *sink, const struct spate_err *err)
+{
+    unsigned doublings = sink->failures < 7 ? sink->failures : 7;
+    int64_t ms = INT64_C(100) << doublings;
+
+    if (spate_pg_needs_operator(err->sqlstate) && ms < 10000)
+        ms = 10000;
+    sink->failures++;
+    if (ms > 10000)
+        ms = 10000;
+    return spate_sink_pause((int)(ms / 2 + spate_clock_us() % (ms / 2 + 1)));
+}
+
+static bool wanted(void *arg, struct spate_slice schema, struct spate_slice table)
+{
+    const struct spate_sink *sink = arg;
+
+    for (size_t i = 0; i < sink->projection_count; i++)
+        if (spate_slice_is(schema, sink->projections[i].source_schema) &&
+            spate_slice_is(table, sink->projections[i].source_table))
+            return true;
+    return false;
+}
+
+static enum spate_rc open_topics(struct spate_sink *sink, struct spate_err *err)
+{
+    char name[300], topic[300];
+
+    if (!sink->bus && spate_bus_open(&sink->config->bus, &sink->bus, err) != SPATE_OK)
+        return SPATE_FAIL;
+    sink->store.source_driver = sink->bus->ops->name;
+    snprintf(name, sizeof name, "%s._schemas", sink->config->from);
+    if (spate_topic_escape(name, topic, sizeof topic, err) != SPATE_OK)
+        return SPATE_FAIL;
+    if (!sink->registry.reader &&
+        spate_registry_open(&sink->registry, sink->bus, topic, wanted, sink, err) != SPATE_OK)
+        return SPATE_FAIL;
+    if (spate_topic_escape(sink->config->from, topic, sizeof topic, err) != SPATE_OK)
+        return SPATE_FAIL;
+    if (!sink->stream.reader)
+        return spate_stream_open(&sink->stream, sink->bus, topic, err);
+    return SPATE_OK;
+}
+
+/* A sink may be started before its connector ever ran: it waits. */
+static enum spate_rc await_stream(struct spate_sink *sink, struct spate_err *err)
+{
+    struct spate_log_limit limit = {0};
+    unsigned hidden;
+
+    for (;;) {
+        struct spate_err now = {0};
+        char quoted[600];
+        enum spate_rc rc = open_topics(sink, &now);
+
+        if (rc == SPATE_OK)
+            rc = spate_registry_read(&sink->registry, &now);
+        if (rc == SPATE_FAIL && now.verdict != SPATE_RETRY) {
+            *err = now;
+            return SPATE_FAIL;
+        }
+        if (rc == SPATE_OK && sink->registry.has_epoch)
+            return SPATE_OK;
+        if (spate_log_due(&limit, spate_clock_ms(), 60000, &hidden))
+            spate_log(SPATE_LOG_INFO, "waiting-for-connector", "from=%s detail=%s", sink->config->from,
+                      spate_log_quote(quoted, sizeof quoted,
+                                      rc == SPATE_OK ? "it has not published yet" : now.text));
+        if (!spate_sink_pause(200))
+            return SPATE_END;
+    }
+}
+
+static enum spate_rc open_store(struct spate_sink *sink, struct spate_err *err)
+{
+    for (;;) {
+        struct spate_err now = {0};
+        enum spate_rc rc = spate_store_open(&sink->store, &now);
+
+        if (rc == SPATE_OK)
+            return SPATE_OK;
+        if (rc == SPATE_FAIL && now.verdict != SPATE_RETRY) {
+            *err = now;
+            return SPATE_FAIL;
+        }
+        if (rc == SPATE_FAIL)
+            spate_log_err(SPATE_LOG_WARN, "target-unreachable", &now);
+        if (rc == SPATE_END || !back_off(sink, &now))
+            return SPATE_END;
+    }
+}
+
+static enum spate_rc refuse_unknown(struct spate_sink *sink, const struct spate_projection *projection,
+                                    struct spate_err *err)
+{
+    struct spate_buf word = {0};
+    const char *near;
+    char place[300];
+
+    spate_buf_printf(&word, "%s.%s", projection->source_schema, projection->source_table);
+    near = spate_nearest(spate_buf_str(&word), (const char *const *)sink->registry.names, sink->registry.name_count);
+    err->exit_code = SPATE_EXIT_REFUSED;
+    (void)spate_fail(err, SPATE_FATAL,
+                     "%s.from: connector %s publishes no table %s%s%s%s. Look at the publication (SELECT * FROM "
+                     "pg_publication_tables on the source) and the spelling",
+                     spate_projection_place(projection, place, sizeof place), sink->config->from, word.data,
+                     near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    spate_buf_fini(&word);
+    return SPATE_FAIL;
+}
+
+/* Every table of the file against the newest schema of its source, before anything is applied. */
+static enum spate_rc check_tables(struct spate_sink *sink, struct spate_err *err)
+{
+    int64_t start = spate_clock_ms();
+    enum spate_rc rc = spate_store_claim_tables(&sink->store, err);
+
+    for (size_t i = 0; rc == SPATE_OK && i < sink->projection_count; i++) {
+        struct spate_projection *projection = &sink->projections[i];
+        struct spate_slice schema = spate_slice_str(projection->source_schema);
+        struct spate_slice name = spate_slice_str(projection->source_table);
+        const struct spate_table *table;
+
+        while (!(table = spate_registry_find(&sink->registry, schema, name, 0))) {
+            if (spate_clock_ms() - start > TABLE_PATIENCE_MS)
+                return refuse_unknown(sink, projection, err);
+            if (!spate_sink_pause(100))
+                return SPATE_END;
+            rc = spate_registry_read(&sink->registry, err);
+            if (rc != SPATE_OK)
+                return rc;
+        }
+        projection->current = spate_projection_find(projection, table);
+        if (projection->current) /* after a failure: the team may have altered its table meanwhile */
+            rc = spate_version_preflight(projection->current, &sink->store, err);
+        else
+            rc = spate_projection_version(projection, &sink->store, table, &projection->current, err);
+    }
+    return rc;
+}
+
+/* All statements of all versions on this connection: later, a transaction may be open. */
+static enum spate_rc prepare_all(struct spate_sink *sink, struct spate_err *err)
+{
+    for (size_t i = 0; i < sink->projection_count; i++)
+        for (size_t v = 0; v < sink->projections[i].version_count; v++) {
+            enum spate_rc rc = spate_apply_prepare(&sink->apply, sink->projections[i].versions[v], err);
+            if (rc != SPATE_OK)
+                return rc;
+        }
+    return SPATE_OK;
+}
+
+static enum spate_rc broken(struct spate_sink *sink, const char *what, const char *ours, const char *theirs,
+                            struct spate_err *err)
+{
+    err->exit_code = SPATE_EXIT_FENCED;
+    return spate_fail(err, SPATE_FATAL,
+                      "STALE: %s is %s now, this sink stands at n=%" PRIu64 " of %s: the bus was emptied or replaced, "
+                      "and what was on it before is not known. `spate sink -c %s --restart %s` begins anew; rows that "
+                      "changed in between have to be loaded again by hand",
+                      what, theirs, sink->store.mark.place.n, ours, sink->config->path, sink->config->name);
+}
+
+enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
+{
+    const struct spate_mark *mark = &sink->store.mark;
+    const char *log_id = spate_reader_log_id(sink->stream.reader);
+
+    spate_batch_clear(&sink->batch);
+    sink->parked = false;
+    sink->event_ms = spate_clock_ms();
+    if (!sink->store.stored)
+        return spate_stream_begin(&sink->stream, sink->registry.epoch, sink->registry.uuid, err);
+    if (strcmp(log_id, sink->store.log_id) != 0)
+        return broken(sink, "the bus' log", sink->store.log_id, log_id, err);
+    if (sink->registry.epoch == mark->place.epoch && strcmp(sink->registry.uuid, mark->uuid) != 0)
+        return broken(sink, "the stream's epoch", mark->uuid, sink->registry.uuid, err);
+    return spate_stream_resume(&sink->stream, mark, err);
+}
+
+static enum spate_rc open_projections(struct spate_sink *sink, struct spate_err *err)
+{
+    size_t count = sink->config->tables.count;
+
+    if (count == 0) {
+        err->exit_code = SPATE_EXIT_CONFIG;
+        return spate_fail(err, SPATE_FATAL, "%s: tables: at least one table is needed", sink->config->path);
+    }
+    sink->projections = spate_zalloc(count * sizeof *sink->projections);
+    for (size_t i = 0; i < count; i++) {
+        sink->projection_count = i + 1;
+        if (spate_projection_init(&sink->projections[i], sink->config, i, err) != SPATE_OK)
+            return SPATE_FAIL;
+    }
+    return SPATE_OK;
+}
+
+static void log_start(const struct spate_sink *sink)
+{
+    char pos[SPATE_POS_TEXT];
+
+    if (!sink->store.stored) {
+        spate_log(SPATE_LOG_INFO, "streaming", "from=%s place=new epoch=%" PRIu64, sink->config->from,
+                  sink->registry.epoch);
+        return;
+    }
+    spate_pos_format(sink->store.mark.place.pos, pos);
+    spate_log(SPATE_LOG_INFO, "streaming", "from=%s epoch=%" PRIu64 " n=%" PRIu64 " pos=%.25s", sink->config->from,
+              sink->store.mark.place.epoch, sink->store.mark.place.n, pos);
+}
+
+/* A connection that breaks on the way is tried again; everything here can be done twice. */
+static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
+{
+    for (;;) {
+        struct spate_err now = {0};
+        enum spate_rc rc = sink->store.conn ? SPATE_OK : open_store(sink, &now);
+
+        if (rc == SPATE_OK && sink->restart) {
+            rc = spate_store_forget(&sink->store, &now);
+            sink->restart = rc != SPATE_OK;
+        }
+        if (rc == SPATE_OK)
+            rc = check_tables(sink, &now);
+        if (rc == SPATE_OK)
+            rc = prepare_all(sink, &now);
+        if (rc == SPATE_OK)
+            rc = spate_sink_rewind(sink, &now);
+        if (rc == SPATE_OK || rc == SPATE_END)
+            return rc;
+        if (now.verdict != SPATE_RETRY) {
+            *err = now;
+            return SPATE_FAIL;
+        }
+        spate_log_err(SPATE_LOG_WARN, "retry", &now);
+        spate_store_close(&sink->store);
+        if (!back_off(sink, &now))
+            return SPATE_END;
+    }
+}
+
+enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_config *config, bool restart,
+                              struct spate_err *err)
+{
+    enum spate_rc rc;
+
+    *sink = (struct spate_sink){.config = config, .restart = restart};
+    spate_store_init(&sink->store, config);
+    spate_apply_init(&sink->apply, &sink->store);
+    rc = open_projections(sink, err);
+    if (rc == SPATE_OK)
+        rc = await_stream(sink, err);
+    if (rc == SPATE_OK)
+        rc = settle(sink, err);
+    if (rc != SPATE_OK)
+        return rc;
+    sink->before = sink->store.counts;
+    sink->failures = 0;
+    sink->stored_ms = spate_clock_ms();
+    log_start(sink);
+    return SPATE_OK;
+}
+
+enum spate_rc spate_sink_recover(struct spate_sink *sink, const struct spate_err *cause, struct spate_err *err)
+{
+    enum spate_rc rc;
+
+    spate_log_err(SPATE_LOG_WARN, "retry", cause);
+    spate_apply_rollback(&sink->apply);
+    if (!back_off(sink, cause))
+        return SPATE_END;
+    spate_store_close(&sink->store);
+    /* The target may have been altered meanwhile: its tables are looked at again. */
+    for (size_t i = 0; i < sink->projection_count; i++)
+        sink->projections[i].current = NULL;
+    rc = settle(sink, err);
+    if (rc != SPATE_OK)
+        return rc;
+    spate_log(SPATE_LOG_INFO, "recovered", "epoch=%" PRIu64 " n=%" PRIu64, sink->store.mark.place.epoch,
+              sink->store.mark.place.n);
+    return SPATE_OK;
+}
+
+/* The schema is durable on `_schemas` before the first message that uses it (DESIGN 4). */
+static enum spate_rc find_table(struct spate_sink *sink, const struct spate_projection *projection, uint32_t v,
+                                const struct spate_table **table, struct spate_err *err)
+{
+    struct spate_slice schema = spate_slice_str(projection->source_schema);
+    struct spate_slice name = spate_slice_str(projection->source_table);
+    int64_t start = spate_clock_ms();
+
+    while (!(*table = spate_registry_find(&sink->registry, schema, name, v))) {
+        enum spate_rc rc = spate_registry_read(&sink->registry, err);
+
+        if (rc != SPATE_OK)
+            return rc;
+        if (spate_registry_find(&sink->registry, schema, name, v))
+            continue;
+        if (spate_clock_ms() - start > TABLE_PATIENCE_MS) {
+            err->exit_code = SPATE_EXIT_FENCED;
+            return spate_fail(err, SPATE_FATAL,
+                              "topic %s has no version %u of table %s.%s, which a change on the stream was written "
+                              "with: the topic was cut or replaced. `spate connector --new-epoch` publishes it again",
+                              sink->registry.topic, v, projection->source_schema, projection->source_table);
+        }
+        if (!spate_sink_pause(50))
+            return SPATE_END;
+    }
+    return SPATE_OK;
+}
+
+enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projection *projection, uint32_t v,
+                                 struct spate_version **version, struct spate_err *err)
+{
+    const struct spate_table *table;
+    enum spate_rc rc;
+
+    if (projection->current && projection->current->table->v == v) {
+        *version = projection->current;
+        return SPATE_OK;
+    }
+    rc = find_table(sink, projection, v, &table, err);
+    if (rc == SPATE_OK)
+        rc = spate_projection_version(projection, &sink->store, table, version, err);
+    if (rc == SPATE_OK)
+        rc = spate_apply_prepare(&sink->apply, *version, err);
+    if (rc == SPATE_OK)
+        projection->current = *version;
+    return rc;
+}
+
+void spate_sink_close(struct spate_sink *sink)
+{
+    spate_stream_close(&sink->stream);
+    /* Versions borrow their tables from the registry. */
+    for (size_t i = 0; i < sink->projection_count; i++)
+        spate_projection_fini(&sink->projections[i]);
+    free(sink->projections);
+    spate_registry_close(&sink->registry);
+    spate_bus_close(sink->bus);
+    spate_batch_fini(&sink->batch);
+    spate_apply_fini(&sink->apply);
+    spate_store_fini(&sink->store);
+    spate_arena_fini(&sink->arena);
+}

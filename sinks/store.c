@@ -1,0 +1,450 @@
+#include "sinks/store.h"
+
+#include "core/alloc.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "core/signals.h"
+
+#include <inttypes.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <stdio.h>
+#include <unistd.h>
+
+void spate_store_init(struct spate_store *store, const struct spate_sink_config *config)
+{
+    struct spate_buf schema = {0};
+
+    *store = (struct spate_store){.config = config};
+    spate_pg_ident(&schema, spate_slice_str(config->into.schema));
+    store->schema = spate_strndup(schema.data, schema.len);
+    spate_buf_fini(&schema);
+}
+
+void spate_store_fini(struct spate_store *store)
+{
+    spate_store_close(store);
+    free(store->schema);
+    store->schema = NULL;
+}
+
+void spate_store_close(struct spate_store *store)
+{
+    PQfinish(store->conn);
+    store->conn = NULL;
+}
+
+/* Position and rows are committed together, so a crash of the target that forgets the last commits forgets both
+ * (T5). The planner must go by the key's index: staging tables have no statistics (T34). */
+static const char pin_sql[] = "SET synchronous_commit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; "
+                              "SET enable_seqscan = off; SET jit = off; SET standard_conforming_strings = on; "
+                              "SET transform_null_equals = off; SET lock_timeout = '60s'; "
+                              "SET default_transaction_isolation = 'read committed'; SET xmloption = content; "
+                              "SET client_min_messages = warning";
+
+static enum spate_rc pin(struct spate_store *store, struct spate_err *err)
+{
+    static const char path_sql[] =
+        "SELECT DISTINCT quote_ident(n.nspname) FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n "
+        "ON n.oid = e.extnamespace WHERE n.nspname <> 'pg_catalog' ORDER BY 1";
+    struct spate_buf sql = {0};
+    PGresult *res = NULL;
+    enum spate_rc rc;
+
+    rc = spate_pg_exec(store->conn, pin_sql, PGRES_COMMAND_OK, NULL, err);
+    if (rc == SPATE_OK)
+        rc = spate_pg_exec(store->conn, path_sql, PGRES_TUPLES_OK, &res, err);
+    if (rc == SPATE_OK) {
+        spate_buf_printf(&sql, "SET search_path = pg_catalog, %s", store->schema);
+        for (int i = 0; i < PQntuples(res); i++)
+            if (strcmp(PQgetvalue(res, i, 0), store->schema) != 0)
+                spate_buf_printf(&sql, ", %s", PQgetvalue(res, i, 0));
+        rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
+    }
+    PQclear(res);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
+static enum spate_rc connect_target(struct spate_store *store, struct spate_err *err)
+{
+    char name[64];
+    struct spate_pg_where where = {
+        .what = "target",
+        .url = store->config->into.url,
+        .password_env = store->config->into.password_env,
+        .password_file = store->config->into.password_file,
+        .application_name = name,
+    };
+    enum spate_rc rc;
+
+    snprintf(name, sizeof name, "spate sink %s", store->config->name);
+    spate_store_close(store);
+    rc = spate_pg_connect(&where, 10000, &store->conn, err);
+    if (rc != SPATE_OK)
+        return rc;
+    store->serial++;
+    return pin(store, err);
+}
+
+static enum spate_rc make_schema(struct spate_store *store, struct spate_err *err)
+{
+    const char *values[] = {store->config->into.schema};
+    struct spate_buf sql = {0};
+    PGresult *res = NULL;
+    enum spate_rc rc = spate_pg_exec_params(store->conn, "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1",
+                                            1, values, PGRES_TUPLES_OK, &res, err);
+
+    if (rc == SPATE_OK && PQntuples(res) == 0) {
+        spate_buf_printf(&sql, "CREATE SCHEMA IF NOT EXISTS %s", store->schema);
+        rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
+        if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
+            err->exit_code = SPATE_EXIT_REFUSED;
+            rc = spate_fail(err, SPATE_FATAL,
+                            "target schema %s does not exist and role %s may not make it: as its owner run "
+                            "CREATE SCHEMA %s AUTHORIZATION %s",
+                            store->schema, PQuser(store->conn), store->schema, PQuser(store->conn));
+        }
+    }
+    PQclear(res);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
+/* Asked for first: CREATE TABLE IF NOT EXISTS wants the right to create even where there is nothing to do. */
+static enum spate_rc make_tables(struct spate_store *store, struct spate_err *err)
+{
+    const char *values[] = {store->config->into.schema};
+    struct spate_buf sql = {0};
+    PGresult *res = NULL;
+    enum spate_rc rc;
+
+    rc = spate_pg_exec_params(store->conn,
+                              "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = "
+                              "c.relnamespace WHERE n.nspname = $1 AND c.relname IN ('spate_sink', 'spate_table')",
+                              1, values, PGRES_TUPLES_OK, &res, err);
+    if (rc == SPATE_OK && PQntuples(res) < 2) {
+        /* One hot row per sink: room for HOT updates on its page, and early vacuum (T28). */
+        spate_buf_printf(&sql,
+                         "CREATE TABLE IF NOT EXISTS %s.spate_sink (sink text PRIMARY KEY, generation bigint NOT NULL, "
+                         "source text NOT NULL, log_id text, epoch bigint, epoch_uuid text, n bigint, pos text, "
+                         "bus_position text, owner text, applied bigint NOT NULL DEFAULT 0, "
+                         "duplicates bigint NOT NULL DEFAULT 0, holes bigint NOT NULL DEFAULT 0, "
+                         "missing bigint NOT NULL DEFAULT 0, updated timestamptz) WITH (fillfactor = 50, "
+                         "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0); "
+                         "CREATE TABLE IF NOT EXISTS %s.spate_table (table_name text PRIMARY KEY, sink text NOT NULL, "
+                         "source text NOT NULL)",
+                         store->schema, store->schema);
+        rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
+        if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
+            err->exit_code = SPATE_EXIT_REFUSED;
+            rc = spate_fail(err, SPATE_FATAL,
+                            "role %s may not create the sink's position tables in target schema %s: as its owner run "
+                            "GRANT USAGE, CREATE ON SCHEMA %s TO %s",
+                            PQuser(store->conn), store->schema, store->schema, PQuser(store->conn));
+        }
+    }
+    PQclear(res);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
+/* What the advisory lock of this sink hashes. */
+static void lock_name(const struct spate_store *store, struct spate_buf *out)
+{
+    spate_buf_printf(out, "spate sink %s.%s", store->config->into.schema, store->config->name);
+}
+
+/* Names the owner, as far as the target knows it. */
+static void log_owner(struct spate_store *store, const char *key)
+{
+    static const char sql[] =
+        "SELECT coalesce((SELECT string_agg(pid::text, ' ') FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND "
+        "granted AND objsubid = 1 AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = "
+        "current_database()) AND ((classid::bigint << 32) | objid::bigint) = hashtextextended($1, 0)), 'unknown')";
+    struct spate_buf owner_sql = {0};
+    const char *values[] = {key}, *names[] = {store->config->name};
+    PGresult *pid = NULL, *owner = NULL;
+    struct spate_err ignored = {0};
+    char quoted[300];
+
+    spate_buf_printf(&owner_sql, "SELECT coalesce(owner, '') FROM %s.spate_sink WHERE sink = $1", store->schema);
+    if (spate_pg_exec_params(store->conn, sql, 1, values, PGRES_TUPLES_OK, &pid, &ignored) == SPATE_OK &&
+        spate_pg_exec_params(store->conn, spate_buf_str(&owner_sql), 1, names, PGRES_TUPLES_OK, &owner, &ignored) ==
+            SPATE_OK)
+        spate_log(SPATE_LOG_WARN, "waiting-for-owner", "sink=%s owner=%s backend_pid=%s", store->config->name,
+                  spate_log_quote(quoted, sizeof quoted, PQntuples(owner) ? PQgetvalue(owner, 0, 0) : "unknown"),
+                  PQgetvalue(pid, 0, 0));
+    PQclear(pid);
+    PQclear(owner);
+    spate_buf_fini(&owner_sql);
+}
+
+/* One process owns a sink name: the second one waits, and says for whom. */
+static enum spate_rc lock_sink(struct spate_store *store, struct spate_err *err)
+{
+    struct spate_log_limit limit = {0};
+    struct spate_buf key = {0};
+    enum spate_rc rc;
+
+    lock_name(store, &key);
+    for (;;) {
+        const char *values[] = {spate_buf_str(&key)};
+        PGresult *res = NULL;
+        bool ours;
+        unsigned hidden;
+        struct pollfd stop = {.fd = spate_signals_fd(), .events = POLLIN};
+
+        rc = spate_pg_exec_params(store->conn, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", 1, values,
+                                  PGRES_TUPLES_OK, &res, err);
+        ours = rc == SPATE_OK && PQgetvalue(res, 0, 0)[0] == 't';
+        PQclear(res);
+        if (rc != SPATE_OK || ours)
+            break;
+        if (spate_log_due(&limit, spate_clock_ms(), 30000, &hidden))
+            log_owner(store, values[0]);
+        poll(&stop, 1, 500);
+        if (spate_signals_stop()) {
+            rc = SPATE_END;
+            break;
+        }
+    }
+    spate_buf_fini(&key);
+    return rc;
+}
+
+static bool parse_pos(const char *text, struct spate_pos *pos)
+{
+    unsigned long long lsn;
+    unsigned ordinal;
+
+    if (sscanf(text, "%16llX.%8X", &lsn, &ordinal) != 2)
+        return false;
+    *pos = (struct spate_pos){lsn, ordinal};
+    return true;
+}
+
+enum { COL_GENERATION, COL_EPOCH, COL_UUID, COL_N, COL_POS, COL_BUS, COL_LOG, COL_APPLIED, COL_DUP, COL_HOLES,
+       COL_MISSING, COL_SOURCE };
+
+static enum spate_rc read_mark(struct spate_store *store, const PGresult *res, struct spate_err *err)
+{
+    struct spate_mark *mark = &store->mark;
+
+    store->counts = (struct spate_counts){
+        .applied = strtoull(PQgetvalue(res, 0, COL_APPLIED), NULL, 10),
+        .duplicates = strtoull(PQgetvalue(res, 0, COL_DUP), NULL, 10),
+        .holes = strtoull(PQgetvalue(res, 0, COL_HOLES), NULL, 10),
+        .missing = strtoull(PQgetvalue(res, 0, COL_MISSING), NULL, 10),
+    };
+    store->stored = !PQgetisnull(res, 0, COL_EPOCH);
+    *mark = (struct spate_mark){0};
+    store->log_id[0] = 0;
+    if (!store->stored)
+        return SPATE_OK;
+    mark->place.epoch = strtoull(PQgetvalue(res, 0, COL_EPOCH), NULL, 10);
+    mark->place.n = strtoull(PQgetvalue(res, 0, COL_N), NULL, 10);
+    snprintf(mark->uuid, sizeof mark->uuid, "%.36s", PQgetvalue(res, 0, COL_UUID));
+    snprintf(store->log_id, sizeof store->log_id, "%.*s", (int)sizeof store->log_id - 1, PQgetvalue(res, 0, COL_LOG));
+    if (!parse_pos(PQgetvalue(res, 0, COL_POS), &mark->place.pos) ||
+        spate_bus_pos_parse(store->source_driver, PQgetvalue(res, 0, COL_BUS), &mark->at, err) != SPATE_OK) {
+        err->exit_code = SPATE_EXIT_FENCED;
+        return spate_fail(err, SPATE_FATAL,
+                          "the position of sink %s in %s.spate_sink cannot be read (pos '%.40s', bus_position '%.40s'): "
+                          "it belongs to another kind of bus or was edited. `spate sink -c FILE --restart %s` begins "
+                          "anew",
+                          store->config->name, store->schema, PQgetvalue(res, 0, COL_POS),
+                          PQgetvalue(res, 0, COL_BUS), store->config->name);
+    }
+    return SPATE_OK;
+}
+
+#define MARK_COLUMNS                                                                                                \
+    "generation, epoch, epoch_uuid, n, pos, bus_position, log_id, applied, duplicates, holes, missing, source"
+
+/* The row's lock waits for a predecessor's last transaction to end, whichever way. */
+static enum spate_rc claim(struct spate_store *store, struct spate_err *err)
+{
+    struct spate_buf sql = {0};
+    char owner[300], host[200] = "?";
+    const char *values[] = {store->config->name, store->config->from, owner};
+    PGresult *res = NULL;
+    int64_t generation;
+    enum spate_rc rc;
+
+    gethostname(host, sizeof host - 1);
+    snprintf(owner, sizeof owner, "%s %ld", host, (long)getpid());
+    if (store->claimed)
+        spate_buf_printf(&sql, "UPDATE %s.spate_sink SET owner = $3 WHERE sink = $1 AND $2 <> '' RETURNING " MARK_COLUMNS,
+                         store->schema);
+    else
+        spate_buf_printf(&sql,
+                         "INSERT INTO %s.spate_sink AS s (sink, generation, source, owner) VALUES ($1, 1, $2, $3) "
+                         "ON CONFLICT (sink) DO UPDATE SET generation = s.generation + 1, owner = EXCLUDED.owner "
+                         "RETURNING " MARK_COLUMNS,
+                         store->schema);
+    rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 3, values, PGRES_TUPLES_OK, &res, err);
+    spate_buf_fini(&sql);
+    if (rc != SPATE_OK)
+        goto out;
+    generation = PQntuples(res) ? strtoll(PQgetvalue(res, 0, COL_GENERATION), NULL, 10) : -1;
+    if (store->claimed && generation != store->generation) {
+        err->exit_code = SPATE_EXIT_FENCED;
+        rc = spate_fail(err, SPATE_FATAL,
+                        "another process has taken over sink %s (generation %" PRId64 ", ours was %" PRId64
+                        "): stop one of the two",
+                        store->config->name, generation, store->generation);
+        goto out;
+    }
+    store->generation = generation;
+    store->claimed = true;
+    rc = read_mark(store, res, err);
+    if (rc == SPATE_OK && strcmp(PQgetvalue(res, 0, COL_SOURCE), store->config->from) != 0) {
+        err->exit_code = SPATE_EXIT_REFUSED;
+        rc = spate_fail(err, SPATE_FATAL,
+                        "%s: sink %s followed the stream of '%s' until now, the file says from: %s. Use another sink "
+                        "name for another source",
+                        store->config->path, store->config->name, PQgetvalue(res, 0, COL_SOURCE),
+                        store->config->from);
+    }
+out:
+    PQclear(res);
+    return rc;
+}
+
+enum spate_rc spate_store_open(struct spate_store *store, struct spate_err *err)
+{
+    enum spate_rc rc = connect_target(store, err);
+
+    if (rc == SPATE_OK)
+        rc = make_schema(store, err);
+    if (rc == SPATE_OK)
+        rc = make_tables(store, err);
+    if (rc == SPATE_OK)
+        rc = lock_sink(store, err);
+    if (rc == SPATE_OK)
+        rc = claim(store, err);
+    if (rc != SPATE_OK)
+        spate_store_close(store);
+    return rc;
+}
+
+enum spate_rc spate_store_forget(struct spate_store *store, struct spate_err *err)
+{
+    struct spate_buf sql = {0};
+    const char *values[] = {store->config->name};
+    enum spate_rc rc;
+
+    spate_buf_printf(&sql,
+                     "UPDATE %s.spate_sink SET epoch = NULL, epoch_uuid = NULL, n = NULL, pos = NULL, "
+                     "bus_position = NULL, log_id = NULL WHERE sink = $1",
+                     store->schema);
+    rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 1, values, PGRES_COMMAND_OK, NULL, err);
+    spate_buf_fini(&sql);
+    store->stored = false;
+    store->mark = (struct spate_mark){0};
+    return rc;
+}
+
+static enum spate_rc claim_table(struct spate_store *store, const struct spate_sink_table_config *table,
+                                 struct spate_err *err)
+{
+    struct spate_buf sql = {0};
+    const char *values[] = {table->item.name, store->config->name, table->from};
+    PGresult *res = NULL;
+    enum spate_rc rc;
+
+    spate_buf_printf(&sql,
+                     "INSERT INTO %s.spate_table AS t (table_name, sink, source) VALUES ($1, $2, $3) ON CONFLICT "
+                     "(table_name) DO UPDATE SET source = CASE WHEN t.sink = EXCLUDED.sink THEN EXCLUDED.source ELSE "
+                     "t.source END RETURNING sink",
+                     store->schema);
+    rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 3, values, PGRES_TUPLES_OK, &res, err);
+    if (rc == SPATE_OK && strcmp(PQgetvalue(res, 0, 0), store->config->name) != 0) {
+        err->exit_code = SPATE_EXIT_REFUSED;
+        rc = spate_fail(err, SPATE_FATAL,
+                        "%s:%d: tables.%s: sink %s writes this table already. Take it out of one of the two files; if "
+                        "that sink is gone: DELETE FROM %s.spate_table WHERE sink = '%s'",
+                        store->config->path, table->item.line, table->item.name, PQgetvalue(res, 0, 0),
+                        store->schema, PQgetvalue(res, 0, 0));
+    }
+    PQclear(res);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
+enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_err *err)
+{
+    const struct spate_sink_table_config *tables = store->config->tables.at;
+    struct spate_buf sql = {0};
+    enum spate_rc rc;
+
+    /* What is no longer in the file is free for others. */
+    spate_buf_printf(&sql, "DELETE FROM %s.spate_table WHERE sink = ", store->schema);
+    spate_pg_literal(&sql, spate_slice_str(store->config->name));
+    for (size_t i = 0; i < store->config->tables.count; i++) {
+        spate_buf_puts(&sql, i ? ", " : " AND table_name NOT IN (");
+        spate_pg_literal(&sql, spate_slice_str(tables[i].item.name));
+    }
+    spate_buf_puts(&sql, store->config->tables.count ? ")" : "");
+    rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
+    for (size_t i = 0; rc == SPATE_OK && i < store->config->tables.count; i++)
+        rc = claim_table(store, &tables[i], err);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
+void spate_store_write_sql(const struct spate_store *store, struct spate_buf *sql, const struct spate_mark *mark,
+                           const char *log_id, const struct spate_counts *counts)
+{
+    char pos[SPATE_POS_TEXT], at[SPATE_BUS_POS_TEXT];
+
+    spate_pos_format(mark->place.pos, pos);
+    spate_bus_pos_format(store->source_driver, mark->at, at);
+    spate_buf_printf(sql,
+                     "WITH moved AS (UPDATE %s.spate_sink SET epoch = %" PRIu64 ", n = %" PRIu64
+                     ", pos = '%.25s', bus_position = '%s', applied = %" PRIu64 ", duplicates = %" PRIu64
+                     ", holes = %" PRIu64 ", missing = %" PRIu64 ", updated = clock_timestamp(), epoch_uuid = ",
+                     store->schema, mark->place.epoch, mark->place.n, pos, at, counts->applied, counts->duplicates,
+                     counts->holes, counts->missing);
+    spate_pg_literal(sql, spate_slice_str(mark->uuid));
+    spate_buf_puts(sql, ", log_id = ");
+    spate_pg_literal(sql, spate_slice_str(log_id));
+    spate_buf_puts(sql, " WHERE sink = ");
+    spate_pg_literal(sql, spate_slice_str(store->config->name));
+    spate_buf_printf(sql, " AND generation = %" PRId64, store->generation);
+    if (store->stored)
+        spate_buf_printf(sql, " AND epoch = %" PRIu64 " AND n = %" PRIu64, store->mark.place.epoch,
+                         store->mark.place.n);
+    else
+        spate_buf_puts(sql, " AND epoch IS NULL");
+    /* No row: the division fails, and with it the whole batch. */
+    spate_buf_puts(sql, " RETURNING 1) SELECT 1 / count(*) FROM moved");
+}
+
+void spate_store_written(struct spate_store *store, const struct spate_mark *mark, const char *log_id,
+                         const struct spate_counts *counts)
+{
+    store->stored = true;
+    store->mark = *mark;
+    store->counts = *counts;
+    snprintf(store->log_id, sizeof store->log_id, "%s", log_id);
+}
+
+enum spate_rc spate_store_check(struct spate_store *store, struct spate_err *err)
+{
+    struct spate_mark before = store->mark;
+    bool stored = store->stored;
+    enum spate_rc rc = claim(store, err);
+
+    if (rc != SPATE_OK)
+        return rc;
+    if (stored != store->stored || before.place.epoch != store->mark.place.epoch || before.place.n != store->mark.place.n) {
+        err->exit_code = SPATE_EXIT_FENCED;
+        return spate_fail(err, SPATE_FATAL,
+                          "the position of sink %s in %s.spate_sink was changed by somebody else (n=%" PRIu64
+                          ", expected %" PRIu64 "): stop what writes there, then start this sink again",
+                          store->config->name, store->schema, store->mark.place.n, before.place.n);
+    }
+    return SPATE_OK;
+}
