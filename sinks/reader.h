@@ -1,7 +1,7 @@
 /* sinks/reader.h - the stream as one sink hears it: every change once, in order, or the reason why not.
  *
  * Owns the bus reader and the place in the stream. Shows only what is durable (DESIGN 3).
- * Thread:  the sink's. Blocks: spate_stream_wait, for at most timeout_ms. */
+ * Thread:  the sink's. Blocks: spate_feed_wait, for at most timeout_ms. */
 #ifndef SPATE_SINKS_READER_H
 #define SPATE_SINKS_READER_H
 
@@ -23,21 +23,21 @@ struct spate_event {
         SPATE_EVENT_PASSED, /* a heartbeat or the like: nothing but the mark moved */
         SPATE_EVENT_EPOCH   /* a new epoch began: what was open of the old one is void */
     } kind;
-    bool boundary; /* stream->mark moved: a transaction is complete here */
+    bool boundary; /* feed->mark moved: a transaction is complete here */
     struct spate_head head;
     struct spate_slice line;
 };
 
-struct spate_stream {
+struct spate_feed {
     struct spate_reader *reader; /* owned */
     const char *driver;
     char *topic;
     struct spate_follower follower;
     struct spate_mark mark;
     enum {
-        SPATE_STREAM_BEGINNING, /* a new sink: no place yet, waiting for a record to begin after */
-        SPATE_STREAM_ANCHORING, /* the next record read should be the mark's own */
-        SPATE_STREAM_FOLLOWING
+        SPATE_FEED_BEGINNING, /* a new sink: no place yet, waiting for a record to begin after */
+        SPATE_FEED_ANCHORING, /* the next record read should be the mark's own */
+        SPATE_FEED_FOLLOWING
     } state;
     uint64_t begin_epoch; /* BEGINNING: the newest epoch known */
     bool gap;             /* retention took something before what comes next */
@@ -55,23 +55,23 @@ struct spate_stream {
 #define SPATE_HOLE_MS 60000
 
 /* SPATE_FAIL (retry): no such topic yet. Follow with _begin or _resume. */
-SPATE_CHECKED enum spate_rc spate_stream_open(struct spate_stream *stream, struct spate_bus *bus,
+SPATE_CHECKED enum spate_rc spate_feed_open(struct spate_feed *feed, struct spate_bus *bus,
                                               const char *topic, struct spate_err *err);
-void spate_stream_close(struct spate_stream *stream);
+void spate_feed_close(struct spate_feed *feed);
 
 /* A new sink: from the oldest record of the newest epoch that the bus still holds, after the first one that
  * completes a transaction. */
-SPATE_CHECKED enum spate_rc spate_stream_begin(struct spate_stream *stream, uint64_t newest_epoch,
+SPATE_CHECKED enum spate_rc spate_feed_begin(struct spate_feed *feed, uint64_t newest_epoch,
                                                const char *uuid, struct spate_err *err);
 /* Goes (back) to a mark. That its record is still the same is checked when it is read. */
-SPATE_CHECKED enum spate_rc spate_stream_resume(struct spate_stream *stream, const struct spate_mark *mark,
+SPATE_CHECKED enum spate_rc spate_feed_resume(struct spate_feed *feed, const struct spate_mark *mark,
                                                 struct spate_err *err);
 
 /* SPATE_OK: *event. SPATE_AGAIN: nothing more is durable now. SPATE_FAIL: as the bus says, or fatal with exit
  * code FENCED: this sink cannot go on exactly (the text says what it missed, and the remedy). */
-SPATE_CHECKED enum spate_rc spate_stream_next(struct spate_stream *stream, struct spate_event *event,
+SPATE_CHECKED enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event,
                                               struct spate_err *err);
 /* SPATE_OK: ask next(). SPATE_AGAIN: time is up. */
-SPATE_CHECKED enum spate_rc spate_stream_wait(struct spate_stream *stream, int timeout_ms, struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_feed_wait(struct spate_feed *feed, int timeout_ms, struct spate_err *err);
 
 #endif

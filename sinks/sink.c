@@ -21,8 +21,8 @@ static struct spate_counts counts_of(const struct spate_sink *sink)
     struct spate_counts counts = sink->before;
 
     counts.applied += sink->applied;
-    counts.duplicates += sink->stream.count.duplicates + sink->stream.count.old_epochs;
-    counts.holes += sink->stream.count.holes;
+    counts.duplicates += sink->feed.count.duplicates + sink->feed.count.old_epochs;
+    counts.holes += sink->feed.count.holes;
     counts.missing += sink->apply.missing;
     return counts;
 }
@@ -130,8 +130,8 @@ static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, s
 
     sink->applied += count;
     counts = counts_of(sink);
-    if (spate_apply_run(&sink->apply, sink->batch.items, count, commit ? &sink->stream.mark : NULL,
-                        spate_reader_log_id(sink->stream.reader), &counts, err) != SPATE_OK) {
+    if (spate_apply_run(&sink->apply, sink->batch.items, count, commit ? &sink->feed.mark : NULL,
+                        spate_reader_log_id(sink->feed.reader), &counts, err) != SPATE_OK) {
         sink->applied -= count;
         return apply_failed(sink, count, err);
     }
@@ -142,7 +142,7 @@ static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, s
     }
     if (spate_log_on(SPATE_LOG_DEBUG))
         spate_log(SPATE_LOG_DEBUG, "applied", "changes=%zu commit=%d n=%" PRIu64 " us=%" PRId64, count, commit,
-                  sink->stream.mark.place.n, spate_clock_us() - start);
+                  sink->feed.mark.place.n, spate_clock_us() - start);
     spate_batch_drop(&sink->batch, count);
     tell_missing(sink);
     return SPATE_OK;
@@ -150,8 +150,8 @@ static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, s
 
 static bool mark_moved(const struct spate_sink *sink)
 {
-    return sink->stream.state == SPATE_STREAM_FOLLOWING && sink->stream.mark.place.epoch != 0 &&
-           (!sink->store.stored || sink->stream.mark.at.at != sink->store.mark.at.at);
+    return sink->feed.state == SPATE_FEED_FOLLOWING && sink->feed.mark.place.epoch != 0 &&
+           (!sink->store.stored || sink->feed.mark.at.at != sink->store.mark.at.at);
 }
 
 /* Brings what is complete into the target. */
@@ -302,12 +302,12 @@ static enum spate_rc idle(struct spate_sink *sink, struct spate_err *err)
     if (sink->apply.open && spate_clock_ms() - sink->event_ms > UNFINISHED_MS) {
         spate_log(SPATE_LOG_INFO, "transaction-unfinished",
                   "after_n=%" PRIu64 " detail=\"rolled back; it is read again when it goes on\"",
-                  sink->stream.follower.last.n);
+                  sink->feed.follower.last.n);
         spate_apply_rollback(&sink->apply);
         spate_batch_clear(&sink->batch);
         sink->parked = true;
     }
-    rc = spate_stream_wait(&sink->stream, 200, err);
+    rc = spate_feed_wait(&sink->feed, 200, err);
     return rc == SPATE_AGAIN ? SPATE_OK : rc;
 }
 
@@ -315,7 +315,7 @@ static enum spate_rc turn(struct spate_sink *sink, struct spate_err *err)
 {
     for (int i = 0; i < TURN; i++) {
         struct spate_event event;
-        enum spate_rc rc = spate_stream_next(&sink->stream, &event, err);
+        enum spate_rc rc = spate_feed_next(&sink->feed, &event, err);
 
         if (rc == SPATE_AGAIN)
             return idle(sink, err);

@@ -61,8 +61,8 @@ static enum spate_rc open_topics(struct spate_sink *sink, struct spate_err *err)
         return SPATE_FAIL;
     if (spate_topic_escape(sink->config->from, topic, sizeof topic, err) != SPATE_OK)
         return SPATE_FAIL;
-    if (!sink->stream.reader)
-        return spate_stream_open(&sink->stream, sink->bus, topic, err);
+    if (!sink->feed.reader)
+        return spate_feed_open(&sink->feed, sink->bus, topic, err);
     return SPATE_OK;
 }
 
@@ -188,18 +188,18 @@ static enum spate_rc broken(struct spate_sink *sink, const char *what, const cha
 enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
 {
     const struct spate_mark *mark = &sink->store.mark;
-    const char *log_id = spate_reader_log_id(sink->stream.reader);
+    const char *log_id = spate_reader_log_id(sink->feed.reader);
 
     spate_batch_clear(&sink->batch);
     sink->parked = false;
     sink->event_ms = spate_clock_ms();
     if (!sink->store.stored)
-        return spate_stream_begin(&sink->stream, sink->registry.epoch, sink->registry.uuid, err);
+        return spate_feed_begin(&sink->feed, sink->registry.epoch, sink->registry.uuid, err);
     if (strcmp(log_id, sink->store.log_id) != 0)
         return broken(sink, "the bus' log", sink->store.log_id, log_id, err);
     if (sink->registry.epoch == mark->place.epoch && strcmp(sink->registry.uuid, mark->uuid) != 0)
         return broken(sink, "the stream's epoch", mark->uuid, sink->registry.uuid, err);
-    return spate_stream_resume(&sink->stream, mark, err);
+    return spate_feed_resume(&sink->feed, mark, err);
 }
 
 static enum spate_rc open_projections(struct spate_sink *sink, struct spate_err *err)
@@ -355,7 +355,7 @@ enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projectio
 
 void spate_sink_close(struct spate_sink *sink)
 {
-    spate_stream_close(&sink->stream);
+    spate_feed_close(&sink->feed);
     /* Versions borrow their tables from the registry. */
     for (size_t i = 0; i < sink->projection_count; i++)
         spate_projection_fini(&sink->projections[i]);

@@ -15,7 +15,7 @@ struct spate_sink {
     const struct spate_sink_config *config;
     bool restart; /* forget the position first */
     struct spate_bus *bus;
-    struct spate_stream stream;
+    struct spate_feed feed;
     struct spate_registry registry;
     struct spate_store store;
     struct spate_apply apply;
