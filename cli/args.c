@@ -1,7 +1,7 @@
 /* cli/args.c - options, usage and last words, the same for every subcommand. */
 #include "cli/cli.h"
 
-#include "core/alloc.h"
+#include "config/load.h"
 #include "core/options.h"
 
 #include <errno.h>
@@ -16,11 +16,11 @@ enum { HELP = 0x7001 }; /* no letter has this value */
 
 enum spate_exit spate_cli_misuse(const struct spate_cli_text *text, const char *fmt, ...)
 {
-    const char *bracket = strstr(text->usage, " [");
-    int words = bracket ? (int)(bracket - text->usage) : (int)strlen(text->usage);
+    size_t words = strlen("spate ");
     va_list args;
 
-    fprintf(stderr, "%.*s: ", words, text->usage);
+    words += strcspn(text->usage + words, " ");
+    fprintf(stderr, "%.*s: ", (int)words, text->usage);
     va_start(args, fmt);
     vfprintf(stderr, fmt, args);
     va_end(args);
@@ -87,6 +87,17 @@ int spate_cli_next(int argc, char **argv, const char *letters, const struct opti
         return '?';
     }
     return got;
+}
+
+bool spate_cli_other_kind(const struct spate_cli_text *text, const char *path, const char *kind)
+{
+    struct spate_err err = {0};
+    bool has = false;
+
+    if (spate_config_has(path, kind, &has, &err) != SPATE_OK || !has)
+        return false;
+    spate_cli_misuse(text, "%s is the file of a %s; it is run with spate %s -c %s", path, kind, kind, path);
+    return true;
 }
 
 enum spate_exit spate_cli_failed(const struct spate_err *err)

@@ -8,6 +8,7 @@
 #include "core/err.h"
 
 #include <getopt.h>
+#include <stdbool.h>
 
 #define SPATE_VERSION "0.1.0"
 
@@ -29,6 +30,10 @@ int spate_cli_next(int argc, char **argv, const char *letters, const struct opti
 
 /* Prints "spate COMMAND: what" and the usage line to stderr. Returns SPATE_EXIT_CONFIG. */
 enum spate_exit spate_cli_misuse(const struct spate_cli_text *text, const char *fmt, ...) SPATE_PRINTF(2, 3);
+
+/* Is the file one of the other kind ("connector" or "sink")? Then says so and returns true. A file that cannot be
+ * read is none: loading it says why. */
+bool spate_cli_other_kind(const struct spate_cli_text *text, const char *path, const char *kind);
 
 /* Prints what failed to stderr and returns the exit code that belongs to it. */
 enum spate_exit spate_cli_failed(const struct spate_err *err);

@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const struct spate_cli_text text = {
-    .usage = "spate connector [-c FILE] [--new-epoch]",
+    .usage = "spate connector -c FILE [--new-epoch]",
     .help = "Runs beside a database: reads its logical replication stream and publishes every row change on the\n"
             "bus, until SIGTERM or Ctrl-C; then it publishes and confirms what it has read and exits 0.\n\n"
             "  -c, --config FILE  the connector's file (config/connector.yaml is one to copy)\n"
@@ -30,6 +30,8 @@ static enum spate_exit run(const char *path, bool new_epoch)
     enum spate_rc rc;
 
     memset(&config, 0, sizeof config);
+    if (spate_cli_other_kind(&text, path, "sink"))
+        return SPATE_EXIT_CONFIG;
     if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &config, &err) != SPATE_OK)
         return spate_cli_failed(&err);
     spate_log_level_set((enum spate_log_level)config.log_level);

@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const struct spate_cli_text text = {
-    .usage = "spate sink [-c FILE ...] [--restart NAME]",
+    .usage = "spate sink -c FILE [-c FILE ...] [--restart NAME]",
     .help = "Runs the sinks of all files given, side by side in one process. Each hears the stream, keeps its\n"
             "team's tables, and fails alone. SIGTERM or Ctrl-C: what is being applied is finished; exit 0.\n\n"
             "  -c, --config FILE   a sink's file; give it once for each sink (config/billing.yaml is one to copy)\n"
@@ -34,6 +34,8 @@ static enum spate_exit load(struct sinks *sinks, const char *path)
     struct spate_sink_config *config;
     struct spate_err err = {0};
 
+    if (spate_cli_other_kind(&text, path, "connector"))
+        return SPATE_EXIT_CONFIG;
     sinks->at = spate_realloc(sinks->at, (sinks->count + 1) * sizeof(*sinks->at));
     config = &sinks->at[sinks->count];
     memset(config, 0, sizeof *config);
