@@ -71,7 +71,7 @@ static enum spate_rc nothing_matches(const PGresult *res, const char *pattern, s
     return refuse(err);
 }
 
-static enum spate_rc no_identity(const PGresult *res, int row, bool exact, struct spate_err *err)
+static enum spate_rc no_identity(const PGresult *res, int row, bool exact, bool say, struct spate_err *err)
 {
     struct spate_buf name = {0};
     char quoted[600];
@@ -85,7 +85,8 @@ static enum spate_rc no_identity(const PGresult *res, int row, bool exact, struc
     spate_buf_fini(&name);
     if (exact)
         return refuse(err);
-    spate_log(SPATE_LOG_WARN, "table-left-out", "text=%s", spate_log_quote(quoted, sizeof quoted, err->text));
+    if (say)
+        spate_log(SPATE_LOG_WARN, "table-left-out", "text=%s", spate_log_quote(quoted, sizeof quoted, err->text));
     *err = (struct spate_err){0};
     return SPATE_OK;
 }
@@ -131,6 +132,8 @@ static void drop_parts(struct choice *choice)
     }
 }
 
+/* strict: about to create the publication, so a name that means nothing and a table that cannot be published
+ * though it is named are refused. Otherwise what is left out is told, once per start. */
 static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *config, struct choice *choice,
                             bool strict, struct spate_err *err)
 {
@@ -167,7 +170,7 @@ static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *co
             PQgetvalue(choice->res, (int)row, T_PUBLISHED)[0] == 't')
             continue;
         choice->chosen[row] = false;
-        if (no_identity(choice->res, (int)row, strict && choice->exact[row], err))
+        if (no_identity(choice->res, (int)row, strict && choice->exact[row], !strict, err))
             return SPATE_FAIL;
     }
     return SPATE_OK;
