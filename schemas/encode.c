@@ -80,8 +80,9 @@ static void put_float(struct spate_buf *out, struct spate_slice text)
     char c = text.len > 0 ? text.at[0] : 0;
 
     /* NaN, Infinity and -Infinity are no JSON (P80). -0 is, but readers that keep whole numbers apart from
-     * floating ones lose its sign. */
-    if ((c != '-' && (c < '0' || c > '9')) || !spate_json_skip(&json, NULL) || json.at != json.end)
+     * floating ones lose its sign, so it is spelled -0.0, which Postgres never prints. */
+    if ((c != '-' && (c < '0' || c > '9')) || !spate_json_skip(&json, NULL) || json.at != json.end ||
+        spate_slice_is(text, "-0.0"))
         spate_json_put_text(out, text);
     else if (text.len == 2 && text.at[0] == '-' && text.at[1] == '0')
         SPATE_JSON_ADD(out, "-0.0");

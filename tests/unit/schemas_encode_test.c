@@ -264,6 +264,7 @@ static const struct value_case value_cases[] = {
     {INT8, "-9223372036854775808", "\"-9223372036854775808\""},
     {FLOAT8, "0", "0"},
     {FLOAT8, "-0", "-0.0"}, /* a reader with whole numbers would lose the sign of -0 */
+    {FLOAT8, "-0.0", "\"-0.0\""},
     {FLOAT8, "0.1", "0.1"},
     {FLOAT8, "1e+20", "1e+20"},
     {FLOAT8, "1e-320", "1e-320"},
