@@ -5,6 +5,7 @@
 #include "core/alloc.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -59,7 +60,7 @@ static void *work(void *arg)
             const uint32_t ticket = spate_local_bell_prepare(tip);
             rc = spate_local_archive_step(&a->archive, &a->err);
             if (rc == SPATE_END && !atomic_load(&a->stop)) {
-                spate_local_bell_sleep(tip, ticket, SPATE_LOCAL_NAP_MS);
+                spate_local_bell_sleep(tip, ticket, INT_MAX);
                 continue;
             }
         }

@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+int spate_local_bell_nap_ms = SPATE_LOCAL_NAP_MS;
+
 void spate_local_bell_wake(struct spate_local_doorbell *door)
 {
     atomic_store_explicit(&door->waiting, 0, memory_order_seq_cst);
@@ -17,8 +19,8 @@ void spate_local_bell_wake(struct spate_local_doorbell *door)
 
 void spate_local_bell_sleep(struct spate_local_doorbell *door, uint32_t ticket, int timeout_ms)
 {
-    const int ms = timeout_ms < SPATE_LOCAL_NAP_MS ? timeout_ms : SPATE_LOCAL_NAP_MS;
-    const struct timespec nap = {.tv_sec = 0, .tv_nsec = (long)ms * 1000000L};
+    const int ms = timeout_ms < spate_local_bell_nap_ms ? timeout_ms : spate_local_bell_nap_ms;
+    const struct timespec nap = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000L};
 
     syscall(SYS_futex, &door->bell, FUTEX_WAIT, ticket, &nap, NULL, 0);
 }

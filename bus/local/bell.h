@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #define SPATE_LOCAL_NAP_MS 100
+extern int spate_local_bell_nap_ms; /* SPATE_LOCAL_NAP_MS; a test raises it, so that a lost ring shows */
 
 void spate_local_bell_wake(struct spate_local_doorbell *door);
 

@@ -117,6 +117,8 @@ static enum spate_rc raise_detached(struct reader *r, struct spate_err *err)
     const int64_t now = spate_clock_ms();
     bool ended;
 
+    if (r->seg.at && r->pos >= r->seg.base + r->seg.cap)
+        return SPATE_OK; /* full to the last byte: on to the next */
     if (r->seg.at && r->unsynced) {
         r->unsynced = false;
         if (fdatasync(r->seg.fd) != 0)
@@ -373,7 +375,7 @@ static enum spate_rc wait_reader(struct spate_reader *base, int timeout_ms, stru
         if (timeout_ms <= 0 || left <= 0)
             return SPATE_AGAIN;
         if (r->topic.ctl && r->topic.bell) {
-            if (sleep_attached(r, (int)(left < SPATE_LOCAL_NAP_MS ? left : SPATE_LOCAL_NAP_MS)) == SPATE_OK)
+            if (sleep_attached(r, (int)left) == SPATE_OK)
                 return SPATE_OK;
         } else { /* nobody rings for a detached reader, or one that may not write the bell page */
             const long ms = left < DETACHED_NAP_MS ? (long)left : r->topic.ctl ? 1 : DETACHED_NAP_MS;
