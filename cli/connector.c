@@ -9,15 +9,17 @@
 
 static const struct spate_cli_text text = {
     .usage = "spate connector -c FILE [--new-epoch]",
-    .help = "Runs beside a database: reads its logical replication stream and publishes every row change on the\n"
-            "bus, until SIGTERM or Ctrl-C; then it publishes and confirms what it has read and exits 0.\n\n"
-            "  -c, --config FILE  the connector's file (config/connector.yaml is one to copy)\n"
-            "      --new-epoch    go on although continuity is broken: the slot was lost, moved or belongs to\n"
-            "                     another cluster. What was missed stays missed; sinks begin anew. Give it once,\n"
-            "                     by hand, never in a unit file\n"
-            "  -h, --help         this text\n\n"
-            "Exit codes: 0 stopped in order, 1 an error, 2 configuration, 3 continuity is broken (see\n"
-            "--new-epoch), 4 the source cannot do what was asked, 5 told to stop but could not flush in time.\n",
+    .help =
+        "Runs beside a database: reads its logical replication stream and publishes every row change on the\n"
+        "bus, until SIGTERM or Ctrl-C; then it publishes and confirms what it has read and exits 0.\n\n"
+        "  -c, --config FILE  the connector's file (config/connector.yaml is one to copy)\n"
+        "      --new-epoch    go on although continuity is broken: the slot was lost, moved or belongs to\n"
+        "                     another cluster. What was missed stays missed; sinks begin anew. Give it "
+        "once,\n"
+        "                     by hand, never in a unit file\n"
+        "  -h, --help         this text\n\n"
+        "Exit codes: 0 stopped in order, 1 an error, 2 configuration, 3 continuity is broken (see\n"
+        "--new-epoch), 4 the source cannot do what was asked, 5 told to stop but could not flush in time.\n",
 };
 
 static const struct option options[] = {
@@ -32,7 +34,8 @@ static enum spate_exit run(const char *path, bool new_epoch)
     memset(&config, 0, sizeof config);
     if (spate_cli_other_kind(&text, path, "sink"))
         return SPATE_EXIT_CONFIG;
-    if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &config, &err) != SPATE_OK)
+    if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &config, &err) !=
+        SPATE_OK)
         return spate_cli_failed(&err);
     spate_log_level_set((enum spate_log_level)config.log_level);
     rc = spate_connector_run(&config, new_epoch, &err);

@@ -5,9 +5,11 @@
 #include "core/options.h"
 #include "core/signals.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct command {
     const char *name;
@@ -44,8 +46,22 @@ static enum spate_exit unknown(const char *word)
     return SPATE_EXIT_CONFIG;
 }
 
+/* Were one of the first three descriptors closed, the next file that is opened would take its number, and
+ * what is meant for people would be written into it. */
+static void guard_descriptors(void)
+{
+    int fd;
+
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    guard_descriptors();
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
         list(stderr);

@@ -11,14 +11,19 @@
 
 static const struct spate_cli_text text = {
     .usage = "spate sink -c FILE [-c FILE ...] [--restart NAME]",
-    .help = "Runs the sinks of all files given, side by side in one process. Each hears the stream, keeps its\n"
-            "team's tables, and fails alone. SIGTERM or Ctrl-C: what is being applied is finished; exit 0.\n\n"
-            "  -c, --config FILE   a sink's file; give it once for each sink (config/billing.yaml is one to copy)\n"
-            "      --restart NAME  the sink of that name forgets its position and begins as a new one would; the\n"
-            "                      rows in its tables stay\n"
-            "  -h, --help          this text\n\n"
-            "Exit codes: 0 stopped in order, 1 an error, 2 configuration, 3 the stream's continuity is broken for\n"
-            "a sink, 4 a sink cannot do exactly what was asked. With many sinks: that of the first that stopped.\n",
+    .help =
+        "Runs the sinks of all files given, side by side in one process. Each hears the stream, keeps its\n"
+        "team's tables, and fails alone. SIGTERM or Ctrl-C: what is being applied is finished; exit 0.\n\n"
+        "  -c, --config FILE   a sink's file; give it once for each sink (config/billing.yaml is one to "
+        "copy)\n"
+        "      --restart NAME  the sink of that name forgets its position and begins as a new one would; "
+        "the\n"
+        "                      rows in its tables stay\n"
+        "  -h, --help          this text\n\n"
+        "Exit codes: 0 stopped in order, 1 an error, 2 configuration, 3 the stream's continuity is broken "
+        "for\n"
+        "a sink, 4 a sink cannot do exactly what was asked. With many sinks: that of the first that "
+        "stopped.\n",
 };
 
 static const struct option options[] = {
@@ -80,7 +85,8 @@ enum spate_exit spate_cli_sink(int argc, char **argv)
         if (got == 'c')
             result = load(&sinks, optarg);
         else if (restart)
-            result = spate_cli_misuse(&text, "--restart takes one name; restart the others one after another");
+            result =
+                spate_cli_misuse(&text, "--restart takes one name; restart the others one after another");
         else
             restart = optarg;
     }

@@ -1,6 +1,6 @@
 /* cli/tap.c - spate tap: the stream's messages as lines, as they come. */
-#include "cli/cli.h"
 #include "cli/tap.h"
+#include "cli/cli.h"
 
 #include "bus/open.h"
 #include "config/load.h"
@@ -17,34 +17,45 @@
 #include <string.h>
 
 static const struct spate_cli_text text = {
-    .usage = "spate tap [TABLE-GLOB ...] [-c FILE | --bus PATH] [--stream NAME] [--op OP,...] [--from oldest|now|POS] "
+    .usage = "spate tap [TABLE-GLOB ...] [-c FILE | --bus PATH] [--stream NAME] [--op OP,...] [--from "
+             "oldest|now|POS] "
              "[-n COUNT]",
     .help =
-        "Prints messages from the bus, one line of JSON each, as they come. Ctrl-C or a closed pipe ends it.\n\n"
-        "  TABLE-GLOB         only messages of these tables: schema.table with * and ?, in double quotes like SQL\n"
-        "                     where a name has dots; a truncate is shown when any of its tables matches. Without\n"
+        "Prints messages from the bus, one line of JSON each, as they come. Ctrl-C or a closed pipe ends "
+        "it.\n\n"
+        "  TABLE-GLOB         only messages of these tables: schema.table with * and ?, in double quotes "
+        "like SQL\n"
+        "                     where a name has dots; a truncate is shown when any of its tables matches. "
+        "Without\n"
         "                     globs everything is shown, heartbeats and epochs too\n"
         "  -c, --config FILE  the bus and the stream that this connector's or sink's file names\n"
         "      --bus PATH     the bus at this path; else the one in the environment variable SPATE_BUS\n"
         "      --stream NAME  the connector whose stream to watch; may be left out where there is only one\n"
-        "      --op OP,...    only these: insert update delete truncate message epoch heartbeat snapshot-begin\n"
+        "      --op OP,...    only these: insert update delete truncate message epoch heartbeat "
+        "snapshot-begin\n"
         "                     chunk read chunk-end ranges-end\n"
         "      --from WHERE   now (the default), oldest, or a position as --pos prints it\n"
         "  -n, --count COUNT  end after so many messages\n"
         "      --pos          put each message's position before it, and a tab\n"
-        "      --durable      show only what is durable already; else the tip, which a power cut may take back\n"
+        "      --durable      show only what is durable already; else the tip, which a power cut may take "
+        "back\n"
         "  -h, --help         this text\n\n"
-        "A position (POS) is the bus' own word for a place in it, such as local:00000000000012c0: the message that\n"
-        "stands there is the first one shown. It is not the \"pos\" inside messages. Lost stretches are reported on\n"
+        "A position (POS) is the bus' own word for a place in it, such as local:00000000000012c0: the "
+        "message that\n"
+        "stands there is the first one shown. It is not the \"pos\" inside messages. Lost stretches are "
+        "reported on\n"
         "stderr.\n",
 };
 
-static const struct option options[] = {
-    {"config", required_argument, NULL, 'c'}, {"bus", required_argument, NULL, 'b'},
-    {"stream", required_argument, NULL, 's'}, {"op", required_argument, NULL, 'o'},
-    {"from", required_argument, NULL, 'f'},   {"count", required_argument, NULL, 'n'},
-    {"pos", no_argument, NULL, 'p'},          {"durable", no_argument, NULL, 'd'},
-    {NULL, 0, NULL, 0}};
+static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                        {"bus", required_argument, NULL, 'b'},
+                                        {"stream", required_argument, NULL, 's'},
+                                        {"op", required_argument, NULL, 'o'},
+                                        {"from", required_argument, NULL, 'f'},
+                                        {"count", required_argument, NULL, 'n'},
+                                        {"pos", no_argument, NULL, 'p'},
+                                        {"durable", no_argument, NULL, 'd'},
+                                        {NULL, 0, NULL, 0}};
 
 /* --- arguments ------------------------------------------------------------------------------------------ */
 
@@ -62,8 +73,8 @@ static enum spate_exit add_ops(struct spate_tap *tap, const char *list)
                 names[i - SPATE_OP_INSERT] = spate_op_name((enum spate_op)i);
             snprintf(word, sizeof word, "%.*s", (int)len, list);
             near = spate_nearest(word, names, SPATE_OP_SCHEMA - SPATE_OP_INSERT);
-            return spate_cli_misuse(&text, "--op: there is no op '%s'%s%s%s", word, near ? "; did you mean " : "",
-                                    near ? near : "", near ? "?" : "");
+            return spate_cli_misuse(&text, "--op: there is no op '%s'%s%s%s", word,
+                                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
         }
         tap->ops |= 1u << op;
         list += len + (list[len] == ',');
@@ -101,8 +112,8 @@ static enum spate_exit from_file(struct spate_tap *tap, const char *path)
     if (is_sink) {
         if (spate_config_load(path, spate_sink_tables, spate_sink_table_count, &sink, &err) != SPATE_OK)
             return spate_cli_failed(&err);
-    } else if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &connector, &err) !=
-               SPATE_OK) {
+    } else if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &connector,
+                                 &err) != SPATE_OK) {
         return spate_cli_failed(&err);
     }
     if (spate_bus_open(is_sink ? &sink.bus : &connector.bus, &tap->bus, &err) != SPATE_OK)
@@ -165,8 +176,9 @@ static enum spate_exit choose_stream(struct spate_tap *tap)
     if (spate_bus_topics(tap->bus, count_stream, &streams, &err) != SPATE_OK)
         result = spate_cli_failed(&err);
     else if (streams.count == 0)
-        result = spate_cli_misuse(&text, "there is no stream on this bus yet; start a connector, or name the stream "
-                                         "with --stream NAME to wait for it");
+        result = spate_cli_misuse(&text,
+                                  "there is no stream on this bus yet; start a connector, or name the stream "
+                                  "with --stream NAME to wait for it");
     else if (streams.count > 1)
         result = spate_cli_misuse(&text, "several streams are on this bus: %s; choose one with --stream NAME",
                                   spate_buf_str(&streams.names));

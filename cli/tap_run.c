@@ -97,7 +97,8 @@ static bool wanted(struct show *show, struct spate_slice line)
     struct spate_err err = {0};
 
     if (tap->ops == 0 && tap->glob_count == 0)
-        return true; /* what cannot be decoded is shown as well: one looks with this tool when things are odd */
+        return true; /* what cannot be decoded is shown as well: one looks with this tool when things are odd
+                      */
     spate_arena_reset(&show->arena);
     if (spate_decode_head(line, &head, &show->arena, &err) != SPATE_OK) {
         if (show->unreadable++ == 0)
@@ -125,8 +126,10 @@ static enum spate_exit take(struct show *show, const struct spate_message *messa
     position(show, message->pos, at);
     if (message->kind == SPATE_MESSAGE_GAP) {
         position(show, message->next, next);
-        fprintf(stderr, "spate: messages from %s up to %s are lost to this tap: retention took them before they "
-                        "were read\n", at, next);
+        fprintf(stderr,
+                "spate: messages from %s up to %s are lost to this tap: retention took them before they "
+                "were read\n",
+                at, next);
         return SPATE_EXIT_OK;
     }
     if (!wanted(show, message->value))
@@ -170,7 +173,8 @@ static enum spate_exit attach(struct show *show)
         struct spate_err err = {0};
         struct pollfd fd = {.fd = spate_signals_fd(), .events = POLLIN};
 
-        if (spate_bus_reader_open(tap->bus, tap->topic, tap->see, tap->start, &show->reader, &err) == SPATE_OK)
+        if (spate_bus_reader_open(tap->bus, tap->topic, tap->see, tap->start, &show->reader, &err) ==
+            SPATE_OK)
             return SPATE_EXIT_OK;
         if (err.verdict != SPATE_RETRY)
             return spate_cli_failed(&err);

@@ -99,8 +99,8 @@ static enum spate_rc expected_option(struct scope *scope, const yaml_node_t *nod
         choices++;
     if (choices && text_of(node))
         nearest = spate_nearest(text_of(node), option->choices, choices);
-    expected(scope, node, key, spate_buf_str(&what), (option->flags & (SPATE_OPT_SECRET | SPATE_OPT_URL)) != 0,
-             nearest);
+    expected(scope, node, key, spate_buf_str(&what),
+             (option->flags & (SPATE_OPT_SECRET | SPATE_OPT_URL)) != 0, nearest);
     spate_buf_fini(&what);
     return SPATE_FAIL;
 }
@@ -160,7 +160,8 @@ static enum spate_rc check_mapping(struct scope *scope, yaml_node_t *node, const
             if (strcmp(text_of(earlier), text_of(name)) != 0)
                 continue;
             spate_buf_printf(&full, "%s%s%s%s", scope->name, key, *key ? "." : "", text_of(name));
-            spate_buf_printf(&text, "expected each key once, got it again (first on line %d); remove one of them",
+            spate_buf_printf(&text,
+                             "expected each key once, got it again (first on line %d); remove one of them",
                              spate_yaml_line(earlier));
             spate_yaml_fail(scope->file, spate_yaml_line(name), spate_buf_str(&full), &text);
             spate_buf_fini(&full);
@@ -395,7 +396,7 @@ static enum spate_rc missing(struct scope *scope, yaml_node_t *root)
             spate_scalar_expected(option, &text);
             spate_buf_printf(&text, ", got no such key; add it (%s)", option->doc ? option->doc : "required");
             rc = spate_yaml_fail(scope->file, nearest_line(scope->file, root, spate_buf_str(&full)),
-                         spate_buf_str(&name), &text);
+                                 spate_buf_str(&name), &text);
         }
     spate_buf_fini(&full);
     spate_buf_fini(&name);
@@ -407,10 +408,14 @@ static enum spate_rc missing(struct scope *scope, yaml_node_t *root)
 static void clear(const struct spate_option *option, void *member)
 {
     static const size_t sizes[] = {
-        [SPATE_OPT_STRING] = sizeof(char *),         [SPATE_OPT_BOOL] = sizeof(bool),
-        [SPATE_OPT_INT] = sizeof(int64_t),           [SPATE_OPT_DURATION] = sizeof(int64_t),
-        [SPATE_OPT_BYTES] = sizeof(int64_t),         [SPATE_OPT_ENUM] = sizeof(int),
-        [SPATE_OPT_LIST] = sizeof(struct spate_strings), [SPATE_OPT_MAP] = sizeof(struct spate_pairs),
+        [SPATE_OPT_STRING] = sizeof(char *),
+        [SPATE_OPT_BOOL] = sizeof(bool),
+        [SPATE_OPT_INT] = sizeof(int64_t),
+        [SPATE_OPT_DURATION] = sizeof(int64_t),
+        [SPATE_OPT_BYTES] = sizeof(int64_t),
+        [SPATE_OPT_ENUM] = sizeof(int),
+        [SPATE_OPT_LIST] = sizeof(struct spate_strings),
+        [SPATE_OPT_MAP] = sizeof(struct spate_pairs),
         [SPATE_OPT_GROUP] = sizeof(struct spate_group),
     };
 

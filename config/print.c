@@ -29,7 +29,10 @@ static uint32_t character(const char *str, size_t *len)
 {
     const unsigned char *byte = (const unsigned char *)str;
     size_t more = byte[0] >= 0xF0 ? 3 : byte[0] >= 0xE0 ? 2 : byte[0] >= 0xC0 ? 1 : 0;
-    uint32_t c = more == 3 ? byte[0] & 0x07u : more == 2 ? byte[0] & 0x0Fu : more == 1 ? byte[0] & 0x1Fu : byte[0];
+    uint32_t c = more == 3   ? byte[0] & 0x07u
+                 : more == 2 ? byte[0] & 0x0Fu
+                 : more == 1 ? byte[0] & 0x1Fu
+                             : byte[0];
 
     *len = 1;
     for (size_t i = 1; i <= more; i++, *len = i) {
@@ -169,7 +172,8 @@ static bool print_child(void *arg, const struct spate_key *key)
         print_value(printer, key->option, member);
         return true;
     }
-    spate_buf_printf(&deeper, "%s%s%.*s", printer->level, *printer->level ? "." : "", SPATE_SLICE_ARG(key->name));
+    spate_buf_printf(&deeper, "%s%s%.*s", printer->level, *printer->level ? "." : "",
+                     SPATE_SLICE_ARG(key->name));
     print_level(printer->out, &printer->keys, spate_buf_str(&deeper), printer->from, printer->depth + 1);
     spate_buf_fini(&deeper);
     return true;
@@ -200,7 +204,8 @@ void spate_config_print(struct spate_buf *out, const struct spate_option_table *
 
 static bool is_password_key(const char *at, size_t len)
 {
-    return (len == 8 && strncmp(at, "password", 8) == 0) || (len == 11 && strncmp(at, "sslpassword", 11) == 0);
+    return (len == 8 && strncmp(at, "password", 8) == 0) ||
+           (len == 11 && strncmp(at, "sslpassword", 11) == 0);
 }
 
 /* scheme://user:PASSWORD@host/db?password=PASSWORD */

@@ -14,7 +14,8 @@ struct unit {
 };
 
 /* Greatest first, so that formatting finds the greatest unit that divides. */
-static const struct unit durations[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
+static const struct unit durations[] = {
+    {"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
 static const struct unit sizes[] = {{"TiB", INT64_C(1) << 40},
                                     {"GiB", INT64_C(1) << 30},
                                     {"MiB", INT64_C(1) << 20},
@@ -205,7 +206,8 @@ void spate_scalar_expected(const struct spate_option *option, struct spate_buf *
         for (int i = 0; option->choices[i]; i++)
             spate_buf_printf(out, "%s%s", i ? ", " : "", option->choices[i]);
     if ((option->min != 0 || option->max != 0) &&
-        (option->type == SPATE_OPT_INT || option->type == SPATE_OPT_DURATION || option->type == SPATE_OPT_BYTES)) {
+        (option->type == SPATE_OPT_INT || option->type == SPATE_OPT_DURATION ||
+         option->type == SPATE_OPT_BYTES)) {
         spate_buf_puts(out, ", from ");
         format_number(option, option->min, out);
         spate_buf_puts(out, " to ");

@@ -18,8 +18,8 @@ enum spate_rc spate_yaml_fail(struct spate_yaml *file, int line, const char *key
 static enum spate_rc unreadable(struct spate_yaml *file, const char *why)
 {
     file->err->exit_code = SPATE_EXIT_CONFIG;
-    return spate_fail(file->err, SPATE_FATAL, "%s: %s; give the path of a YAML file that can be read", file->path,
-                      why);
+    return spate_fail(file->err, SPATE_FATAL, "%s: %s; give the path of a YAML file that can be read",
+                      file->path, why);
 }
 
 static enum spate_rc read_file(struct spate_yaml *file, struct spate_buf *text)
@@ -58,7 +58,8 @@ static bool tab_indents(const struct spate_buf *text, size_t line)
     return p < end && *p == '\t';
 }
 
-static enum spate_rc not_yaml(struct spate_yaml *file, const yaml_parser_t *parser, const struct spate_buf *text)
+static enum spate_rc not_yaml(struct spate_yaml *file, const yaml_parser_t *parser,
+                              const struct spate_buf *text)
 {
     struct spate_buf what = {0};
     size_t line = parser->problem_mark.line;
@@ -71,9 +72,9 @@ static enum spate_rc not_yaml(struct spate_yaml *file, const yaml_parser_t *pars
     if (parser->error != YAML_READER_ERROR && tab_indents(text, line))
         spate_buf_puts(&what, "a tab indents this line; YAML wants spaces");
     else
-        spate_buf_printf(&what, "this is not YAML: %s%s%s (column %zu)", parser->context ? parser->context : "",
-                         parser->context ? ", " : "", parser->problem ? parser->problem : "unreadable",
-                         parser->problem_mark.column + 1);
+        spate_buf_printf(&what, "this is not YAML: %s%s%s (column %zu)",
+                         parser->context ? parser->context : "", parser->context ? ", " : "",
+                         parser->problem ? parser->problem : "unreadable", parser->problem_mark.column + 1);
     spate_yaml_fail(file, (int)line + 1, "", &what);
     spate_buf_fini(&what);
     return SPATE_FAIL;
@@ -104,8 +105,9 @@ static enum spate_rc compose(struct spate_yaml *file, const struct spate_buf *te
         goto out;
     }
     if (yaml_document_get_root_node(&extra)) {
-        spate_buf_puts(&what, "expected one document in the file, got a second one behind ---; give it a file "
-                              "of its own");
+        spate_buf_puts(&what,
+                       "expected one document in the file, got a second one behind ---; give it a file "
+                       "of its own");
         rc = spate_yaml_fail(file, spate_yaml_line(yaml_document_get_root_node(&extra)), "", &what);
     }
     yaml_document_delete(&extra);

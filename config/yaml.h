@@ -20,7 +20,8 @@ SPATE_CHECKED enum spate_rc spate_yaml_open(struct spate_yaml *file);
 void spate_yaml_close(struct spate_yaml *file);
 
 /* "PATH:LINE: KEY: what" into file->err, exit code CONFIG. Returns SPATE_FAIL. */
-enum spate_rc spate_yaml_fail(struct spate_yaml *file, int line, const char *key, const struct spate_buf *what);
+enum spate_rc spate_yaml_fail(struct spate_yaml *file, int line, const char *key,
+                              const struct spate_buf *what);
 
 static inline int spate_yaml_line(const yaml_node_t *node)
 {

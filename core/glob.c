@@ -22,10 +22,11 @@ struct spate_glob {
 static enum spate_rc malformed(struct spate_err *err, const char *pattern, const char *why)
 {
     err->exit_code = SPATE_EXIT_CONFIG;
-    return spate_fail(err, SPATE_FATAL,
-                      "table pattern '%s': %s; expected schema.table with * and ?, each part in double quotes "
-                      "where it has dots",
-                      pattern, why);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "table pattern '%s': %s; expected schema.table with * and ?, each part in double quotes "
+        "where it has dots",
+        pattern, why);
 }
 
 /* Reads one part at *at and leaves *at behind it. Returns why it cannot, or NULL. */
@@ -78,7 +79,7 @@ enum spate_rc spate_glob_new(const char *pattern, struct spate_glob **glob, stru
         why = part_read(&at, &new->table);
         if (!why && *at != '\0')
             why = "there are more than two parts";
-        new->exact = !why && part_exact(&new->schema) && part_exact(&new->table);
+        new->exact = !why &&part_exact(&new->schema) && part_exact(&new->table);
     }
     if (why) {
         spate_glob_free(new);

@@ -43,8 +43,8 @@ static const struct {
 
 /* A dead peer is noticed within half a minute (P8). The url may say otherwise. */
 static const struct pin dials[] = {
-    {"keepalives", "1", NULL},        {"keepalives_idle", "10", NULL},      {"keepalives_interval", "5", NULL},
-    {"keepalives_count", "3", NULL},  {"tcp_user_timeout", "30000", NULL},
+    {"keepalives", "1", NULL},       {"keepalives_idle", "10", NULL},     {"keepalives_interval", "5", NULL},
+    {"keepalives_count", "3", NULL}, {"tcp_user_timeout", "30000", NULL},
 };
 
 #define PARAMS_MAX 24
@@ -88,10 +88,11 @@ static enum spate_rc password(struct dial *dial, struct spate_err *err)
         text = getenv(where->password_env);
         if (!text) {
             err->exit_code = SPATE_EXIT_CONFIG;
-            return spate_fail(err, SPATE_FATAL,
-                              "%s: the environment variable %s is not set; password_env promises the password "
-                              "there: set it, or remove password_env",
-                              where->what, where->password_env);
+            return spate_fail(
+                err, SPATE_FATAL,
+                "%s: the environment variable %s is not set; password_env promises the password "
+                "there: set it, or remove password_env",
+                where->what, where->password_env);
         }
         spate_buf_puts(&dial->secret, text);
     } else if (where->password_file) {
@@ -101,9 +102,10 @@ static enum spate_rc password(struct dial *dial, struct spate_err *err)
 
             if (in)
                 fclose(in);
-            return spate_fail(err, SPATE_RETRY,
-                              "%s: no password can be read from password_file %s: %s; its first line is the password",
-                              where->what, where->password_file, why ? strerror(why) : "the file is empty");
+            return spate_fail(
+                err, SPATE_RETRY,
+                "%s: no password can be read from password_file %s: %s; its first line is the password",
+                where->what, where->password_file, why ? strerror(why) : "the file is empty");
         }
         fclose(in);
         line[strcspn(line, "\r\n")] = '\0';
@@ -119,11 +121,12 @@ static enum spate_rc malformed(const struct spate_pg_where *where, const char *w
     bool may_hold_secret = strchr(where->url, '@') || strstr(where->url, "password");
 
     err->exit_code = SPATE_EXIT_CONFIG;
-    return spate_fail(err, SPATE_FATAL,
-                      "%s: the url is neither postgres://user@host:port/database nor \"host=.. dbname=..\": %.*s",
-                      where->what, (int)strcspn(words, "\n"),
-                      may_hold_secret ? "not shown, since it may hold a password; percent-encode special characters"
-                                      : words);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "%s: the url is neither postgres://user@host:port/database nor \"host=.. dbname=..\": %.*s",
+        where->what, (int)strcspn(words, "\n"),
+        may_hold_secret ? "not shown, since it may hold a password; percent-encode special characters"
+                        : words);
 }
 
 /* Everything that is passed beside the url. Later parameters win over what the url says. */
@@ -153,7 +156,8 @@ static enum spate_rc prepare(struct dial *dial, const PQconninfoOption *url, str
         return SPATE_FAIL;
     if (dial->secret.len > 0)
         param(dial, "password", spate_buf_str(&dial->secret));
-    /* P68. A service file may say it too, which only libpq can read: then its effective value is looked at. */
+    /* P68. A service file may say it too, which only libpq can read: then its effective value is looked at.
+     */
     dial->sslmode_unsaid = !said(url, "sslmode") && !getenv("PGSSLMODE");
     if (dial->sslmode_unsaid && !service)
         param(dial, "sslmode", "verify-full");
@@ -175,7 +179,8 @@ static enum spate_rc failed(const struct dial *dial, PGconn *conn, struct spate_
 {
     char context[400];
 
-    return spate_pg_connect_failed(err, place(dial->where, conn, context, sizeof context), PQerrorMessage(conn));
+    return spate_pg_connect_failed(err, place(dial->where, conn, context, sizeof context),
+                                   PQerrorMessage(conn));
 }
 
 static enum spate_rc handshake(const struct dial *dial, PGconn *conn, struct spate_err *err)
@@ -194,9 +199,10 @@ static enum spate_rc handshake(const struct dial *dial, PGconn *conn, struct spa
         if (want == PGRES_POLLING_FAILED || PQstatus(conn) == CONNECTION_BAD)
             return failed(dial, conn, err);
         if (left <= 0)
-            return spate_fail(err, SPATE_RETRY,
-                              "%s: no answer in time; is the host up, and does a firewall let port %s through?",
-                              place(dial->where, conn, context, sizeof context), PQport(conn));
+            return spate_fail(
+                err, SPATE_RETRY,
+                "%s: no answer in time; is the host up, and does a firewall let port %s through?",
+                place(dial->where, conn, context, sizeof context), PQport(conn));
         if (poll(fds, 2, (int)(left < 1000 ? left : 1000)) > 0 && fds[0].revents)
             want = PQconnectPoll(conn);
     }
@@ -214,7 +220,8 @@ static void notice(void *arg, const PGresult *res)
                   spate_log_quote(quoted, sizeof quoted, text));
 }
 
-/* sslmode=prefer that nobody asked for came from libpq: it would go on without TLS and without a word (P68). */
+/* sslmode=prefer that nobody asked for came from libpq: it would go on without TLS and without a word (P68).
+ */
 static bool silent_prefer(PGconn *conn)
 {
     PQconninfoOption *effective = PQconninfo(conn);
@@ -263,16 +270,18 @@ static enum spate_rc verify(const struct dial *dial, PGconn *conn, struct spate_
     spate_buf_puts(&sql, "SELECT ");
     for (size_t i = 0; i < SPATE_COUNT(pins); i++)
         spate_buf_printf(&sql, "%scurrent_setting('%s')", i ? ", " : "", pins[i].name);
-    rc = spate_pg_exec_within(conn, spate_buf_str(&sql), left_ms > 0 ? left_ms : 1, PGRES_TUPLES_OK, &res, err);
+    rc = spate_pg_exec_within(conn, spate_buf_str(&sql), left_ms > 0 ? left_ms : 1, PGRES_TUPLES_OK, &res,
+                              err);
     for (size_t i = 0; rc == SPATE_OK && i < SPATE_COUNT(pins); i++) {
         const char *value = PQgetvalue(res, 0, (int)i);
 
         if (strncmp(value, pins[i].reads, strlen(pins[i].reads)) == 0)
             continue;
-        rc = spate_fail(err, SPATE_FATAL,
-                        "%s: the session's %s is '%s' though '%s' was asked for; something between here and the "
-                        "server dropped it: connect to the server itself, without a pooler (P69)",
-                        dial->where->what, pins[i].name, value, pins[i].value);
+        rc = spate_fail(
+            err, SPATE_FATAL,
+            "%s: the session's %s is '%s' though '%s' was asked for; something between here and the "
+            "server dropped it: connect to the server itself, without a pooler (P69)",
+            dial->where->what, pins[i].name, value, pins[i].value);
     }
     PQclear(res);
     spate_buf_fini(&sql);
@@ -300,7 +309,8 @@ static enum spate_rc pin(const struct dial *dial, PGconn *conn, struct spate_err
     spate_buf_fini(&sql);
     if (rc == SPATE_OK)
         rc = verify(dial, conn, err);
-    return rc == SPATE_OK ? rc : spate_err_context(err, "%s: pinning the session's settings", dial->where->what);
+    return rc == SPATE_OK ? rc
+                          : spate_err_context(err, "%s: pinning the session's settings", dial->where->what);
 }
 
 enum spate_rc spate_pg_connect(const struct spate_pg_where *where, int timeout_ms, PGconn **conn,

@@ -27,7 +27,8 @@ static void one_line(struct spate_buf *out, const char *text)
         size_t skip = strspn(text, " \t");
 
         /* libpq's own guess at a remedy goes as well: ours says more. */
-        if (len > skip && strncmp(text, "LOCATION:", 9) != 0 && strncmp(text + skip, "Is the server", 13) != 0) {
+        if (len > skip && strncmp(text, "LOCATION:", 9) != 0 &&
+            strncmp(text + skip, "Is the server", 13) != 0) {
             if (out->len > 0)
                 spate_buf_puts(out, skip > 0 ? ". " : "; ");
             spate_buf_add(out, text + skip, len - skip);
@@ -123,13 +124,14 @@ struct hint {
 
 /* libpq's own words are English here, since nothing calls setlocale. A remedy that misses costs nothing. */
 static const struct hint hints[] = {
-    {"unsupported startup parameter",
-     "this is pgbouncer, not Postgres: give the url of the server itself - a pooler cannot carry replication nor the "
-     "session settings that spate pins (P69)"},
-    {"root certificate file",
-     "spate asks for sslmode=verify-full when nothing else is said: add sslrootcert=FILE to the url, or an sslmode "
-     "that this network deserves"},
-    {"certificate verify failed", "add sslrootcert=FILE of the authority that signed the server's certificate"},
+    {"unsupported startup parameter", "this is pgbouncer, not Postgres: give the url of the server itself - "
+                                      "a pooler cannot carry replication nor the "
+                                      "session settings that spate pins (P69)"},
+    {"root certificate file", "spate asks for sslmode=verify-full when nothing else is said: add "
+                              "sslrootcert=FILE to the url, or an sslmode "
+                              "that this network deserves"},
+    {"certificate verify failed",
+     "add sslrootcert=FILE of the authority that signed the server's certificate"},
     {"does not match host name", "name the host in the url as the server's certificate does"},
     {"server does not support SSL",
      "spate asks for sslmode=verify-full when nothing else is said: switch ssl on in the server, or add "

@@ -8,7 +8,7 @@
 #include <poll.h>
 #include <string.h>
 
-#define FOREVER INT64_MAX
+#define FOREVER  INT64_MAX
 #define DRAIN_MS 1000 /* how long a cancelled command may take to end */
 
 struct patience {
@@ -136,7 +136,8 @@ static enum spate_rc finish(PGconn *conn, const char *sql, ExecStatusType expect
     }
     if (rc == SPATE_AGAIN) {
         memcpy(err->sqlstate, "57014", 6);
-        rc = spate_fail(err, SPATE_RETRY, "%s: no answer in time, the server was told to cancel", verb(sql, word));
+        rc = spate_fail(err, SPATE_RETRY, "%s: no answer in time, the server was told to cancel",
+                        verb(sql, word));
     } else if (rc == SPATE_OK && (!got || PQresultStatus(got) != expect)) {
         rc = spate_pg_fail(err, conn, got, "%s", verb(sql, word));
     }
@@ -196,7 +197,8 @@ enum spate_rc spate_pg_exec_params(PGconn *conn, const char *sql, int count, con
 enum spate_rc spate_pg_exec_within(PGconn *conn, const char *sql, int timeout_ms, ExecStatusType expect,
                                    PGresult **res, struct spate_err *err)
 {
-    const struct patience patience = {.deadline_ms = timeout_ms < 0 ? FOREVER : spate_clock_ms() + timeout_ms};
+    const struct patience patience = {.deadline_ms =
+                                          timeout_ms < 0 ? FOREVER : spate_clock_ms() + timeout_ms};
 
     return run(conn, sql, 0, NULL, expect, res, &patience, err);
 }

@@ -16,19 +16,21 @@
 #include <stdint.h>
 
 struct spate_pg_where {
-    const char *what;          /* "source" or "target", for messages; outlives the connection */
-    const char *url;           /* libpq URL or conninfo */
-    const char *password_env;  /* name of an environment variable, or NULL */
-    const char *password_file; /* file whose first line is the password, or NULL; read anew at each attempt (P67) */
+    const char *what;         /* "source" or "target", for messages; outlives the connection */
+    const char *url;          /* libpq URL or conninfo */
+    const char *password_env; /* name of an environment variable, or NULL */
+    const char
+        *password_file; /* file whose first line is the password, or NULL; read anew at each attempt (P67) */
     const char *application_name;
     bool replication; /* replication=database (P66) */
 };
 
 /* Connects and pins the session (P79, P78): client_encoding UTF8 - SQL_ASCII where the server's encoding is
- * SQL_ASCII (P83) - datestyle ISO, intervalstyle postgres, extra_float_digits 3, bytea_output hex, timezone UTC,
- * lc_monetary C, search_path pg_catalog, and all idle/statement/lock timeouts off; each is verified with SHOW. sslmode is verify-full
- * unless the URL says otherwise (P68; libpq ignores it on Unix sockets). Keepalives and tcp_user_timeout are set.
- * SPATE_OK, SPATE_END (stop asked for), SPATE_FAIL. The text never holds the URL's password. */
+ * SQL_ASCII (P83) - datestyle ISO, intervalstyle postgres, extra_float_digits 3, bytea_output hex, timezone
+ * UTC, lc_monetary C, search_path pg_catalog, and all idle/statement/lock timeouts off; each is verified with
+ * SHOW. sslmode is verify-full unless the URL says otherwise (P68; libpq ignores it on Unix sockets).
+ * Keepalives and tcp_user_timeout are set. SPATE_OK, SPATE_END (stop asked for), SPATE_FAIL. The text never
+ * holds the URL's password. */
 SPATE_CHECKED enum spate_rc spate_pg_connect(const struct spate_pg_where *where, int timeout_ms,
                                              PGconn **conn, struct spate_err *err);
 
@@ -51,17 +53,17 @@ bool spate_pg_quotes_values(const char *sqlstate);    /* the server's words may 
 enum spate_rc spate_pg_connect_failed(struct spate_err *err, const char *context, const char *words);
 
 /* Runs one command, or several in one string (the last result counts). `expect` is PGRES_TUPLES_OK,
- * PGRES_COMMAND_OK or a PGRES_COPY_* state. `res` may be NULL; else PQclear *res, which is NULL unless SPATE_OK.
- * SPATE_END: a stop was asked for, before or meanwhile; the server was told to cancel, and the transaction's
- * fate is unknown: close the connection. */
+ * PGRES_COMMAND_OK or a PGRES_COPY_* state. `res` may be NULL; else PQclear *res, which is NULL unless
+ * SPATE_OK. SPATE_END: a stop was asked for, before or meanwhile; the server was told to cancel, and the
+ * transaction's fate is unknown: close the connection. */
 SPATE_CHECKED enum spate_rc spate_pg_exec(PGconn *conn, const char *sql, ExecStatusType expect,
                                           PGresult **res, struct spate_err *err);
 SPATE_CHECKED enum spate_rc spate_pg_exec_params(PGconn *conn, const char *sql, int count,
                                                  const char *const *values, ExecStatusType expect,
                                                  PGresult **res, struct spate_err *err);
 
-/* The same, whether or not a stop was asked for, but for at most timeout_ms (-1: no limit): for the last words of
- * an orderly stop. Time is up: the server was told to cancel; SPATE_FAIL (retry), SQLSTATE 57014. */
+/* The same, whether or not a stop was asked for, but for at most timeout_ms (-1: no limit): for the last
+ * words of an orderly stop. Time is up: the server was told to cancel; SPATE_FAIL (retry), SQLSTATE 57014. */
 SPATE_CHECKED enum spate_rc spate_pg_exec_within(PGconn *conn, const char *sql, int timeout_ms,
                                                  ExecStatusType expect, PGresult **res,
                                                  struct spate_err *err);

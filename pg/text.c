@@ -26,7 +26,8 @@ void spate_pg_ident(struct spate_buf *out, struct spate_slice name)
 }
 
 /* standard_conforming_strings is pinned on (pg/connect.c), so a backslash is an ordinary character. In the
- * encodings that a session of ours can have, UTF8 and SQL_ASCII, no other character has a quote's byte in it. */
+ * encodings that a session of ours can have, UTF8 and SQL_ASCII, no other character has a quote's byte in it.
+ */
 void spate_pg_literal(struct spate_buf *out, struct spate_slice text)
 {
     quoted(out, text, '\'');

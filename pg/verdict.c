@@ -41,7 +41,8 @@ static const struct condition conditions[] = {
     {"22P02", SPATE_QUARANTINE, VALUES, "invalid_text_representation",
      "give the target column the source's type, or mend the column's expression"},
     {"22P05", SPATE_QUARANTINE, VALUES, "untranslatable_character",
-     "the value has a character that this type or encoding cannot hold (json \\u0000 in jsonb): keep the source's "
+     "the value has a character that this type or encoding cannot hold (json \\u0000 in jsonb): keep the "
+     "source's "
      "type"},
     {"22", SPATE_QUARANTINE, VALUES, "data_exception",
      "the row's value does not fit the target column or its expression: mend the one or the other"},
@@ -50,7 +51,8 @@ static const struct condition conditions[] = {
     {"23503", SPATE_QUARANTINE, VALUES, "foreign_key_violation",
      "drop the foreign key on the target table, or make it DEFERRABLE INITIALLY DEFERRED"},
     {"23505", SPATE_QUARANTINE, VALUES, "unique_violation",
-     "drop the target's unique constraint that the source does not have, or remove the row that was put there by "
+     "drop the target's unique constraint that the source does not have, or remove the row that was put "
+     "there by "
      "hand"},
     {"23514", SPATE_QUARANTINE, VALUES, "check_violation", "drop or widen the check on the target table"},
     {"23P01", SPATE_QUARANTINE, VALUES, "exclusion_violation", "drop the exclusion constraint on the target"},
@@ -62,12 +64,14 @@ static const struct condition conditions[] = {
     {"25", SPATE_FATAL, 0, "invalid_transaction_state", NULL},
     {"26000", SPATE_RETRY, 0, "invalid_sql_statement_name", NULL},
     {"28000", SPATE_RETRY, OPERATOR, "invalid_authorization_specification",
-     "the role must exist with LOGIN (and REPLICATION for a connector), and pg_hba.conf must let it in from here"},
+     "the role must exist with LOGIN (and REPLICATION for a connector), and pg_hba.conf must let it in from "
+     "here"},
     {"28P01", SPATE_RETRY, OPERATOR, "invalid_password",
      "put the role's password where the configuration points: password_env, password_file, PGPASSWORD or a "
      "passfile; it is read anew at each attempt"},
     {"28", SPATE_RETRY, OPERATOR, "invalid_authorization_specification", NULL},
-    {"3D000", SPATE_RETRY, OPERATOR, "invalid_catalog_name", "create the database, or mend its name in the url"},
+    {"3D000", SPATE_RETRY, OPERATOR, "invalid_catalog_name",
+     "create the database, or mend its name in the url"},
     {"3F000", SPATE_QUARANTINE, 0, "invalid_schema_name", "create the schema, or mend its name"},
     {"40002", SPATE_QUARANTINE, VALUES, "transaction_integrity_constraint_violation", NULL},
     {"40P01", SPATE_RETRY, 0, "deadlock_detected", NULL},
@@ -94,7 +98,8 @@ static const struct condition conditions[] = {
     {"57014", SPATE_RETRY, 0, "query_canceled", NULL},
     {"57P01", SPATE_RETRY, 0, "admin_shutdown", NULL},
     {"57P02", SPATE_RETRY, 0, "crash_shutdown", NULL},
-    {"57P03", SPATE_RETRY, 0, "cannot_connect_now", "nothing to do: the server is starting, stopping or recovering"},
+    {"57P03", SPATE_RETRY, 0, "cannot_connect_now",
+     "nothing to do: the server is starting, stopping or recovering"},
     {"57P04", SPATE_RETRY, OPERATOR, "database_dropped", NULL},
     {"57P05", SPATE_RETRY, 0, "idle_session_timeout", NULL},
     {"57", SPATE_RETRY, 0, "operator_intervention", NULL},

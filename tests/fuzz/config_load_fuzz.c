@@ -1,5 +1,5 @@
-/* Any bytes as a configuration file: loaded or refused with a place, never a leak, never a crash; what was loaded
- * can be printed and loaded again with the same meaning. */
+/* Any bytes as a configuration file: loaded or refused with a place, never a leak, never a crash; what was
+ * loaded can be printed and loaded again with the same meaning. */
 #include "config/load.h"
 #include "core/alloc.h"
 
@@ -30,7 +30,10 @@ struct config {
 static const char *const levels[] = {"debug", "info", NULL};
 
 static const struct spate_option item_options[] = {
-    {.key = "from", .type = SPATE_OPT_STRING, .offset = offsetof(struct item, from), .flags = SPATE_OPT_REQUIRED},
+    {.key = "from",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct item, from),
+     .flags = SPATE_OPT_REQUIRED},
     {.key = "columns", .type = SPATE_OPT_MAP, .offset = offsetof(struct item, columns)},
     {.key = "key", .type = SPATE_OPT_LIST, .offset = offsetof(struct item, key)},
 };
@@ -41,13 +44,17 @@ static const struct spate_option options[] = {
     {.key = "source.postgres.url", .type = SPATE_OPT_STRING, .offset = offsetof(struct config, url)},
     {.key = "source.postgres.create", .type = SPATE_OPT_BOOL, .offset = offsetof(struct config, create)},
     {.key = "count", .type = SPATE_OPT_INT, .offset = offsetof(struct config, count), .fallback = "3"},
-    {.key = "heartbeat", .type = SPATE_OPT_DURATION, .offset = offsetof(struct config, pause), .fallback = "10s"},
+    {.key = "heartbeat",
+     .type = SPATE_OPT_DURATION,
+     .offset = offsetof(struct config, pause),
+     .fallback = "10s"},
     {.key = "bus.local.segment_bytes", .type = SPATE_OPT_BYTES, .offset = offsetof(struct config, size)},
     {.key = "log_level", .type = SPATE_OPT_ENUM, .offset = offsetof(struct config, level), .choices = levels},
     {.key = "tables", .type = SPATE_OPT_LIST, .offset = offsetof(struct config, tables), .fallback = "a"},
     {.key = "into", .type = SPATE_OPT_GROUP, .offset = offsetof(struct config, items), .group = &item_group},
 };
-static const struct spate_option_table table = {.prefix = "", .options = options, .count = SPATE_COUNT(options)};
+static const struct spate_option_table table = {
+    .prefix = "", .options = options, .count = SPATE_COUNT(options)};
 
 static enum spate_rc load(const void *data, size_t size, struct config *config, struct spate_err *err)
 {

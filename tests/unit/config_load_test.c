@@ -39,7 +39,10 @@ struct config {
 static const char *const levels[] = {"debug", "info", "warn", NULL};
 
 static const struct spate_option item_options[] = {
-    {.key = "from", .type = SPATE_OPT_STRING, .offset = offsetof(struct item, from), .flags = SPATE_OPT_REQUIRED},
+    {.key = "from",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct item, from),
+     .flags = SPATE_OPT_REQUIRED},
     {.key = "where", .type = SPATE_OPT_STRING, .offset = offsetof(struct item, where)},
     {.key = "columns", .type = SPATE_OPT_MAP, .offset = offsetof(struct item, columns)},
     {.key = "key", .type = SPATE_OPT_LIST, .offset = offsetof(struct item, key)},
@@ -65,7 +68,12 @@ static const struct spate_option options[] = {
      .type = SPATE_OPT_BOOL,
      .offset = offsetof(struct config, create),
      .fallback = "true"},
-    {.key = "count", .type = SPATE_OPT_INT, .offset = offsetof(struct config, count), .fallback = "3", .min = 1, .max = 9},
+    {.key = "count",
+     .type = SPATE_OPT_INT,
+     .offset = offsetof(struct config, count),
+     .fallback = "3",
+     .min = 1,
+     .max = 9},
     {.key = "pause", .type = SPATE_OPT_DURATION, .offset = offsetof(struct config, pause), .fallback = "10s"},
     {.key = "size", .type = SPATE_OPT_BYTES, .offset = offsetof(struct config, size)},
     {.key = "log_level",
@@ -73,7 +81,10 @@ static const struct spate_option options[] = {
      .offset = offsetof(struct config, level),
      .fallback = "info",
      .choices = levels},
-    {.key = "tables", .type = SPATE_OPT_LIST, .offset = offsetof(struct config, tables), .fallback = "a.*, b.*"},
+    {.key = "tables",
+     .type = SPATE_OPT_LIST,
+     .offset = offsetof(struct config, tables),
+     .fallback = "a.*, b.*"},
     {.key = "items", .type = SPATE_OPT_GROUP, .offset = offsetof(struct config, items), .group = &item_group},
 };
 static const struct spate_option bus_options[] = {
@@ -210,10 +221,14 @@ struct mistake {
 };
 
 static const struct mistake mistakes[] = {
-    {HEAD "tabels: [a]\n", 3, {"tabels:", "one of the keys connector, source", "got \"tabels\"", "did you mean tables?"}},
+    {HEAD "tabels: [a]\n",
+     3,
+     {"tabels:", "one of the keys connector, source", "got \"tabels\"", "did you mean tables?"}},
     {HEAD "bus: {local: {pth: x}}\n", 3, {"bus.local.pth:", "path, segment_bytes", "did you mean path?"}},
     {HEAD "bus: {kafka: {brokers: x}}\n", 3, {"bus.kafka:", "expected the key local"}},
-    {"connector: shop\nsource: {postgres: {url: x, crate: true}}\n", 2, {"source.postgres.crate", "did you mean create?"}},
+    {"connector: shop\nsource: {postgres: {url: x, crate: true}}\n",
+     2,
+     {"source.postgres.crate", "did you mean create?"}},
     {HEAD "source.postgres.create: true\n", 3, {"source.postgres.create", "expected one of the keys"}},
     {HEAD "<<: {count: 3}\n", 3, {"<<:", "expected one of the keys"}},
     {HEAD "count: many\n", 3, {"count:", "expected a whole number, from 1 to 9", "got \"many\""}},
@@ -236,11 +251,15 @@ static const struct mistake mistakes[] = {
     {HEAD "items:\n  a: {where: x}\n", 4, {"items.a.from:", "expected a text", "got no such key"}},
     {HEAD "items:\n  a:\n", 4, {"items.a.from:", "got no such key"}},
     {HEAD "items:\n  a: {from: x, were: y}\n", 4, {"items.a.were:", "did you mean where?"}},
-    {HEAD "items:\n  a:\n    from: x\n    columns:\n      b: [1]\n", 7, {"items.a.columns.b:", "a text", "got a list"}},
+    {HEAD "items:\n  a:\n    from: x\n    columns:\n      b: [1]\n",
+     7,
+     {"items.a.columns.b:", "a text", "got a list"}},
     {HEAD "items:\n  a: {from: x}\n  a: {from: y}\n", 5, {"items.a:", "each key once", "first on line 4"}},
     {HEAD "connector: again\n", 3, {"connector:", "each key once", "first on line 1"}},
     {"source: {postgres: {url: x}}\n", 1, {"connector:", "got no such key", "Its name."}},
-    {"connector: a\nsource:\n  postgres:\n    create: true\n", 3, {"source.postgres.url:", "got no such key"}},
+    {"connector: a\nsource:\n  postgres:\n    create: true\n",
+     3,
+     {"source.postgres.url:", "got no such key"}},
     {"connector: a\nsource: x\n", 2, {"source:", "expected a mapping", "got \"x\""}},
     {"connector: a\nsource:\n", 2, {"source:", "expected a mapping", "got nothing"}},
     {"connector: ''\n", 1, {"connector:", "expected a text", "got nothing"}},
@@ -355,10 +374,11 @@ static void tells_kinds_of_file_apart(void **state)
 /* What is printed can be loaded again and means the same; secrets are not in it. */
 static void prints_what_it_loaded(void **state)
 {
-    static const char text[] = "connector: \"a \\\"b\\\" \\x07\"\n"
-                               "source: {postgres: {url: 'postgres://u:hunter2@h/d', secret: hunter2}}\n"
-                               "size: 3KiB\nbus: {local: {path: /p}}\n"
-                               "items: {t: {from: x, columns: {c: 'a::int', d: \"x\\ny\\N\\L\\ufeff\\uffffä\"}, key: [c, d]}}\n";
+    static const char text[] =
+        "connector: \"a \\\"b\\\" \\x07\"\n"
+        "source: {postgres: {url: 'postgres://u:hunter2@h/d', secret: hunter2}}\n"
+        "size: 3KiB\nbus: {local: {path: /p}}\n"
+        "items: {t: {from: x, columns: {c: 'a::int', d: \"x\\ny\\N\\L\\ufeff\\uffffä\"}, key: [c, d]}}\n";
     struct spate_err err = {0};
     struct spate_buf first = {0}, second = {0};
     struct config config;

@@ -59,7 +59,7 @@ static void globs_match(void **state)
 
 static void malformed_globs_are_refused(void **state)
 {
-    static const char *const patterns[] = {"",     ".",        "a.",     ".a",      "a.b.c",  "\"a",
+    static const char *const patterns[] = {"",     ".",        "a.",     ".a",     "a.b.c", "\"a",
                                            "a\"b", "\"a\"b.c", "\"\".a", "a.\"\"", "a.b\"", "a.\"b\".c"};
 
     (void)state;
@@ -99,9 +99,18 @@ static void slips_find_their_word(void **state)
     static const struct {
         const char *word, *near;
     } cases[] = {
-        {"conector", "connector"}, {"sorce", "source"},     {"tabels", "tables"},       {"bsu", "bus"},
-        {"TABLES", "tables"},      {"loglevel", "log_level"}, {"pth", "path"},          {"zzz", NULL},
-        {"", NULL},                {"something_else", NULL},  {"b", NULL},              {"tablet", "tables"},
+        {"conector", "connector"},
+        {"sorce", "source"},
+        {"tabels", "tables"},
+        {"bsu", "bus"},
+        {"TABLES", "tables"},
+        {"loglevel", "log_level"},
+        {"pth", "path"},
+        {"zzz", NULL},
+        {"", NULL},
+        {"something_else", NULL},
+        {"b", NULL},
+        {"tablet", "tables"},
         {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", NULL},
     };
 

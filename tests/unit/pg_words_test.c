@@ -1,4 +1,5 @@
-/* The parts of pg/ that need no server: verdicts, words, quoting, positions, and refusals before any packet. */
+/* The parts of pg/ that need no server: verdicts, words, quoting, positions, and refusals before any packet.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,18 +24,24 @@ static void verdicts(void **state)
         enum spate_verdict verdict;
         bool slow;
     } cases[] = {
-        {NULL, SPATE_RETRY, false},      {"", SPATE_RETRY, false},        {"08006", SPATE_RETRY, false},
-        {"08P01", SPATE_FATAL, false},   {"57P01", SPATE_RETRY, false},   {"57P02", SPATE_RETRY, false},
-        {"57P03", SPATE_RETRY, false},   {"55006", SPATE_RETRY, false},   {"53300", SPATE_RETRY, true},
-        {"53400", SPATE_RETRY, true},    {"53100", SPATE_RETRY, true},    {"28P01", SPATE_RETRY, true},
-        {"28000", SPATE_RETRY, true},    {"42501", SPATE_RETRY, true},    {"3D000", SPATE_RETRY, true},
-        {"42704", SPATE_FATAL, false},   {"55000", SPATE_FATAL, false},   {"58P01", SPATE_FATAL, false},
-        {"0A000", SPATE_FATAL, false},   {"XX000", SPATE_FATAL, false},   {"40001", SPATE_RETRY, false},
-        {"40P01", SPATE_RETRY, false},   {"55P03", SPATE_RETRY, false},   {"25006", SPATE_RETRY, true},
-        {"23505", SPATE_QUARANTINE, false}, {"23503", SPATE_QUARANTINE, false}, {"23514", SPATE_QUARANTINE, false},
-        {"22001", SPATE_QUARANTINE, false}, {"22003", SPATE_QUARANTINE, false}, {"22P02", SPATE_QUARANTINE, false},
-        {"22P05", SPATE_QUARANTINE, false}, {"22021", SPATE_QUARANTINE, false}, {"42703", SPATE_QUARANTINE, false},
-        {"42P01", SPATE_QUARANTINE, false}, {"P0001", SPATE_QUARANTINE, false}, {"26000", SPATE_RETRY, false},
+        {NULL, SPATE_RETRY, false},         {"", SPATE_RETRY, false},
+        {"08006", SPATE_RETRY, false},      {"08P01", SPATE_FATAL, false},
+        {"57P01", SPATE_RETRY, false},      {"57P02", SPATE_RETRY, false},
+        {"57P03", SPATE_RETRY, false},      {"55006", SPATE_RETRY, false},
+        {"53300", SPATE_RETRY, true},       {"53400", SPATE_RETRY, true},
+        {"53100", SPATE_RETRY, true},       {"28P01", SPATE_RETRY, true},
+        {"28000", SPATE_RETRY, true},       {"42501", SPATE_RETRY, true},
+        {"3D000", SPATE_RETRY, true},       {"42704", SPATE_FATAL, false},
+        {"55000", SPATE_FATAL, false},      {"58P01", SPATE_FATAL, false},
+        {"0A000", SPATE_FATAL, false},      {"XX000", SPATE_FATAL, false},
+        {"40001", SPATE_RETRY, false},      {"40P01", SPATE_RETRY, false},
+        {"55P03", SPATE_RETRY, false},      {"25006", SPATE_RETRY, true},
+        {"23505", SPATE_QUARANTINE, false}, {"23503", SPATE_QUARANTINE, false},
+        {"23514", SPATE_QUARANTINE, false}, {"22001", SPATE_QUARANTINE, false},
+        {"22003", SPATE_QUARANTINE, false}, {"22P02", SPATE_QUARANTINE, false},
+        {"22P05", SPATE_QUARANTINE, false}, {"22021", SPATE_QUARANTINE, false},
+        {"42703", SPATE_QUARANTINE, false}, {"42P01", SPATE_QUARANTINE, false},
+        {"P0001", SPATE_QUARANTINE, false}, {"26000", SPATE_RETRY, false},
         {"ZZ999", SPATE_FATAL, false},
     };
 
@@ -97,8 +104,8 @@ static void quoting(void **state)
 
 static void positions(void **state)
 {
-    static const char *const wrong[] = {"",     "/",     "1",    "1/",          "/1",     "1/1 ",       " 1/1",
-                                        "1/1/1", "x/1",  "1/g",  "123456789/1", "1/123456789", "0x1/1", "-1/1"};
+    static const char *const wrong[] = {"",      "/",   "1",   "1/",          "/1",          "1/1 ",  " 1/1",
+                                        "1/1/1", "x/1", "1/g", "123456789/1", "1/123456789", "0x1/1", "-1/1"};
     static const uint64_t right[] = {0, 1, UINT64_C(0x100000000), UINT64_C(0x1A0002B3C), UINT64_MAX};
     char text[SPATE_PG_LSN_TEXT];
     uint64_t back;
@@ -124,23 +131,44 @@ static void refused_connections(void **state)
         const char *has[3];
         const char *lacks;
     } cases[] = {
-        {"connection to server at \"h\" (10.0.0.1), port 5432 failed: FATAL:  28P01: password authentication failed for "
+        {"connection to server at \"h\" (10.0.0.1), port 5432 failed: FATAL:  28P01: password authentication "
+         "failed for "
          "user \"u\"\nLOCATION:  auth_failed, auth.c:335\n",
-         "28P01", SPATE_RETRY,
-         {"FATAL: password authentication failed for user \"u\"; ", "password_env", "cannot connect: "}, "LOCATION"},
-        {"connection to server failed: FATAL:  08P01: unsupported startup parameter: replication\n", "08P01",
-         SPATE_FATAL, {"unsupported startup parameter", "pgbouncer"}, NULL},
+         "28P01",
+         SPATE_RETRY,
+         {"FATAL: password authentication failed for user \"u\"; ", "password_env", "cannot connect: "},
+         "LOCATION"},
+        {"connection to server failed: FATAL:  08P01: unsupported startup parameter: replication\n",
+         "08P01",
+         SPATE_FATAL,
+         {"unsupported startup parameter", "pgbouncer"},
+         NULL},
         {"FATAL:  57P03: the database system is starting up\n", "57P03", SPATE_RETRY, {"starting up"}, NULL},
-        {"FATAL:  3D000: database \"x\" does not exist\n", "3D000", SPATE_RETRY, {"create the database"}, NULL},
+        {"FATAL:  3D000: database \"x\" does not exist\n",
+         "3D000",
+         SPATE_RETRY,
+         {"create the database"},
+         NULL},
         {"FATAL:  53300: sorry, too many clients already\n", "53300", SPATE_RETRY, {"max_connections"}, NULL},
-        {"could not translate host name \"h\" to address: Name or service not known\n", "", SPATE_RETRY,
-         {"name service"}, NULL},
-        {"connection to server at \"h\" failed: Connection refused\n\tIs the server running on that host and accepting "
+        {"could not translate host name \"h\" to address: Name or service not known\n",
+         "",
+         SPATE_RETRY,
+         {"name service"},
+         NULL},
+        {"connection to server at \"h\" failed: Connection refused\n\tIs the server running on that host and "
+         "accepting "
          "TCP/IP connections?\n",
-         "", SPATE_RETRY, {"listen_addresses"}, "on that host"},
-        {"connection to server at \"h\" failed: root certificate file \"/r\" does not exist\nEither provide the file or "
+         "",
+         SPATE_RETRY,
+         {"listen_addresses"},
+         "on that host"},
+        {"connection to server at \"h\" failed: root certificate file \"/r\" does not exist\nEither provide "
+         "the file or "
          "change sslmode to disable server certificate verification.\n",
-         "", SPATE_RETRY, {"sslrootcert=FILE", "verify-full"}, "\n"},
+         "",
+         SPATE_RETRY,
+         {"sslrootcert=FILE", "verify-full"},
+         "\n"},
         {"invalid sslmode value: \"x\"\n", "", SPATE_FATAL, {"mend the url"}, NULL},
         {"", "", SPATE_RETRY, {"did not say why"}, NULL},
         {"FATAL:  28P0: odd\n", "", SPATE_RETRY, {"28P0: odd"}, NULL},
@@ -176,8 +204,9 @@ static enum spate_rc connect_to(const char *url, const char *env, const char *fi
 static void a_bad_url_is_refused_without_its_password(void **state)
 {
     static const char *const urls[] = {
-        "postgres://u:hunter2@h:port/d%zz", "postgres://u:hunt/hunter2@h/d", "host=h password=hunter2 nonsense",
-        "postgres://u:hunter2@h/d?nokey=hunter2", "postgres://u:hunter2@[::1/d",
+        "postgres://u:hunter2@h:port/d%zz", "postgres://u:hunt/hunter2@h/d",
+        "host=h password=hunter2 nonsense", "postgres://u:hunter2@h/d?nokey=hunter2",
+        "postgres://u:hunter2@[::1/d",
     };
 
     (void)state;
@@ -217,9 +246,11 @@ static void nobody_there(void **state)
     int64_t before = spate_clock_ms();
 
     (void)state;
-    assert_int_equal(connect_to("host=/nowhere/at/all port=5432 user=u dbname=d", NULL, NULL, &err), SPATE_FAIL);
+    assert_int_equal(connect_to("host=/nowhere/at/all port=5432 user=u dbname=d", NULL, NULL, &err),
+                     SPATE_FAIL);
     assert_int_equal(err.verdict, SPATE_RETRY);
-    assert_non_null(strstr(err.text, "cannot connect to the source (host /nowhere/at/all, port 5432, database d, role u)"));
+    assert_non_null(strstr(
+        err.text, "cannot connect to the source (host /nowhere/at/all, port 5432, database d, role u)"));
     assert_non_null(strstr(err.text, "is the server running"));
     assert_true(spate_clock_ms() - before < 2000);
 }
