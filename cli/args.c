@@ -41,7 +41,7 @@ static enum spate_exit mistake(const struct spate_cli_text *text, const char *wo
         char name[64];
 
         snprintf(name, sizeof name, "%.*s", (int)strcspn(word + 2, "="), word + 2);
-        while (options[count].name && count < OPTIONS_MAX) {
+        while (count < OPTIONS_MAX && options[count].name) {
             names[count] = options[count].name;
             count++;
         }
@@ -62,7 +62,7 @@ int spate_cli_next(int argc, char **argv, const char *letters, const struct opti
     size_t count = 0;
     int before = optind ? optind : 1, got;
 
-    for (; options[count].name && count < OPTIONS_MAX; count++)
+    for (; count < OPTIONS_MAX && options[count].name; count++)
         all[count] = options[count];
     all[count] = (struct option){"help", no_argument, NULL, HELP};
     snprintf(short_options, sizeof short_options, ":h%s", letters);

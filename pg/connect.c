@@ -118,15 +118,12 @@ static enum spate_rc password(struct dial *dial, struct spate_err *err)
 /* libpq's complaint about a malformed url quotes it, and so perhaps its password. */
 static enum spate_rc malformed(const struct spate_pg_where *where, const char *words, struct spate_err *err)
 {
-    bool may_hold_secret = strchr(where->url, '@') || strstr(where->url, "password");
-
+    if (strchr(where->url, '@') || strstr(where->url, "password"))
+        words = "not shown, since it may hold a password; percent-encode special characters";
     err->exit_code = SPATE_EXIT_CONFIG;
-    return spate_fail(
-        err, SPATE_FATAL,
-        "%s: the url is neither postgres://user@host:port/database nor \"host=.. dbname=..\": %.*s",
-        where->what, (int)strcspn(words, "\n"),
-        may_hold_secret ? "not shown, since it may hold a password; percent-encode special characters"
-                        : words);
+    return spate_fail(err, SPATE_FATAL,
+                      "%s: the url is neither postgres://user@host:port/database nor \"host=.. dbname=..\": %.*s",
+                      where->what, (int)strcspn(words, "\n"), words);
 }
 
 /* Everything that is passed beside the url. Later parameters win over what the url says. */

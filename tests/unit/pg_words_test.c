@@ -219,6 +219,7 @@ static void a_bad_url_is_refused_without_its_password(void **state)
         if (strstr(err.text, "hunt"))
             fail_msg("%s", err.text);
         assert_non_null(strstr(err.text, "source: the url is neither"));
+        assert_non_null(strstr(err.text, "percent-encode special characters"));
     }
 }
 
