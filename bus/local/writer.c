@@ -357,6 +357,8 @@ static enum spate_rc begin(struct writer *w, struct spate_err *err)
     if (rc != SPATE_OK)
         return rc;
     rc = catch_up(w, err);
+    if (rc == SPATE_AGAIN && (rc = drain(w, err)) == SPATE_OK) /* a predecessor died far ahead of its archiver */
+        rc = catch_up(w, err);
     if (rc == SPATE_AGAIN)
         return spate_fail(err, SPATE_RETRY,
                           "the hot file system has no room for the next segment of topic %s (%" PRIu64
