@@ -198,9 +198,9 @@ def test_fast_shutdown_of_the_source_is_not_held_up(target):
 
     def noise():
         try:
-            with own.connect(world.db) as connection, connection.cursor() as cursor:
-                while not stop.is_set():
-                    cursor.execute("INSERT INTO private.noise SELECT i, repeat('x', 100) FROM generate_series(1, 500) i")
+            cursor = own.connect(world.db).cursor()
+            while not stop.is_set():
+                cursor.execute("INSERT INTO private.noise SELECT i, repeat('x', 100) FROM generate_series(1, 500) i")
         except Exception:
             pass  # the shutdown ends it
 

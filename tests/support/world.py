@@ -277,9 +277,17 @@ class World:
 
         def look():
             last[:] = [self.check_tables(pairs)]
+            if last[0][0]:
+                self.must_run("connector")
+                self.must_run("sink")
             return last[0][0] == 0
 
         scratch.until(look, lambda: "source and target are equal: " + last[0][1] + self.logs(), seconds, 0.2)
+
+    def must_run(self, command):
+        """Waiting is vain when every process of a kind has ended."""
+        if not any(p.running() for p in self.processes if p.argv[0] == command):
+            raise scratch.Failure(f"no {command} is running" + self.logs())
 
     def check_tables(self, pairs):
         argv = [sys.executable, CHECKER, "tables", "--source", self.source.dsn(self.db), "--target", self.target.dsn(self.db)]
