@@ -35,8 +35,8 @@ struct spate_head {
     struct spate_slice to, request, schema, table; /* empty when absent */
     bool has_pos;
     struct spate_pos pos;
-    uint64_t end;  /* 0 when absent */
-    size_t rest;   /* offset of the first field that is not of the head */
+    uint64_t end; /* 0 when absent */
+    size_t rest;  /* offset of the first field that is not of the head */
 };
 
 /* SPATE_FAIL: quarantine = not a message of ours (not JSON, no "spate" first, a field of the wrong kind);
@@ -63,11 +63,12 @@ SPATE_CHECKED enum spate_rc spate_decode_meta(struct spate_slice line, const str
  * (quarantine): nothing is invented. `want`, when not NULL, has column_count flags: values of other columns
  * are skipped and stay ABSENT. */
 struct spate_rows {
-    /* On an old key, `before` holds that key's columns only; the others stay ABSENT. */
+    /* When `before` is an old key, the other columns stay ABSENT. */
     bool has_before, has_after;
     struct spate_value *before, *after;
-    struct spate_value *key; /* table->key_count values in key order: the row's identity now (old values on a
-                                delete). The caller's too; NULL: spate_decode_rows takes them from the arena */
+    /* table->key_count values in key order: the row's identity now, the old values on a delete. The caller's
+     * too; when it is NULL, spate_decode_rows takes them from the arena. Always whole, whatever is wanted. */
+    struct spate_value *key;
 };
 SPATE_CHECKED enum spate_rc spate_decode_rows(struct spate_slice line, const struct spate_head *head,
                                               const struct spate_meta *meta, const struct spate_table *table,

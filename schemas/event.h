@@ -39,7 +39,8 @@ static inline bool spate_op_counts(enum spate_op op)
 }
 
 /* A change's place in the stream: order by commit LSN, then ordinal; never by a change's own LSN (P17-P19).
- * ordinal counts from 1 what pgoutput sent inside the transaction (P18). Text: 16 hex digits, a dot, 8 hex digits. */
+ * ordinal counts from 1 what pgoutput sent inside the transaction (P18). Text: 16 hex digits, a dot, 8 of
+ * them. */
 struct spate_pos {
     uint64_t commit_lsn;
     uint32_t ordinal;
@@ -102,6 +103,13 @@ struct spate_source_identity {
     struct spate_slice slot, publication;
 };
 
+/* How an epoch stands to the one before it, and so what a follower of that one must do. */
+enum spate_previous {
+    SPATE_PREVIOUS_NONE,     /* there was none: start */
+    SPATE_PREVIOUS_BROKEN,   /* continuity is lost: take a snapshot */
+    SPATE_PREVIOUS_CONTINUES /* it goes on from previous_epoch's previous_n */
+};
+
 struct spate_epoch {
     uint64_t at, epoch, end;
     int64_t wall_us;
@@ -109,7 +117,7 @@ struct spate_epoch {
     struct spate_slice uuid; /* 36 characters */
     struct spate_slice why;
     struct spate_source_identity identity;
-    enum { SPATE_PREVIOUS_NONE, SPATE_PREVIOUS_BROKEN, SPATE_PREVIOUS_CONTINUES } previous;
+    enum spate_previous previous;
     uint64_t previous_epoch, previous_n; /* for CONTINUES */
 };
 

@@ -52,7 +52,13 @@ static inline struct spate_json spate_json_over(struct spate_slice text, size_t 
 bool spate_json_fail(struct spate_json *json, enum spate_json_cause cause, const char *why);
 
 /* The next byte that is not white space, not consumed; 0 at the end and after a failure. */
-char spate_json_peek(struct spate_json *json);
+char spate_json_peek_far(struct spate_json *json); /* the same where white space may stand */
+static inline char spate_json_peek(struct spate_json *json)
+{
+    if (json->at < json->end && (unsigned char)*json->at > ' ')
+        return *json->at;
+    return spate_json_peek_far(json);
+}
 bool spate_json_take(struct spate_json *json, char c); /* consumes exactly c, after white space */
 bool spate_json_finish(struct spate_json *json);       /* nothing but white space is left */
 

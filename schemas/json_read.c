@@ -15,7 +15,7 @@ bool spate_json_fail(struct spate_json *json, enum spate_json_cause cause, const
     return false;
 }
 
-char spate_json_peek(struct spate_json *json)
+char spate_json_peek_far(struct spate_json *json)
 {
     while (json->at < json->end) {
         char c = *json->at;
@@ -118,8 +118,27 @@ static int32_t hex4(const char *at, const char *end)
     return value;
 }
 
-/* Moves over the string's content to its closing quote; *escaped tells whether there is anything to resolve.
- */
+/* Length of the escape at `at`, or 0 when JSON knows no such escape. */
+static size_t escape(const char *at, const char *end)
+{
+    switch (at[1]) {
+    case '"':
+    case '\\':
+    case '/':
+    case 'b':
+    case 'f':
+    case 'n':
+    case 'r':
+    case 't':
+        return 2;
+    case 'u':
+        return hex4(at + 2, end) < 0 ? 0 : 6;
+    default:
+        return 0;
+    }
+}
+
+/* Moves over the string's content to its closing quote; *escaped: there is something to resolve. */
 static bool string_end(struct spate_json *json, bool *escaped)
 {
     const char *at = json->at, *end = json->end;
@@ -137,23 +156,24 @@ static bool string_end(struct spate_json *json, bool *escaped)
         if (c == 0x7f) {
             at++;
         } else if (c >= 0x80) {
-            size_t len = spate_utf8_sequence(at, end);
+            size_t len;
 
-            if (len == 0) {
+            while (at < end && (unsigned char)*at >= 0x80 && (len = spate_utf8_sequence(at, end)) != 0)
+                at += len;
+            if (at < end && (unsigned char)*at >= 0x80) {
                 cause = SPATE_JSON_UTF8;
                 why = "the string is not valid UTF-8";
                 break;
             }
-            at += len;
         } else if (c == '\\') {
-            *escaped = true;
-            if (end - at < 2)
-                break;
-            if (at[1] == 'u' ? hex4(at + 2, end) < 0 : at[1] == 0 || strchr("\"\\/bfnrt", at[1]) == NULL) {
-                why = "the string has an escape that JSON does not know";
+            size_t len = 2 > end - at ? 0 : escape(at, end);
+
+            if (len == 0) {
+                why = 2 > end - at ? why : "the string has an escape that JSON does not know";
                 break;
             }
-            at += at[1] == 'u' ? 6 : 2;
+            *escaped = true;
+            at += len;
         } else {
             why = "the string has a bare control character";
             break;
@@ -196,16 +216,31 @@ static char *put_utf8(char *to, uint32_t code)
     return to;
 }
 
+static char meaning(char letter)
+{
+    switch (letter) {
+    case 'b':
+        return '\b';
+    case 'f':
+        return '\f';
+    case 'n':
+        return '\n';
+    case 'r':
+        return '\r';
+    case 't':
+        return '\t';
+    default:
+        return letter; /* a quote, a slash, a backslash */
+    }
+}
+
 /* Resolves the escapes of a string whose form string_end has checked. What comes out is never longer than
  * what went in. NULL: half of a surrogate pair, which is no character. */
 static char *resolve(char *to, const char *at, const char *end)
 {
-    static const char from[] = "bfnrt", into[] = "\b\f\n\r\t";
-
     while (at < end) {
         const char *slash = memchr(at, '\\', (size_t)(end - at));
         size_t run = (size_t)((slash != NULL ? slash : end) - at);
-        const char *known;
 
         memcpy(to, at, run);
         to += run;
@@ -213,8 +248,7 @@ static char *resolve(char *to, const char *at, const char *end)
             break;
         at = slash + 2;
         if (slash[1] != 'u') {
-            known = strchr(from, slash[1]);
-            *to++ = known != NULL ? into[known - from] : slash[1];
+            *to++ = meaning(slash[1]);
         } else {
             uint32_t code = (uint32_t)hex4(at, end), low;
 

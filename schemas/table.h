@@ -27,20 +27,20 @@ enum spate_class {
 enum spate_class spate_class_of(uint32_t base_type_oid);
 
 enum spate_identity { /* REPLICA IDENTITY */
-    SPATE_IDENTITY_DEFAULT = 'd',
-    SPATE_IDENTITY_NOTHING = 'n',
-    SPATE_IDENTITY_FULL = 'f',
-    SPATE_IDENTITY_INDEX = 'i'
+                      SPATE_IDENTITY_DEFAULT = 'd',
+                      SPATE_IDENTITY_NOTHING = 'n',
+                      SPATE_IDENTITY_FULL = 'f',
+                      SPATE_IDENTITY_INDEX = 'i'
 };
 
 struct spate_column {
-    struct spate_slice name;   /* owned by the table */
-    struct spate_slice type;   /* as format_type() spells it under search_path pg_catalog: "numeric(10,2)" */
-    struct spate_slice base;   /* for a domain: its base type, spelled the same way; else empty */
-    uint32_t oid;              /* pg_attribute.atttypid */
-    int32_t mod;               /* pg_attribute.atttypmod */
-    int16_t len;               /* pg_type.typlen; -1: variable, so it can come unchanged (TOAST) */
-    bool identity;             /* part of the replica identity (every column under FULL) */
+    struct spate_slice name; /* owned by the table */
+    struct spate_slice type; /* as format_type() spells it under search_path pg_catalog: "numeric(10,2)" */
+    struct spate_slice base; /* for a domain: its base type, spelled the same way; else empty */
+    uint32_t oid;            /* pg_attribute.atttypid */
+    int32_t mod;             /* pg_attribute.atttypmod */
+    int16_t len;             /* pg_type.typlen; -1: variable, so it can come unchanged (TOAST) */
+    bool identity;           /* part of the replica identity (every column under FULL) */
     enum spate_class json_class;
     struct spate_slice json_name; /* `"name":` escaped, ready to be written; owned by the table */
 };

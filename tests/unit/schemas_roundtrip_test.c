@@ -308,7 +308,7 @@ static void rare_messages_survive(void **state)
                                     .why = random_text(&made),
                                     .identity = {random_text(&made), (uint32_t)next(), random_text(&made),
                                                  (uint32_t)next(), random_text(&made), random_text(&made)},
-                                    .previous = (int)below(3)},
+                                    .previous = (enum spate_previous)below(3)},
                            back;
         struct spate_heartbeat heartbeat;
         struct spate_slice prefix, content;
