@@ -15,7 +15,6 @@
 #define LEDGER_CAP       65536 /* unconfirmed transactions; beyond it the source waits */
 #define BACKOFF_FIRST_MS 100
 #define BACKOFF_LAST_MS  10000
-#define GOOD_SESSION_MS  30000 /* after that long a failure is a new one, not the same again */
 
 struct connector {
     struct spate_stream stream;
@@ -62,8 +61,11 @@ static enum spate_rc stream_until_over(struct connector *c, struct spate_err *er
     while ((rc = spate_stream_turn(&c->stream, now_ms, err)) == SPATE_OK) {
         spate_stream_wait(&c->stream, now_ms);
         now_ms = spate_clock_ms();
-        if (c->backoff_ms > BACKOFF_FIRST_MS && now_ms - began_ms > GOOD_SESSION_MS)
+        /* It held for longer than the pause before it: the next failure is a new one, not the same again. */
+        if (c->backoff_ms > BACKOFF_FIRST_MS && now_ms - began_ms > c->backoff_ms) {
             c->backoff_ms = BACKOFF_FIRST_MS;
+            c->limit = (struct spate_log_limit){0};
+        }
     }
     return rc;
 }

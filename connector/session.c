@@ -93,7 +93,7 @@ static enum spate_rc open_epoch(struct spate_stream *stream, const struct spate_
                                 const char *why, struct spate_epoch epoch, struct spate_err *err)
 {
     const struct spate_epoch *newest = &stream->epoch.epoch;
-    char uuid[37];
+    char uuid[37], quoted[300];
     enum spate_rc rc;
 
     spate_uuid(uuid);
@@ -126,12 +126,12 @@ static enum spate_rc open_epoch(struct spate_stream *stream, const struct spate_
     if (rc != SPATE_OK)
         return rc;
     spate_epoch_keep(&stream->epoch, &epoch);
-    spate_log(SPATE_LOG_INFO, "epoch", "epoch=%" PRIu64 " uuid=%s lsn=%X/%X previous=%s why=\"%s\"", epoch.epoch,
+    spate_log(SPATE_LOG_INFO, "epoch", "epoch=%" PRIu64 " uuid=%s lsn=%X/%X previous=%s why=%s", epoch.epoch,
               uuid, LSN(epoch.end),
               epoch.previous == SPATE_PREVIOUS_NONE     ? "none"
               : epoch.previous == SPATE_PREVIOUS_BROKEN ? "broken"
                                                         : "continues",
-              why);
+              spate_log_quote(quoted, sizeof quoted, why));
     return SPATE_OK;
 }
 
@@ -267,6 +267,7 @@ static enum spate_rc break_epoch(struct spate_stream *stream, struct spate_sourc
 {
     const struct spate_connector_config *config = stream->config;
     bool lost = source->slot.exists && (!strcmp(source->slot.status, "lost") || source->slot.invalidation[0]);
+    const char *end;
     char short_why[200];
     enum spate_rc rc = SPATE_OK;
 
@@ -287,7 +288,9 @@ static enum spate_rc break_epoch(struct spate_stream *stream, struct spate_sourc
         rc = publish_tables(stream, err);
     if (rc != SPATE_OK)
         return rc;
-    snprintf(short_why, sizeof short_why, "%.*s", (int)strcspn(why, "\n"), why);
+    /* The judge's first sentence is what happened; the rest is advice. */
+    end = strstr(why, ". ");
+    snprintf(short_why, sizeof short_why, "%.*s", end ? (int)(end - why) : (int)strlen(why), why);
     return open_epoch(stream, source, short_why,
                       (struct spate_epoch){.previous = SPATE_PREVIOUS_BROKEN,
                                            .at = stream->tail.bus.last_n,
