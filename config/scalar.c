@@ -134,7 +134,7 @@ void spate_scalar_fallback(const struct spate_option *option, void *member)
     if (option->type == SPATE_OPT_LIST)
         list_fallback(option->fallback, member);
     else if (!spate_scalar_parse(option, option->fallback, member))
-        abort(); /* the table itself is wrong: config_table_test catches it */
+        abort(); /* the table itself is wrong: cli_tables_test catches it */
 }
 
 static void format_units(int64_t value, const struct unit *units, size_t count, struct spate_buf *out)
