@@ -11,7 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define GROUP_MOST  (UINT64_C(4) << 20)
+#define GROUP_MOST  (UINT64_C(16) << 20)
+#define CHUNK       (UINT64_C(2) << 20) /* handed to the disk while the next one is copied */
 #define GROUP_LEAST (UINT64_C(64) << 10)
 #define COMPLAIN_MS 10000
 
@@ -78,11 +79,14 @@ static enum spate_rc run(struct spate_local_archive *a, uint64_t *upto, bool *en
 static int write_all(int fd, const unsigned char *at, uint64_t len, uint64_t offset)
 {
     while (len > 0) {
-        const ssize_t put = pwrite(fd, at, len, (off_t)offset);
+        const ssize_t put = pwrite(fd, at, len < CHUNK ? len : CHUNK, (off_t)offset);
         if (put < 0 && errno == EINTR)
             continue;
         if (put <= 0)
             return put < 0 ? errno : ENOSPC;
+        /* Only starts the writing; what it fails at, the sync that follows reports. */
+        if (len > CHUNK && sync_file_range(fd, (off_t)offset, put, SYNC_FILE_RANGE_WRITE) != 0)
+            errno = 0;
         at += put;
         len -= (uint64_t)put;
         offset += (uint64_t)put;

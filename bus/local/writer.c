@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TOKENS_MOST    32768 /* acknowledgements outstanding; 16 bytes each */
+#define TOKENS_MOST    65536 /* acknowledgements outstanding; 16 bytes each */
 #define SHARED_WAIT_MS 200   /* for the lock of a shared topic; a stopped holder must not stop us */
 #define OPEN_WAIT_MS   5000
 
