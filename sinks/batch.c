@@ -173,6 +173,8 @@ void spate_batch_drop(struct spate_batch *batch, size_t count)
     struct spate_arena *old = arena_of(batch);
     size_t left = batch->count - count;
 
+    if (count == 0 && left > 0)
+        return;
     if (left > 0) {
         struct spate_arena *fresh = &batch->arena[!batch->active];
         for (size_t i = 0; i < left; i++) {

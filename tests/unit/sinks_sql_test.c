@@ -1,0 +1,314 @@
+/* What a projection becomes: the columns it uses, what it refuses for them, and the statements. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "sinks/projection.h"
+#include "tests/support/schemas_fixture.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct world {
+    struct spate_sink_config sink;
+    struct spate_sink_table_config config;
+    struct spate_projection projection;
+    struct spate_table *table;
+    struct spate_version *version;
+    struct spate_pair columns[8];
+    char *key[4];
+    int key_line[4];
+};
+
+/* What the target would answer: each output uses the columns named in `uses`, a bare column itself. */
+static void fake_answers(struct world *w, const char *const *uses, const char *where_uses)
+{
+    struct spate_version *v = w->version;
+
+    for (size_t i = 0; i < w->table->column_count; i++)
+        v->stage_types[i] = spate_strndup(w->table->columns[i].type.at, w->table->columns[i].type.len);
+    for (size_t i = 0; i < v->output_count; i++) {
+        bool known = v->outputs[i].use_count > 0;
+
+        for (size_t c = 0; !known && c < w->table->column_count; c++) {
+            char name[64];
+
+            snprintf(name, sizeof name, "%.*s", SPATE_SLICE_ARG(w->table->columns[c].name));
+            if ((int)c == v->outputs[i].bare || (uses && uses[i] && strstr(uses[i], name))) {
+                v->outputs[i].uses = spate_realloc(v->outputs[i].uses, 8 * sizeof(uint32_t));
+                v->outputs[i].uses[v->outputs[i].use_count++] = (uint32_t)c;
+                if (v->outputs[i].bare >= 0)
+                    break;
+            }
+        }
+    }
+    for (size_t c = 0; where_uses && c < w->table->column_count; c++) {
+        char name[64];
+
+        snprintf(name, sizeof name, "%.*s", SPATE_SLICE_ARG(w->table->columns[c].name));
+        if (strstr(where_uses, name)) {
+            v->where_uses = spate_realloc(v->where_uses, 8 * sizeof(uint32_t));
+            v->where_uses[v->where_use_count++] = (uint32_t)c;
+        }
+    }
+}
+
+static void open_world(struct world *w, enum spate_identity identity, const char *where, const char *const *columns,
+                       const char *key)
+{
+    struct spate_err err = {0};
+
+    *w = (struct world){.table = fixture_orders(identity)};
+    w->sink = (struct spate_sink_config){.path = "team.yaml", .name = "team", .into = {.schema = "team"}};
+    w->config = (struct spate_sink_table_config){.item = {.name = "Inv", .line = 7}, .from = "public.orders",
+                                                 .where = where ? spate_strdup(where) : NULL};
+    for (size_t i = 0; columns && columns[i]; i += 2) {
+        w->columns[i / 2] = (struct spate_pair){(char *)(uintptr_t)columns[i], (char *)(uintptr_t)columns[i + 1], 9};
+        w->config.columns = (struct spate_pairs){w->columns, i / 2 + 1};
+    }
+    if (key) {
+        w->key[0] = (char *)(uintptr_t)key;
+        w->config.key = (struct spate_strings){w->key, w->key_line, 1};
+    }
+    w->sink.tables = (struct spate_group){&w->config, 1};
+    assert_int_equal(spate_projection_init(&w->projection, &w->sink, 0, &err), SPATE_OK);
+    w->version = spate_version_new(&w->projection, w->table);
+}
+
+static void close_world(struct world *w)
+{
+    spate_version_free(w->version);
+    spate_projection_fini(&w->projection);
+    spate_table_free(w->table);
+    free(w->config.where);
+}
+
+static void names_of_tables_are_read_like_sql(void **state)
+{
+    static const struct {
+        const char *from, *schema, *table;
+    } cases[] = {
+        {"public.orders", "public", "orders"},
+        {"Public.Orders", "public", "orders"},
+        {"\"Public\".\"Order Lines\"", "Public", "Order Lines"},
+        {"\"a.b\".\"c\"\"d\"", "a.b", "c\"d"},
+        {"orders", NULL, NULL},
+        {"public.", NULL, NULL},
+        {".orders", NULL, NULL},
+        {"a.b.c", NULL, NULL},
+        {"public.\"open", NULL, NULL},
+        {"public.or ders", NULL, NULL},
+        {"public.\"\"", NULL, NULL},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct spate_sink_table_config config = {.item = {.name = "t", .line = 4},
+                                                 .from = (char *)(uintptr_t)cases[i].from};
+        struct spate_sink_config sink = {.path = "f.yaml", .into = {.schema = "s"}, .tables = {&config, 1}};
+        struct spate_projection projection;
+        struct spate_err err = {0};
+        enum spate_rc rc = spate_projection_init(&projection, &sink, 0, &err);
+
+        if (cases[i].schema) {
+            assert_int_equal(rc, SPATE_OK);
+            assert_string_equal(projection.source_schema, cases[i].schema);
+            assert_string_equal(projection.source_table, cases[i].table);
+        } else {
+            assert_int_equal(rc, SPATE_FAIL);
+            assert_int_equal(err.exit_code, SPATE_EXIT_CONFIG);
+            assert_non_null(strstr(err.text, "f.yaml:4: tables.t.from"));
+        }
+        spate_projection_fini(&projection);
+    }
+}
+
+static void all_columns_by_default(void **state)
+{
+    struct spate_err err = {0};
+    struct world w;
+
+    (void)state;
+    open_world(&w, SPATE_IDENTITY_DEFAULT, NULL, NULL, NULL);
+    fake_answers(&w, NULL, NULL);
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+    assert_int_equal(w.version->output_count, 6);
+    assert_int_equal(w.version->used_count, 6);
+    assert_int_equal(w.version->maybe_count, 4); /* total, tags, doc, notes; not the key, not the boolean */
+    assert_true(w.version->outputs[0].key);
+    spate_version_sql(w.version);
+    assert_string_equal(w.version->sql.stage, "pg_temp.spate_s0_3");
+    assert_string_equal(w.version->sql.columns,
+                        "(\"~op\", \"~mask\", \"~old0\", \"id\", \"total\", \"paid\", \"tags\", \"doc\", \"notes\")");
+    assert_non_null(strstr(w.version->sql.create,
+                           "INSERT INTO \"team\".\"Inv\" (\"id\", \"total\", \"paid\", \"tags\", \"doc\", \"notes\") SELECT "
+                           "(\"id\"\n), (\"total\"\n), "));
+    assert_non_null(strstr(w.version->sql.create, " ON CONFLICT (\"id\") DO UPDATE SET \"total\" = EXCLUDED.\"total\", "));
+    assert_non_null(strstr(w.version->sql.create,
+                           "\"total\" = CASE WHEN s.m0 THEN s.v1 ELSE t.\"total\" END, \"paid\" = s.v2, "));
+    assert_non_null(w.version->sql.partial);
+    assert_non_null(w.version->sql.move);
+    close_world(&w);
+}
+
+static void full_identity_leaves_nothing_out(void **state)
+{
+    static const char *const columns[] = {"inv", "id", "t", "total * 2 -- twice", NULL};
+    static const char *const uses[] = {NULL, "total"};
+    struct spate_err err = {0};
+    struct world w;
+
+    (void)state;
+    open_world(&w, SPATE_IDENTITY_FULL, "paid and notes > ''", columns, "inv");
+    fake_answers(&w, uses, "paid notes");
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+    assert_int_equal(w.version->maybe_count, 0);
+    assert_int_equal(w.version->used_count, 4); /* id, total, paid, notes */
+    assert_true(w.version->want[5]);
+    assert_false(w.version->want[3]);
+    assert_true(w.version->want_key[0]);
+    assert_false(w.version->want_key[1]);
+    spate_version_sql(w.version);
+    assert_null(w.version->sql.partial);
+    /* A comment at the end of an expression ends there, and rows staged without values are kept from `where`. */
+    assert_non_null(strstr(w.version->sql.create, "(total * 2 -- twice\n)"));
+    assert_non_null(strstr(w.version->sql.create, "WHEN 'u' THEN (paid and notes > ''\n) IS NOT TRUE ELSE false END"));
+    assert_non_null(strstr(w.version->sql.create,
+                           "WHERE CASE WHEN \"~op\" IN ('u', 'r') THEN (paid and notes > ''\n) ELSE false END"));
+    close_world(&w);
+}
+
+static void refused(const char *where, const char *where_uses, const char *const *columns, const char *const *uses,
+                    const char *key, const char *word)
+{
+    struct spate_err err = {0};
+    struct world w;
+
+    open_world(&w, SPATE_IDENTITY_DEFAULT, where, columns, key);
+    fake_answers(&w, uses, where_uses);
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_FAIL);
+    assert_int_equal(err.verdict, SPATE_FATAL);
+    assert_int_equal(err.exit_code, SPATE_EXIT_REFUSED);
+    assert_non_null(strstr(err.text, "team.yaml:7: tables.Inv"));
+    assert_non_null(strstr(err.text, word));
+    close_world(&w);
+}
+
+static void what_may_come_unchanged_is_refused_where_it_is_needed(void **state)
+{
+    static const char *const mixed[] = {"id", "id", "x", "notes || tags", NULL}, *const mixed_uses[] = {NULL, "notes tags"};
+    static const char *const half[] = {"id", "id", "x", "notes || paid", NULL}, *const half_uses[] = {NULL, "notes paid"};
+    const char *remedy = "ALTER TABLE \"public\".\"orders\" REPLICA IDENTITY FULL";
+
+    (void)state;
+    refused("notes <> ''", "notes", NULL, NULL, NULL, remedy);
+    refused("paid", "paid", NULL, NULL, NULL, remedy); /* a row that enters needs all columns, notes among them */
+    refused(NULL, NULL, mixed, mixed_uses, NULL, remedy);
+    refused(NULL, NULL, half, half_uses, NULL, remedy);
+}
+
+static void what_never_comes_unchanged_is_not(void **state)
+{
+    static const char *const fixed[] = {"id", "id", "x", "id || paid", "n", "upper(notes)", NULL};
+    static const char *const uses[] = {NULL, "id paid", "notes"};
+    static const char *const narrow[] = {"id", "id", "p", "paid", NULL};
+    struct spate_err err = {0};
+    struct world w;
+
+    (void)state;
+    open_world(&w, SPATE_IDENTITY_DEFAULT, NULL, fixed, NULL);
+    fake_answers(&w, uses, NULL);
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+    assert_int_equal(w.version->maybe_count, 1);
+    close_world(&w);
+
+    open_world(&w, SPATE_IDENTITY_DEFAULT, "paid", narrow, NULL);
+    fake_answers(&w, NULL, "paid");
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+    assert_int_equal(w.version->maybe_count, 0);
+    close_world(&w);
+}
+
+static void the_key_is_the_sources_key(void **state)
+{
+    static const char *const changed[] = {"id", "id + 0", NULL}, *const changed_uses[] = {"id"};
+    static const char *const other[] = {"id", "id", "p", "paid", NULL};
+    static const char *const none[] = {"p", "paid", NULL};
+
+    (void)state;
+    refused(NULL, NULL, changed, changed_uses, "id", "id + 0");
+    refused(NULL, NULL, changed, changed_uses, NULL, "key column id");
+    refused(NULL, NULL, other, NULL, "p", "no column of the source's key");
+    refused(NULL, NULL, other, NULL, "q", "none of the table's columns");
+    refused(NULL, NULL, none, NULL, NULL, "key column id");
+}
+
+static void odd_names_do_not_collide(void **state)
+{
+    const struct fixture_column columns[] = {{"~op", "integer", NULL, 23, -1, 4, true},
+                                             {"~~mask", "text", NULL, 25, -1, -1, false},
+                                             {"a\"b", "text", NULL, 25, -1, -1, false}};
+    struct spate_err err = {0};
+    struct world w;
+
+    (void)state;
+    open_world(&w, SPATE_IDENTITY_DEFAULT, NULL, NULL, NULL);
+    spate_version_free(w.version);
+    spate_table_free(w.table);
+    w.table = fixture_table("odd", SPATE_IDENTITY_DEFAULT, columns, 3, (const uint32_t[]){0}, 1);
+    w.version = spate_version_new(&w.projection, w.table);
+    fake_answers(&w, NULL, NULL);
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+    spate_version_sql(w.version);
+    assert_string_equal(w.version->sql.columns,
+                        "(\"~~~op\", \"~~~mask\", \"~~~old0\", \"~op\", \"~~mask\", \"a\"\"b\")");
+    close_world(&w);
+}
+
+static int numeric_mod(int precision, int scale)
+{
+    return ((precision << 16) | scale) + 4;
+}
+
+static void assignments_keep_values_or_ask_for_a_cast(void **state)
+{
+    (void)state;
+    assert_true(spate_type_lossless(23, -1, 23, -1));
+    assert_true(spate_type_lossless(23, -1, 20, -1));   /* int4 -> int8 */
+    assert_false(spate_type_lossless(20, -1, 23, -1));
+    assert_true(spate_type_lossless(20, -1, 1700, -1)); /* int8 -> numeric */
+    assert_false(spate_type_lossless(20, -1, 701, -1)); /* int8 -> float8 rounds */
+    assert_true(spate_type_lossless(23, -1, 701, -1));
+    assert_false(spate_type_lossless(1700, -1, 1700, numeric_mod(10, 2))); /* X41: 1.005 becomes 1.01 */
+    assert_true(spate_type_lossless(1700, numeric_mod(10, 2), 1700, -1));
+    assert_true(spate_type_lossless(1700, numeric_mod(10, 2), 1700, numeric_mod(12, 2)));
+    assert_false(spate_type_lossless(1700, numeric_mod(10, 2), 1700, numeric_mod(10, 4)));
+    assert_false(spate_type_lossless(1700, numeric_mod(12, 2), 1700, numeric_mod(10, 2)));
+    assert_true(spate_type_lossless(1043, 14, 1043, 24)); /* varchar(10) -> varchar(20) */
+    assert_false(spate_type_lossless(1043, 24, 1043, 14));
+    assert_true(spate_type_lossless(1043, 24, 25, -1));
+    assert_false(spate_type_lossless(25, -1, 1043, 24));
+    assert_false(spate_type_lossless(1042, 14, 25, -1));   /* char(10) -> text drops blanks */
+    assert_false(spate_type_lossless(1114, -1, 1184, -1)); /* timestamp -> timestamptz shifts */
+    assert_false(spate_type_lossless(114, -1, 3802, -1));  /* json -> jsonb drops duplicates (P81) */
+    assert_false(spate_type_lossless(1114, 6, 1114, 0));
+    assert_true(spate_type_lossless(1114, 0, 1114, 6));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_of_tables_are_read_like_sql),
+        cmocka_unit_test(all_columns_by_default),
+        cmocka_unit_test(full_identity_leaves_nothing_out),
+        cmocka_unit_test(what_may_come_unchanged_is_refused_where_it_is_needed),
+        cmocka_unit_test(what_never_comes_unchanged_is_not),
+        cmocka_unit_test(the_key_is_the_sources_key),
+        cmocka_unit_test(odd_names_do_not_collide),
+        cmocka_unit_test(assignments_keep_values_or_ask_for_a_cast),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
