@@ -90,8 +90,8 @@ struct spate_bus_ops {
 };
 
 struct spate_writer_ops {
-    enum spate_rc (*publish)(struct spate_writer *, const struct spate_record *, size_t count,
-                             size_t *taken, struct spate_err *);
+    enum spate_rc (*publish)(struct spate_writer *, const struct spate_record *, size_t count, size_t *taken,
+                             struct spate_err *);
     enum spate_rc (*poll)(struct spate_writer *, int timeout_ms, spate_durable_fn *, void *arg,
                           struct spate_err *);
     int (*fd)(struct spate_writer *);
@@ -105,8 +105,8 @@ struct spate_reader_ops {
     enum spate_rc (*next)(struct spate_reader *, struct spate_message *, struct spate_err *);
     enum spate_rc (*wait)(struct spate_reader *, int timeout_ms, struct spate_err *);
     enum spate_rc (*seek)(struct spate_reader *, struct spate_start, struct spate_err *);
-    enum spate_rc (*back)(struct spate_reader *, struct spate_bus_pos before,
-                          struct spate_bus_pos *start, struct spate_err *);
+    enum spate_rc (*back)(struct spate_reader *, struct spate_bus_pos before, struct spate_bus_pos *start,
+                          struct spate_err *);
     struct spate_bus_pos (*end)(struct spate_reader *);
     const char *(*log_id)(struct spate_reader *);
     void (*close)(struct spate_reader *);
@@ -117,9 +117,9 @@ struct spate_reader_ops {
  * holds is durable (HAZARDS 6.3, step 2) - a volatile topic excepted.
  * SPATE_FAIL: retry = another process owns it (the text names its pid) or the disk is full for now;
  * fatal = the topic cannot be used (wrong version, no permission, wrong file system). */
-SPATE_CHECKED static inline enum spate_rc
-spate_bus_writer_open(struct spate_bus *bus, const char *topic, unsigned flags,
-                      struct spate_writer **writer, struct spate_err *err)
+SPATE_CHECKED static inline enum spate_rc spate_bus_writer_open(struct spate_bus *bus, const char *topic,
+                                                                unsigned flags, struct spate_writer **writer,
+                                                                struct spate_err *err)
 {
     return bus->ops->writer_open(bus, topic, flags, writer, err);
 }
@@ -153,9 +153,10 @@ static inline void spate_bus_close(struct spate_bus *bus)
  *   SPATE_FAIL   record *taken was refused, those before it were taken; err->verdict says whether the
  *                record (quarantine: too large, empty) or the bus (retry, fatal) is at fault
  * What is taken in one call becomes visible in order, in as few steps as the driver can. */
-SPATE_CHECKED static inline enum spate_rc
-spate_writer_publish(struct spate_writer *writer, const struct spate_record *records, size_t count,
-                     size_t *taken, struct spate_err *err)
+SPATE_CHECKED static inline enum spate_rc spate_writer_publish(struct spate_writer *writer,
+                                                               const struct spate_record *records,
+                                                               size_t count, size_t *taken,
+                                                               struct spate_err *err)
 {
     return writer->ops->publish(writer, records, count, taken, err);
 }
@@ -234,7 +235,8 @@ static inline struct spate_bus_pos spate_reader_end(struct spate_reader *reader)
 {
     return reader->ops->end(reader);
 }
-/* Names this incarnation of the log; another one after the log was deleted and made anew. Valid until close. */
+/* Names this incarnation of the log; another one after the log was deleted and made anew. Valid until close.
+ */
 static inline const char *spate_reader_log_id(struct spate_reader *reader)
 {
     return reader->ops->log_id(reader);

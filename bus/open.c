@@ -13,32 +13,36 @@ const struct spate_option spate_bus_options[] = {
     {.key = "local.path",
      .type = SPATE_OPT_STRING,
      .offset = offsetof(struct spate_bus_config, local_path),
-     .doc = "Directory of the embedded bus, on a local disk; made when it is missing. The connector and its sinks "
+     .doc = "Directory of the embedded bus, on a local disk; made when it is missing. The connector and its "
+            "sinks "
             "name the same one."},
     {.key = "local.hot",
      .type = SPATE_OPT_STRING,
      .offset = offsetof(struct spate_bus_config, local_hot),
-     .doc = "Directory of the bus in shared memory, used by it alone. Derived from local.path below /dev/shm when "
+     .doc = "Directory of the bus in shared memory, used by it alone. Derived from local.path below /dev/shm "
+            "when "
             "not given; to be given when processes do not share their /dev/shm."},
     {.key = "local.segment_bytes",
      .type = SPATE_OPT_BYTES,
      .offset = offsetof(struct spate_bus_config, local_segment_bytes),
      .min = INT64_C(1) << 20,
      .max = INT64_C(1) << 30,
-     .doc = "Size of one segment file, a power of two; fixed when a topic is made. A record may be a quarter of it, "
+     .doc = "Size of one segment file, a power of two; fixed when a topic is made. A record may be a quarter "
+            "of it, "
             "at most 16MiB, and up to four segments stand in shared memory. By default 64MiB (4MiB for the "
             "topics beside the stream), less when the shared memory is small."},
 };
 const size_t spate_bus_option_count = sizeof spate_bus_options / sizeof spate_bus_options[0];
 
-enum spate_rc spate_bus_open(const struct spate_bus_config *config, struct spate_bus **bus, struct spate_err *err)
+enum spate_rc spate_bus_open(const struct spate_bus_config *config, struct spate_bus **bus,
+                             struct spate_err *err)
 {
     return spate_local_bus_open(config->local_path, config->local_hot, config->local_segment_bytes, bus, err);
 }
 
-/* The rule of escaping (P85): bytes of [a-z0-9._] stand for themselves, every other byte is '-' and two hex digits.
- * A name whose first byte would not be a letter or digit gets "x--" in front; "--" cannot arise otherwise. So
- * two names never collide, and spate_topic_unescape gives the name back. */
+/* The rule of escaping (P85): bytes of [a-z0-9._] stand for themselves, every other byte is '-' and two hex
+ * digits. A name whose first byte would not be a letter or digit gets "x--" in front; "--" cannot arise
+ * otherwise. So two names never collide, and spate_topic_unescape gives the name back. */
 #define TOPIC_MOST SPATE_LOCAL_NAME
 #define GUARD      "x--"
 
@@ -62,10 +66,11 @@ enum spate_rc spate_topic_escape(const char *name, char *out, size_t size, struc
     for (const char *at = name; *at; at++) {
         const size_t need = plain(*at) ? 1 : 3;
         if (len + need > most)
-            return spate_fail(err, SPATE_FATAL,
-                              "the name \"%.60s...\" is too long for a topic: it has %zu bytes, and a topic at most "
-                              "%d (each byte outside a-z 0-9 . _ takes three)",
-                              name, strlen(name), TOPIC_MOST);
+            return spate_fail(
+                err, SPATE_FATAL,
+                "the name \"%.60s...\" is too long for a topic: it has %zu bytes, and a topic at most "
+                "%d (each byte outside a-z 0-9 . _ takes three)",
+                name, strlen(name), TOPIC_MOST);
         if (need == 1) {
             out[len++] = *at;
         } else {
@@ -133,6 +138,6 @@ enum spate_rc spate_bus_pos_parse(const char *driver, const char *text, struct s
         if (errno == 0 && count > 0 && number[count] == '\0' && (!local || count == 16))
             return SPATE_OK;
     }
-    return spate_fail(err, SPATE_FATAL, "\"%.60s\" is no position of the %s bus: expected %s:%s", text, driver, driver,
-                      local ? "<16 hex digits>" : "<number>");
+    return spate_fail(err, SPATE_FATAL, "\"%.60s\" is no position of the %s bus: expected %s:%s", text,
+                      driver, driver, local ? "<16 hex digits>" : "<number>");
 }

@@ -10,8 +10,8 @@
 
 /* Embedded in the configuration structs of connector and sinks; the option table below fills it. */
 struct spate_bus_config {
-    char *local_path;        /* bus.local.path: the durable root */
-    char *local_hot;         /* bus.local.hot: the shared-memory root; NULL: derived from the path */
+    char *local_path;            /* bus.local.path: the durable root */
+    char *local_hot;             /* bus.local.hot: the shared-memory root; NULL: derived from the path */
     int64_t local_segment_bytes; /* bus.local.segment_bytes; 0: chosen when the topic is made */
 };
 

@@ -10,10 +10,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define HOT_MOST    UINT64_C(4)               /* segments between the archiver and the head, both included */
-#define RECORD_MOST (UINT64_C(16) << 20)      /* and at most a quarter of a segment */
-#define BATCH_BYTES (UINT64_C(256) << 10)     /* records that become visible together */
-#define AHEAD       (UINT64_C(1) << 20)       /* pages that are mapped with one call */
+#define HOT_MOST    UINT64_C(4)           /* segments between the archiver and the head, both included */
+#define RECORD_MOST (UINT64_C(16) << 20)  /* and at most a quarter of a segment */
+#define BATCH_BYTES (UINT64_C(256) << 10) /* records that become visible together */
+#define AHEAD       (UINT64_C(1) << 20)   /* pages that are mapped with one call */
 #define COMPLAIN_MS 10000
 
 #ifndef MADV_POPULATE_WRITE
@@ -54,13 +54,14 @@ static enum spate_rc full(struct spate_local_append *a, const char *why, const c
             strcpy(path, "?");
         spate_log(SPATE_LOG_WARN, "bus-hot-full",
                   "topic=%s path=%s needed_bytes=%" PRIu64 " durable=%016" PRIx64 " why=\"%s\" remedy=\"%s\"",
-                  a->topic->name, spate_log_quote(quoted, sizeof quoted, path), SPATE_LOCAL_HEADER + a->seg.cap,
-                  atomic_load(&a->topic->ctl->durable), why, remedy);
+                  a->topic->name, spate_log_quote(quoted, sizeof quoted, path),
+                  SPATE_LOCAL_HEADER + a->seg.cap, atomic_load(&a->topic->ctl->durable), why, remedy);
     }
     return SPATE_AGAIN;
 }
 
-/* A volatile topic keeps the segment before the current one; readers of older positions are told of the gap. */
+/* A volatile topic keeps the segment before the current one; readers of older positions are told of the gap.
+ */
 static enum spate_rc forget(struct spate_local_append *a, uint64_t oldest, struct spate_err *err)
 {
     uint64_t base;
@@ -100,7 +101,8 @@ static enum spate_rc roll(struct spate_local_append *a, struct spate_err *err)
         m->highest = next + (SPATE_LOCAL_RESERVE - 1) * a->seg.cap;
         rc = spate_local_manifest_write(topic, err);
         if (rc == SPATE_FAIL && err->verdict == SPATE_RETRY)
-            return full(a, "the manifest cannot be written: the disk is full", "make room below bus.local.path");
+            return full(a, "the manifest cannot be written: the disk is full",
+                        "make room below bus.local.path");
     }
     if (rc != SPATE_OK)
         return rc;
@@ -113,9 +115,10 @@ static enum spate_rc roll(struct spate_local_append *a, struct spate_err *err)
     struct spate_local_segment seg;
     rc = spate_local_segment_map(topic->hot_fd, next, a->seg.cap, SPATE_LOCAL_MAP_WRITE, &seg, err);
     if (rc != SPATE_OK)
-        return rc == SPATE_FAIL ? rc
-                                : spate_fail(err, SPATE_RETRY, "the segment %016" PRIx64 " of topic %s vanished", next,
-                                             topic->name);
+        return rc == SPATE_FAIL
+                   ? rc
+                   : spate_fail(err, SPATE_RETRY, "the segment %016" PRIx64 " of topic %s vanished", next,
+                                topic->name);
     atomic_store(&topic->ctl->head, next);
     enter(a, &seg);
     return m->is_volatile ? forget(a, old, err) : SPATE_OK;
@@ -127,7 +130,8 @@ static enum spate_rc first_segment(struct spate_local_append *a, struct spate_er
     const struct spate_local_topic *topic = a->topic;
     const uint64_t cap = topic->manifest.cap, durable = atomic_load(&topic->ctl->durable);
     const uint64_t head = atomic_load(&topic->ctl->head);
-    const uint64_t base = topic->manifest.is_volatile || durable > head ? head : spate_local_base_of(durable, cap);
+    const uint64_t base =
+        topic->manifest.is_volatile || durable > head ? head : spate_local_base_of(durable, cap);
     struct spate_local_segment seg;
     enum spate_rc rc = spate_local_segment_map(topic->hot_fd, base, cap, SPATE_LOCAL_MAP_WRITE, &seg, err);
 
@@ -157,7 +161,8 @@ enum spate_rc spate_local_append_settle(struct spate_local_append *a, struct spa
     return rc;
 }
 
-/* Takes `total` bytes for `count` records. On SPATE_OK the region is CLAIMed at *at, with indices from *idx. */
+/* Takes `total` bytes for `count` records. On SPATE_OK the region is CLAIMed at *at, with indices from *idx.
+ */
 static enum spate_rc claim(struct spate_local_append *a, uint64_t total, uint64_t count, uint64_t *at,
                            uint32_t *idx, struct spate_err *err)
 {
@@ -177,14 +182,15 @@ static enum spate_rc claim(struct spate_local_append *a, uint64_t total, uint64_
             uint64_t expected = 0;
             if (total <= cap - offset) {
                 const uint64_t word = spate_local_word(SPATE_LOCAL_CLAIM, a->slot, a->gen, (uint32_t)total);
-                if (atomic_compare_exchange_strong_explicit(&record->word, &expected, word, memory_order_acquire,
-                                                            memory_order_relaxed)) {
+                if (atomic_compare_exchange_strong_explicit(&record->word, &expected, word,
+                                                            memory_order_acquire, memory_order_relaxed)) {
                     *at = offset;
                     return SPATE_OK;
                 }
                 continue; /* somebody fenced this claim: take another */
             }
-            atomic_compare_exchange_strong(&record->word, &expected, spate_local_word(SPATE_LOCAL_END, 0, 0, 0));
+            atomic_compare_exchange_strong(&record->word, &expected,
+                                           spate_local_word(SPATE_LOCAL_END, 0, 0, 0));
         }
         const enum spate_rc rc = roll(a, err);
         if (rc != SPATE_OK)
@@ -204,8 +210,7 @@ static void fill(struct spate_local_record *record, const struct spate_record *i
     record->keylen = (uint16_t)in->key.len;
     record->type = SPATE_LOCAL_DATA;
     record->flags = (uint8_t)(flags | (in->key.len > 0 ? SPATE_LOCAL_HAS_KEY : 0));
-    record->crc =
-        spate_local_record_crc(record, pos, (uint32_t)len, in->key.at, in->value.at, in->value.len);
+    record->crc = spate_local_record_crc(record, pos, (uint32_t)len, in->key.at, in->value.at, in->value.len);
     if (in->key.len > 0)
         memcpy(record->payload, in->key.at, in->key.len);
     memcpy(record->payload + in->key.len, in->value.at, in->value.len);
@@ -217,19 +222,21 @@ static enum spate_rc refuse(const struct spate_local_append *a, const struct spa
     if (in->value.len == 0)
         return spate_fail(err, SPATE_QUARANTINE, "a record for topic %s has no value", a->topic->name);
     if (in->key.len > UINT16_MAX)
-        return spate_fail(err, SPATE_QUARANTINE, "the key of a record for topic %s has %zu bytes, the bus takes %d",
-                          a->topic->name, in->key.len, UINT16_MAX);
-    if (in->value.len > a->max_record || in->key.len > a->max_record - in->value.len)
         return spate_fail(err, SPATE_QUARANTINE,
-                          "a record for topic %s has %zu bytes, the bus takes %zu; a larger bus.local.segment_bytes "
-                          "(a quarter of it, at most %" PRIu64 ") counts when a topic is made anew",
-                          a->topic->name, in->key.len + in->value.len, a->max_record, RECORD_MOST);
+                          "the key of a record for topic %s has %zu bytes, the bus takes %d", a->topic->name,
+                          in->key.len, UINT16_MAX);
+    if (in->value.len > a->max_record || in->key.len > a->max_record - in->value.len)
+        return spate_fail(
+            err, SPATE_QUARANTINE,
+            "a record for topic %s has %zu bytes, the bus takes %zu; a larger bus.local.segment_bytes "
+            "(a quarter of it, at most %" PRIu64 ") counts when a topic is made anew",
+            a->topic->name, in->key.len + in->value.len, a->max_record, RECORD_MOST);
     return SPATE_OK;
 }
 
 /* How many of the records go together: what still fits this segment, at most a batch. */
-static enum spate_rc gather(const struct spate_local_append *a, const struct spate_record *records, size_t count,
-                            size_t *n, uint64_t *total, struct spate_err *err)
+static enum spate_rc gather(const struct spate_local_append *a, const struct spate_record *records,
+                            size_t count, size_t *n, uint64_t *total, struct spate_err *err)
 {
     const uint64_t tail = spate_local_tail_bytes(spate_local_header(&a->seg)->tail);
     const uint64_t room = tail < a->seg.cap ? a->seg.cap - tail : 0;
@@ -248,7 +255,8 @@ static enum spate_rc gather(const struct spate_local_append *a, const struct spa
     return SPATE_OK;
 }
 
-/* One call maps a megabyte of pages, instead of a fault for each: less than one call in a thousand records. */
+/* One call maps a megabyte of pages, instead of a fault for each: less than one call in a thousand records.
+ */
 static void populate(struct spate_local_append *a, uint64_t upto)
 {
     if (upto <= a->populated || upto > a->seg.cap)
@@ -274,8 +282,9 @@ static void ask_ahead(struct spate_local_append *a, uint64_t offset)
     spate_local_archiver_prepare(a->archiver, next);
 }
 
-enum spate_rc spate_local_append(struct spate_local_append *a, const struct spate_record *records, size_t count,
-                                 size_t *taken, uint64_t ends[SPATE_LOCAL_BATCH], struct spate_err *err)
+enum spate_rc spate_local_append(struct spate_local_append *a, const struct spate_record *records,
+                                 size_t count, size_t *taken, uint64_t ends[SPATE_LOCAL_BATCH],
+                                 struct spate_err *err)
 {
     for (;;) {
         uint64_t total = 0, at = 0;
@@ -293,9 +302,10 @@ enum spate_rc spate_local_append(struct spate_local_append *a, const struct spat
         for (size_t i = 0; i < n; i++) {
             struct spate_local_record *record = spate_local_record_at(&a->seg, offset);
             const uint64_t len = records[i].key.len + records[i].value.len;
-            const unsigned flags = n == 1 ? 0
-                                   : i == 0 ? SPATE_LOCAL_BATCH_FIRST
-                                   : i == n - 1 ? SPATE_LOCAL_BATCH_LAST : 0;
+            const unsigned flags = n == 1       ? 0
+                                   : i == 0     ? SPATE_LOCAL_BATCH_FIRST
+                                   : i == n - 1 ? SPATE_LOCAL_BATCH_LAST
+                                                : 0;
             fill(record, &records[i], a->seg.base + offset, idx + (uint32_t)i, flags);
             if (i > 0) /* out of sight until the first one is committed */
                 atomic_store_explicit(&record->word,

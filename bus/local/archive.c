@@ -94,8 +94,8 @@ static int write_all(int fd, const unsigned char *at, uint64_t len, uint64_t off
     return 0;
 }
 
-/* Writes a new file of this segment with its first `upto` bytes and puts it in place, all of it synced. The hot
- * segment has every byte of it, because it is removed only when all is archived. Returns an errno. */
+/* Writes a new file of this segment with its first `upto` bytes and puts it in place, all of it synced. The
+ * hot segment has every byte of it, because it is removed only when all is archived. Returns an errno. */
 static int make_file(struct spate_local_archive *a, uint64_t upto)
 {
     char name[SPATE_LOCAL_FILE], temp[SPATE_LOCAL_FILE + 8];
@@ -123,7 +123,8 @@ static int make_file(struct spate_local_archive *a, uint64_t upto)
     return 0;
 }
 
-/* Opens the file that a predecessor began. What is below the watermark must be there; else it is made anew. */
+/* Opens the file that a predecessor began. What is below the watermark must be there; else it is made anew.
+ */
 static bool open_file(struct spate_local_archive *a)
 {
     char name[SPATE_LOCAL_FILE];
@@ -135,8 +136,7 @@ static bool open_file(struct spate_local_archive *a)
     const int fd = openat(a->topic->durable_fd, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return false;
-    if (fstat(fd, &st) != 0 ||
-        (uint64_t)st.st_size < SPATE_LOCAL_HEADER + (a->pos - a->hot.base) ||
+    if (fstat(fd, &st) != 0 || (uint64_t)st.st_size < SPATE_LOCAL_HEADER + (a->pos - a->hot.base) ||
         pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header ||
         spate_local_segment_header_check(&header, a->hot.base, a->cap, &ignored) != SPATE_OK) {
         close(fd);
@@ -192,7 +192,8 @@ static void complain(struct spate_local_archive *a, uint64_t missing)
         spate_log(SPATE_LOG_ERROR, "bus-disk-full",
                   "topic=%s path=%s missing_bytes=%" PRIu64 " durable=%016" PRIx64
                   " remedy=\"make room there; spate goes on by itself\"",
-                  a->topic->name, spate_log_quote(quoted, sizeof quoted, a->topic->place->path), missing, a->pos);
+                  a->topic->name, spate_log_quote(quoted, sizeof quoted, a->topic->place->path), missing,
+                  a->pos);
 }
 
 enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spate_err *err)
@@ -206,10 +207,11 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
     if (!a->hot.at) {
         rc = spate_local_segment_map(a->topic->hot_fd, base, a->cap, SPATE_LOCAL_MAP_READ, &a->hot, err);
         if (rc == SPATE_END && a->pos != base)
-            return spate_fail(err, SPATE_RETRY,
-                              "a segment of topic %s vanished from shared memory before it was durable; opening the "
-                              "topic anew recovers it from the disk, and the source sends again what is missing",
-                              a->topic->name);
+            return spate_fail(
+                err, SPATE_RETRY,
+                "a segment of topic %s vanished from shared memory before it was durable; opening the "
+                "topic anew recovers it from the disk, and the source sends again what is missing",
+                a->topic->name);
         if (rc != SPATE_OK)
             return rc;
     }

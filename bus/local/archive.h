@@ -17,9 +17,9 @@
 struct spate_local_archive {
     const struct spate_local_topic *topic; /* borrowed; its ctl and descriptors */
     uint64_t cap;
-    uint64_t pos;    /* everything below is durable */
-    uint64_t oldest; /* lowest base that may still stand in the hot tier */
-    uint64_t group;  /* most bytes between two syncs */
+    uint64_t pos;                   /* everything below is durable */
+    uint64_t oldest;                /* lowest base that may still stand in the hot tier */
+    uint64_t group;                 /* most bytes between two syncs */
     struct spate_local_segment hot; /* the segment of pos */
     int fd;                         /* its file in the archive; -1: closed */
     bool distrust; /* a sync failed: what the page cache holds of this file is not to be believed */
@@ -29,8 +29,9 @@ struct spate_local_archive {
 void spate_local_archive_init(struct spate_local_archive *archive, const struct spate_local_topic *topic);
 void spate_local_archive_fini(struct spate_local_archive *archive);
 
-/* SPATE_OK: the watermark moved. SPATE_END: nothing to do. SPATE_AGAIN: the disk is full (logged); the watermark
- * stands still, ask again later. SPATE_FAIL: the disk failed twice, nothing more can be promised. */
+/* SPATE_OK: the watermark moved. SPATE_END: nothing to do. SPATE_AGAIN: the disk is full (logged); the
+ * watermark stands still, ask again later. SPATE_FAIL: the disk failed twice, nothing more can be promised.
+ */
 SPATE_CHECKED enum spate_rc spate_local_archive_step(struct spate_local_archive *archive,
                                                      struct spate_err *err);
 

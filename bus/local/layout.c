@@ -66,15 +66,15 @@ enum spate_rc spate_local_segment_header_check(const struct spate_local_segment_
                                                uint64_t cap, struct spate_err *err)
 {
     if (header->magic == __builtin_bswap64(SPATE_LOCAL_SEGMENT_MAGIC))
-        return spate_fail(err, SPATE_FATAL,
-                          "segment %016" PRIx64 " was written by a machine of the other byte order; read it there",
-                          base);
+        return spate_fail(
+            err, SPATE_FATAL,
+            "segment %016" PRIx64 " was written by a machine of the other byte order; read it there", base);
     if (header->magic >> 16 == SPATE_LOCAL_SEGMENT_MAGIC >> 16 && header->magic != SPATE_LOCAL_SEGMENT_MAGIC)
-        return spate_fail(err, SPATE_FATAL,
-                          "segment %016" PRIx64 " has format version %u, this spate knows version %u; use the "
-                          "spate that wrote it",
-                          base, (unsigned)(header->magic & 0xffff),
-                          (unsigned)(SPATE_LOCAL_SEGMENT_MAGIC & 0xffff));
+        return spate_fail(
+            err, SPATE_FATAL,
+            "segment %016" PRIx64 " has format version %u, this spate knows version %u; use the "
+            "spate that wrote it",
+            base, (unsigned)(header->magic & 0xffff), (unsigned)(SPATE_LOCAL_SEGMENT_MAGIC & 0xffff));
     if (header->magic != SPATE_LOCAL_SEGMENT_MAGIC || header->crc != header_crc(header))
         return spate_fail(err, SPATE_FATAL, "the header of segment %016" PRIx64 " is damaged", base);
     if (header->base != base || header->cap != cap || header->unit != SPATE_LOCAL_UNIT)
@@ -98,8 +98,8 @@ enum spate_rc spate_local_end_next(const struct spate_local_record *record, uint
         if (*next > pos && *next % cap == 0)
             return SPATE_OK;
     }
-    return spate_fail(err, SPATE_FATAL, "the end of segment %016" PRIx64 " at position %016" PRIx64 " is damaged",
-                      base, pos);
+    return spate_fail(err, SPATE_FATAL,
+                      "the end of segment %016" PRIx64 " at position %016" PRIx64 " is damaged", base, pos);
 }
 
 void spate_local_cut_make(unsigned char out[SPATE_LOCAL_UNIT], uint64_t pos, uint64_t next_base)

@@ -105,8 +105,8 @@ static_assert(sizeof(struct spate_local_ctl) <= SPATE_LOCAL_HEADER, "ctl is one 
 
 /* One doorbell: readers write it too, so nothing but waking hangs on it. */
 struct spate_local_doorbell {
-    _Alignas(SPATE_LOCAL_LINE) _Atomic uint32_t waiting; /* a flag: a killed sleeper costs one spare wake */
-    _Alignas(SPATE_LOCAL_LINE) _Atomic uint32_t bell;    /* the futex word */
+    _Alignas(SPATE_LOCAL_LINE) _Atomic uint32_t waiting;  /* a flag: a killed sleeper costs one spare wake */
+    _Alignas(SPATE_LOCAL_LINE) _Atomic uint32_t bell;     /* the futex word */
     _Alignas(SPATE_LOCAL_LINE) _Atomic uint32_t spinners; /* kept free */
 };
 
@@ -164,8 +164,8 @@ SPATE_CHECKED enum spate_rc spate_local_end_next(const struct spate_local_record
 /* What stands at the cut after a recovery: END, and where the log goes on. */
 void spate_local_cut_make(unsigned char out[SPATE_LOCAL_UNIT], uint64_t pos, uint64_t next_base);
 
-/* One step along the log at `record`, which has `room` bytes left in its segment. Every length is held against
- * the room before anything behind it is touched. */
+/* One step along the log at `record`, which has `room` bytes left in its segment. Every length is held
+ * against the room before anything behind it is touched. */
 enum spate_local_step {
     SPATE_LOCAL_STEP_OPEN,   /* FREE or CLAIM: not final yet */
     SPATE_LOCAL_STEP_RECORD, /* *size bytes, *len of them key and value */

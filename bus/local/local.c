@@ -26,7 +26,8 @@ static enum spate_rc topics(struct spate_bus *base, void (*each)(void *arg, cons
         return rc == SPATE_END ? SPATE_OK : rc; /* nobody has written yet */
     DIR *dir = fdopendir(root);
     if (!dir) {
-        rc = spate_fail(err, SPATE_RETRY, "cannot list the topics below %s: %s", bus->place.path, strerror(errno));
+        rc = spate_fail(err, SPATE_RETRY, "cannot list the topics below %s: %s", bus->place.path,
+                        strerror(errno));
         close(root);
         return rc;
     }

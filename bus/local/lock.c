@@ -16,8 +16,8 @@ enum spate_rc spate_local_lock_open(int dir, int *fd, struct spate_err *err)
 {
     *fd = openat(dir, "writers.lck", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0640);
     if (*fd < 0)
-        return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL, "cannot open the file writers.lck: %s",
-                          strerror(errno));
+        return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL,
+                          "cannot open the file writers.lck: %s", strerror(errno));
     return SPATE_OK;
 }
 

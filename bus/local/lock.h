@@ -1,8 +1,7 @@
 /* bus/local/lock.h - the kernel lock that makes a process the writer of a topic.
  *
- * It is a byte range of writers.lck in the durable root (so that two hot roots cannot both own a topic), tied to
- * the open file: it dies with the process, whatever kills it.
- * Blocks: _wait, for at most timeout_ms. */
+ * It is a byte range of writers.lck in the durable root (so that two hot roots cannot both own a topic), tied
+ * to the open file: it dies with the process, whatever kills it. Blocks: _wait, for at most timeout_ms. */
 #ifndef SPATE_BUS_LOCAL_LOCK_H
 #define SPATE_BUS_LOCAL_LOCK_H
 

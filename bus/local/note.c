@@ -15,8 +15,8 @@ enum spate_rc spate_local_note_write(int dir, const char *name, const char *text
                                      struct spate_err *err)
 {
     char temp[64], whole[SPATE_LOCAL_NOTE_SIZE];
-    const int len = snprintf(whole, sizeof whole, "%scrc %08" PRIx32 "\n", text,
-                             spate_crc32c(0, text, strlen(text)));
+    const int len =
+        snprintf(whole, sizeof whole, "%scrc %08" PRIx32 "\n", text, spate_crc32c(0, text, strlen(text)));
 
     snprintf(temp, sizeof temp, ".%s.tmp", name);
     if (len < 0 || (size_t)len >= sizeof whole)

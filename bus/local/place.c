@@ -33,18 +33,20 @@ static enum spate_rc refuse_remote(int fd, const char *path, struct spate_err *e
     static const struct {
         uint32_t magic;
         const char *name;
-    } remote[] = {{0x6969, "NFS"},     {0x01021997, "9p"},    {0x65735546, "FUSE"},
-                  {0x517B, "SMB"},     {0xFF534D42, "CIFS"},  {0xFE534D42, "SMB2"}};
+    } remote[] = {{0x6969, "NFS"}, {0x01021997, "9p"},   {0x65735546, "FUSE"},
+                  {0x517B, "SMB"}, {0xFF534D42, "CIFS"}, {0xFE534D42, "SMB2"}};
     struct statfs fs;
 
     if (fstatfs(fd, &fs) != 0)
-        return spate_fail(err, SPATE_FATAL, "cannot examine the file system of %s: %s", path, strerror(errno));
+        return spate_fail(err, SPATE_FATAL, "cannot examine the file system of %s: %s", path,
+                          strerror(errno));
     for (size_t i = 0; i < sizeof remote / sizeof remote[0]; i++)
         if ((uint32_t)fs.f_type == remote[i].magic)
-            return spate_fail(err, SPATE_FATAL,
-                              "%s is on %s, where locks and shared memory do not reach every process; put the "
-                              "bus on a local disk (bus.local.path, bus.local.hot)",
-                              path, remote[i].name);
+            return spate_fail(
+                err, SPATE_FATAL,
+                "%s is on %s, where locks and shared memory do not reach every process; put the "
+                "bus on a local disk (bus.local.path, bus.local.hot)",
+                path, remote[i].name);
     return SPATE_OK;
 }
 
@@ -55,8 +57,8 @@ static enum spate_rc open_root(const char *path, int *fd, struct spate_err *err)
         return errno == ENOENT ? SPATE_END
                                : spate_fail(err, SPATE_FATAL, "%s is not a directory (bus.local.path)", path);
     if (*fd < 0)
-        return spate_fail(err, SPATE_FATAL, "cannot open the directory %s: %s; this process runs as uid %u", path,
-                          strerror(errno), (unsigned)geteuid());
+        return spate_fail(err, SPATE_FATAL, "cannot open the directory %s: %s; this process runs as uid %u",
+                          path, strerror(errno), (unsigned)geteuid());
     const enum spate_rc rc = refuse_remote(*fd, path, err);
     if (rc != SPATE_OK) {
         close(*fd);
@@ -113,9 +115,11 @@ static enum spate_rc read_meta(int hot_fd, uint64_t *hot_id, struct spate_err *e
     if (rc != SPATE_OK)
         return rc;
     boot_id(boot);
-    if (!spate_local_note_get(text, "boot", was, sizeof was) || !spate_local_note_u64(text, "hot", 16, hot_id))
-        return spate_fail(err, SPATE_FATAL, "the file " META " is of another version; remove the hot root while "
-                                            "no spate runs");
+    if (!spate_local_note_get(text, "boot", was, sizeof was) ||
+        !spate_local_note_u64(text, "hot", 16, hot_id))
+        return spate_fail(err, SPATE_FATAL,
+                          "the file " META " is of another version; remove the hot root while "
+                          "no spate runs");
     return strcmp(boot, was) == 0 ? SPATE_OK : SPATE_END;
 }
 
@@ -128,9 +132,10 @@ static enum spate_rc refuse_stranger(const struct spate_local_place *place, int 
     if (fstat(hot_fd, &hot) != 0 || stat(place->path, &durable) != 0)
         return spate_fail(err, SPATE_FATAL, "cannot examine %s: %s", path, strerror(errno));
     if (!place->hot && hot.st_uid != durable.st_uid && hot.st_uid != geteuid() && hot.st_uid != 0)
-        return spate_fail(err, SPATE_FATAL,
-                          "%s belongs to uid %u, but the bus at %s to uid %u; remove it, or set bus.local.hot",
-                          path, (unsigned)hot.st_uid, place->path, (unsigned)durable.st_uid);
+        return spate_fail(
+            err, SPATE_FATAL,
+            "%s belongs to uid %u, but the bus at %s to uid %u; remove it, or set bus.local.hot", path,
+            (unsigned)hot.st_uid, place->path, (unsigned)durable.st_uid);
     return SPATE_OK;
 }
 

@@ -36,8 +36,8 @@ SPATE_CHECKED enum spate_rc spate_local_place_hot(const struct spate_local_place
 SPATE_CHECKED enum spate_rc spate_local_place_hot_path(const struct spate_local_place *place,
                                                        char out[SPATE_LOCAL_PATH], struct spate_err *err);
 
-/* What a new topic's segments should hold: the configured size, or 64 MiB (4 MiB for topics with "._" in their
- * name), less when the hot file system is small. */
+/* What a new topic's segments should hold: the configured size, or 64 MiB (4 MiB for topics with "._" in
+ * their name), less when the hot file system is small. */
 uint64_t spate_local_place_cap(const struct spate_local_place *place, int hot_fd, const char *topic);
 
 bool spate_local_name_good(const char *topic); /* [a-z0-9][a-z0-9._-]{0,127} */

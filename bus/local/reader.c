@@ -79,13 +79,14 @@ static enum spate_rc attach(struct reader *r, struct spate_err *err)
     const struct spate_local_manifest was = r->topic.manifest;
     const enum spate_rc rc = spate_local_topic_attach(&r->topic, false, err);
 
-    if (rc != SPATE_FAIL && (r->topic.manifest.cap != was.cap || strcmp(r->topic.manifest.log_id, was.log_id) != 0))
+    if (rc != SPATE_FAIL &&
+        (r->topic.manifest.cap != was.cap || strcmp(r->topic.manifest.log_id, was.log_id) != 0))
         return spate_fail(err, SPATE_FATAL, "the log of topic %s was replaced by another one", r->topic.name);
     return rc;
 }
 
-/* A writer lives, but its shared memory is not ours: another container's, or another bus.local.hot. During its
- * recovery that is so for a moment as well. */
+/* A writer lives, but its shared memory is not ours: another container's, or another bus.local.hot. During
+ * its recovery that is so for a moment as well. */
 static enum spate_rc refuse_foreign(struct reader *r, struct spate_err *err)
 {
     char owner[SPATE_LOCAL_OWNER], hot[SPATE_LOCAL_PATH];
@@ -100,10 +101,11 @@ static enum spate_rc refuse_foreign(struct reader *r, struct spate_err *err)
     else if (spate_clock_ms() - r->foreign_ms > DETACHED_MOST &&
              spate_local_place_hot_path(r->topic.place, hot, err) == SPATE_OK) {
         spate_local_lock_owner(fd, owner);
-        rc = spate_fail(err, SPATE_RETRY,
-                        "topic %s is written by %s, but its shared memory is not at %s here: give both processes "
-                        "the same /dev/shm (docker: --ipc), or set bus.local.hot to a directory that they share",
-                        r->topic.name, owner, hot);
+        rc = spate_fail(
+            err, SPATE_RETRY,
+            "topic %s is written by %s, but its shared memory is not at %s here: give both processes "
+            "the same /dev/shm (docker: --ipc), or set bus.local.hot to a directory that they share",
+            r->topic.name, owner, hot);
     }
     if (fd >= 0)
         close(fd);
@@ -122,8 +124,8 @@ static enum spate_rc raise_detached(struct reader *r, struct spate_err *err)
     if (r->seg.at && r->unsynced) {
         r->unsynced = false;
         if (fdatasync(r->seg.fd) != 0)
-            return spate_fail(err, SPATE_RETRY, "cannot sync the archive of topic %s below %s: %s", r->topic.name,
-                              r->topic.place->path, strerror(errno));
+            return spate_fail(err, SPATE_RETRY, "cannot sync the archive of topic %s below %s: %s",
+                              r->topic.name, r->topic.place->path, strerror(errno));
     } else if (now - r->looked_ms < DETACHED_NAP_MS) {
         return SPATE_AGAIN;
     } else {
@@ -176,8 +178,8 @@ static enum spate_rc nearest(const struct reader *r, uint64_t from, uint64_t *ba
     return *base == UINT64_MAX ? SPATE_END : SPATE_OK;
 }
 
-/* Maps the segment that holds pos. SPATE_AGAIN: it does not exist (yet). May move pos: past bases that never came
- * to be, or, with a gap to report, to the oldest that is kept. */
+/* Maps the segment that holds pos. SPATE_AGAIN: it does not exist (yet). May move pos: past bases that never
+ * came to be, or, with a gap to report, to the oldest that is kept. */
 static enum spate_rc enter(struct reader *r, struct spate_err *err)
 {
     const uint64_t cap = r->topic.manifest.cap, base = spate_local_base_of(r->pos, cap);
@@ -218,7 +220,8 @@ static enum spate_rc damaged(const struct reader *r, struct spate_err *err)
     return spate_fail(err, SPATE_FATAL,
                       "the log of topic %s is damaged at position %016" PRIx64 " (%s segment %016" PRIx64
                       " below %s): restore it from a copy, or begin anew behind it",
-                      r->topic.name, r->pos, r->archived ? "archive" : "hot", r->seg.base, r->topic.place->path);
+                      r->topic.name, r->pos, r->archived ? "archive" : "hot", r->seg.base,
+                      r->topic.place->path);
 }
 
 /* Stands on the next record to show. SPATE_OK with r->gap set: a gap to report first. */
@@ -282,8 +285,9 @@ static enum spate_rc find(struct reader *r, struct spate_local_record **found, u
         }
         r->pos += size;
         if (r->pos > r->target)
-            return spate_fail(err, SPATE_FATAL, "position %016" PRIx64 " of topic %s is no record's: it was not made "
-                                                "by this log",
+            return spate_fail(err, SPATE_FATAL,
+                              "position %016" PRIx64 " of topic %s is no record's: it was not made "
+                              "by this log",
                               r->target, r->topic.name);
     }
 }
@@ -303,8 +307,8 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
     if (rc != SPATE_OK)
         return rc;
     if (r->gap) {
-        *message = (struct spate_message){
-            .kind = SPATE_MESSAGE_GAP, .pos = {.at = r->gap}, .next = {.at = r->pos}};
+        *message =
+            (struct spate_message){.kind = SPATE_MESSAGE_GAP, .pos = {.at = r->gap}, .next = {.at = r->pos}};
         r->gap = 0;
         return SPATE_OK;
     }
@@ -384,7 +388,8 @@ static enum spate_rc wait_reader(struct spate_reader *base, int timeout_ms, stru
                 return SPATE_OK;
         }
         if (r->topic.ctl && !spate_local_topic_current(&r->topic)) {
-            /* Recovered under us, or the shared memory is gone: stand in the new generation, or in the archive. */
+            /* Recovered under us, or the shared memory is gone: stand in the new generation, or in the
+             * archive. */
             if (attach(r, err) == SPATE_FAIL)
                 return SPATE_FAIL;
             stand_at(r, r->pos > r->target ? r->pos : r->target);
@@ -424,7 +429,8 @@ static uint64_t archive_end(const struct reader *r)
     const uint64_t at = spate_local_scan(&seg, 0, true, &ended);
     uint64_t end = base + at;
     if (ended && at < cap &&
-        spate_local_end_next(spate_local_record_at(&seg, at), end, base, cap, &next_base, &ignored) == SPATE_OK)
+        spate_local_end_next(spate_local_record_at(&seg, at), end, base, cap, &next_base, &ignored) ==
+            SPATE_OK)
         end = next_base;
     spate_local_segment_unmap(&seg);
     return end;
@@ -524,10 +530,12 @@ enum spate_rc spate_local_reader_open(struct spate_bus *base, const char *topic,
     r->seg.fd = -1;
     enum spate_rc rc = spate_local_topic_open(&r->topic, &bus->place, topic, err);
     if (rc == SPATE_END)
-        rc = spate_fail(err, SPATE_RETRY, "there is no topic %s on the bus %s yet: its writer has not started", topic,
-                        bus->place.path);
+        rc =
+            spate_fail(err, SPATE_RETRY, "there is no topic %s on the bus %s yet: its writer has not started",
+                       topic, bus->place.path);
     else if (rc == SPATE_OK && r->topic.manifest.is_volatile && see == SPATE_SEE_DURABLE)
-        rc = spate_fail(err, SPATE_FATAL, "topic %s is volatile: nothing on it is ever durable, read its tip", topic);
+        rc = spate_fail(err, SPATE_FATAL, "topic %s is volatile: nothing on it is ever durable, read its tip",
+                        topic);
     if (rc == SPATE_OK && (rc = attach(r, err)) == SPATE_END)
         rc = SPATE_OK; /* nobody writes now: what the archive holds can be read */
     if (rc == SPATE_OK)

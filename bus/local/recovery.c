@@ -45,8 +45,8 @@ static enum spate_rc cut(struct spate_local_topic *topic, uint64_t base, uint64_
     struct spate_local_segment seg;
     char name[SPATE_LOCAL_FILE];
     bool ended;
-    enum spate_rc rc =
-        spate_local_segment_map(topic->durable_fd, base, topic->manifest.cap, SPATE_LOCAL_MAP_ARCHIVE, &seg, err);
+    enum spate_rc rc = spate_local_segment_map(topic->durable_fd, base, topic->manifest.cap,
+                                               SPATE_LOCAL_MAP_ARCHIVE, &seg, err);
 
     if (rc == SPATE_END)
         return spate_fail(err, SPATE_RETRY, "the newest segment vanished during recovery");
@@ -60,10 +60,11 @@ static enum spate_rc cut(struct spate_local_topic *topic, uint64_t base, uint64_
     unsigned char unit[SPATE_LOCAL_UNIT];
     spate_local_cut_make(unit, base + at, next);
     errno = 0;
-    const bool good = fd >= 0 &&
-                      (ended || at == topic->manifest.cap ||
-                       pwrite(fd, unit, sizeof unit, (off_t)(SPATE_LOCAL_HEADER + at)) == (ssize_t)sizeof unit) &&
-                      fdatasync(fd) == 0;
+    const bool good =
+        fd >= 0 &&
+        (ended || at == topic->manifest.cap ||
+         pwrite(fd, unit, sizeof unit, (off_t)(SPATE_LOCAL_HEADER + at)) == (ssize_t)sizeof unit) &&
+        fdatasync(fd) == 0;
     const int why = errno ? errno : ENOSPC;
     if (fd >= 0)
         close(fd);
@@ -105,7 +106,8 @@ enum spate_rc spate_local_recover(struct spate_local_topic *topic, struct spate_
     rc = spate_local_segment_create(topic->hot_fd, next, m->cap, err);
     if (rc == SPATE_AGAIN)
         return spate_fail(err, SPATE_RETRY,
-                          "the hot file system has no room for a segment of %" PRIu64 " bytes of topic %s; enlarge it "
+                          "the hot file system has no room for a segment of %" PRIu64
+                          " bytes of topic %s; enlarge it "
                           "(docker: --shm-size), or set bus.local.hot or bus.local.segment_bytes",
                           m->cap, topic->name);
     if (rc != SPATE_OK)
@@ -163,9 +165,10 @@ enum spate_rc spate_local_settle(struct spate_local_segment *seg, uint64_t from,
     }
     return end == seg->cap ? SPATE_END : SPATE_OK;
 bad:
-    return spate_fail(err, SPATE_FATAL,
-                      "the shared memory of the bus is damaged at position %016" PRIx64
-                      "; stop every spate of this bus and remove its hot root: what is not durable yet will be "
-                      "sent again by the source",
-                      seg->base + at);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "the shared memory of the bus is damaged at position %016" PRIx64
+        "; stop every spate of this bus and remove its hot root: what is not durable yet will be "
+        "sent again by the source",
+        seg->base + at);
 }

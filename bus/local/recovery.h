@@ -1,5 +1,5 @@
-/* bus/local/recovery.h - what a writer does before its first record: recover from the archive when the hot tier
- * is lost, or settle what a killed predecessor left in it.
+/* bus/local/recovery.h - what a writer does before its first record: recover from the archive when the hot
+ * tier is lost, or settle what a killed predecessor left in it.
  *
  * The caller holds the topic's writer lock, so nobody writes meanwhile and nothing has to be waited for.
  * Blocks: recovery waits for the disk. */

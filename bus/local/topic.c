@@ -41,9 +41,10 @@ enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct 
         return spate_err_context(err, "topic %s below %s", topic->name, topic->place->path);
     if (rc != SPATE_OK)
         return rc;
-    if (!spate_local_note_get(text, "spate-local-topic", version, sizeof version) || strcmp(version, "1") != 0)
-        return spate_fail(err, SPATE_FATAL, "topic %s below %s was written by another version of spate", topic->name,
-                          topic->place->path);
+    if (!spate_local_note_get(text, "spate-local-topic", version, sizeof version) ||
+        strcmp(version, "1") != 0)
+        return spate_fail(err, SPATE_FATAL, "topic %s below %s was written by another version of spate",
+                          topic->name, topic->place->path);
     if (!spate_local_note_get(text, "log", m.log_id, sizeof m.log_id) ||
         !spate_local_note_u64(text, "cap", 10, &m.cap) ||
         !spate_local_note_u64(text, "highest", 16, &m.highest) ||
@@ -52,7 +53,8 @@ enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct 
         !spate_local_note_u64(text, "hot", 16, &m.hot) ||
         !spate_local_note_u64(text, "volatile", 10, &is_volatile) || m.cap < SPATE_LOCAL_HEADER ||
         (m.cap & (m.cap - 1)) != 0 || m.cap > UINT64_C(1) << 32)
-        return spate_fail(err, SPATE_FATAL, "the manifest of topic %s below %s is damaged: a line is missing or wrong",
+        return spate_fail(err, SPATE_FATAL,
+                          "the manifest of topic %s below %s is damaged: a line is missing or wrong",
                           topic->name, topic->place->path);
     m.is_volatile = is_volatile != 0;
     topic->manifest = m;
@@ -79,8 +81,8 @@ enum spate_rc spate_local_topic_open(struct spate_local_topic *topic, const stru
     close(root);
     if (topic->durable_fd < 0)
         return why == ENOENT ? SPATE_END
-                             : spate_fail(err, SPATE_FATAL, "cannot open the topic %s below %s: %s", name, place->path,
-                                          strerror(why));
+                             : spate_fail(err, SPATE_FATAL, "cannot open the topic %s below %s: %s", name,
+                                          place->path, strerror(why));
     rc = spate_local_manifest_read(topic, err);
     if (rc != SPATE_OK)
         spate_local_topic_close(topic);
@@ -98,9 +100,9 @@ static enum spate_rc make_dir(int root, const char *name, bool create, int *fd, 
                           "cannot make the directory of topic %s: %s", name, strerror(errno));
     *fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (*fd < 0)
-        return spate_fail(err, errno == ENOENT ? SPATE_RETRY : SPATE_FATAL,
-                          errno == ENOENT ? "there is no topic %s yet" : "cannot open the directory of topic %s",
-                          name);
+        return spate_fail(
+            err, errno == ENOENT ? SPATE_RETRY : SPATE_FATAL,
+            errno == ENOENT ? "there is no topic %s yet" : "cannot open the directory of topic %s", name);
     if (made)
         fsync(root);
     return SPATE_OK;
@@ -151,15 +153,17 @@ enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, bool crea
     if (rc != SPATE_END)
         return rc;
     if (!create)
-        return spate_fail(err, SPATE_RETRY, "there is no topic %s below %s yet", topic->name, topic->place->path);
+        return spate_fail(err, SPATE_RETRY, "there is no topic %s below %s yet", topic->name,
+                          topic->place->path);
     rc = spate_local_segment_next(topic->durable_fd, 0, &base, err);
     if (rc == SPATE_FAIL)
         return rc;
     if (rc == SPATE_OK)
-        return spate_fail(err, SPATE_FATAL,
-                          "topic %s below %s has segments but no manifest: somebody removed it. Restore it, or "
-                          "move the directory away to begin a new log",
-                          topic->name, topic->place->path);
+        return spate_fail(
+            err, SPATE_FATAL,
+            "topic %s below %s has segments but no manifest: somebody removed it. Restore it, or "
+            "move the directory away to begin a new log",
+            topic->name, topic->place->path);
     /* The first base is cap, so that no record ever stands at position 0. */
     topic->manifest = (struct spate_local_manifest){.cap = cap, .first = cap, .is_volatile = is_volatile};
     spate_uuid(topic->manifest.log_id);
@@ -235,7 +239,8 @@ bool spate_local_topic_current(const struct spate_local_topic *topic)
 }
 
 /* A page made whole in a temp file, then renamed: nobody sees half of one. */
-static enum spate_rc make_page(int dir, const char *name, mode_t mode, const void *page, struct spate_err *err)
+static enum spate_rc make_page(int dir, const char *name, mode_t mode, const void *page,
+                               struct spate_err *err)
 {
     char temp[32];
 
@@ -283,7 +288,8 @@ enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t 
         return rc;
     rc = spate_local_topic_attach(topic, true, err);
     if (rc == SPATE_END)
-        return spate_fail(err, SPATE_RETRY, "the hot tier of topic %s vanished while it was made", topic->name);
+        return spate_fail(err, SPATE_RETRY, "the hot tier of topic %s vanished while it was made",
+                          topic->name);
     return rc;
 }
 

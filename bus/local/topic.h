@@ -36,7 +36,8 @@ struct spate_local_topic {
     ino_t ctl_ino;
 };
 
-/* Opens the durable directory and reads the manifest. SPATE_END: no such topic. A failure leaves nothing open. */
+/* Opens the durable directory and reads the manifest. SPATE_END: no such topic. A failure leaves nothing
+ * open. */
 SPATE_CHECKED enum spate_rc spate_local_topic_open(struct spate_local_topic *topic,
                                                    const struct spate_local_place *place, const char *name,
                                                    struct spate_err *err);
@@ -52,7 +53,8 @@ SPATE_CHECKED enum spate_rc spate_local_manifest_read(struct spate_local_topic *
 SPATE_CHECKED enum spate_rc spate_local_manifest_write(struct spate_local_topic *topic,
                                                        struct spate_err *err);
 
-/* Maps ctl and bell when the hot tier is valid (SPATE_OK); SPATE_END: it is not. Readers map ctl read-only. */
+/* Maps ctl and bell when the hot tier is valid (SPATE_OK); SPATE_END: it is not. Readers map ctl read-only.
+ */
 SPATE_CHECKED enum spate_rc spate_local_topic_attach(struct spate_local_topic *topic, bool writer,
                                                      struct spate_err *err);
 void spate_local_topic_detach(struct spate_local_topic *topic);

@@ -1,7 +1,7 @@
 /* bus/local/writer.c - a topic's writer: who owns it, what it has promised, and when that is durable.
  *
- * An owned topic is locked from open to close, and an archiver thread makes it durable. A SHARED topic is locked
- * for each publish, which archives inline: such topics carry a message now and then. */
+ * An owned topic is locked from open to close, and an archiver thread makes it durable. A SHARED topic is
+ * locked for each publish, which archives inline: such topics carry a message now and then. */
 #include "bus/local/append.h"
 #include "bus/local/archiver.h"
 #include "bus/local/bell.h"
@@ -126,8 +126,8 @@ static enum spate_rc reserve_promises(struct writer *w, size_t more)
     return SPATE_OK;
 }
 
-static enum spate_rc append_all(struct writer *w, const struct spate_record *records, size_t count, size_t *taken,
-                                struct spate_err *err)
+static enum spate_rc append_all(struct writer *w, const struct spate_record *records, size_t count,
+                                size_t *taken, struct spate_err *err)
 {
     uint64_t ends[SPATE_LOCAL_BATCH];
 
@@ -255,8 +255,8 @@ static enum spate_rc poll_shared(struct writer *w, int timeout_ms, spate_durable
     }
 }
 
-static enum spate_rc poll_writer(struct spate_writer *base, int timeout_ms, spate_durable_fn *durable, void *arg,
-                                 struct spate_err *err)
+static enum spate_rc poll_writer(struct spate_writer *base, int timeout_ms, spate_durable_fn *durable,
+                                 void *arg, struct spate_err *err)
 {
     struct writer *w = (struct writer *)base;
 
@@ -286,8 +286,9 @@ static struct spate_bus_pos writer_end(struct spate_writer *base)
         const uint64_t head = atomic_load(&w->topic.ctl->head);
         struct spate_local_segment seg;
         struct spate_err ignored = {.verdict = SPATE_RETRY};
-        if (head > w->append.seg.base && spate_local_segment_map(w->topic.hot_fd, head, w->topic.manifest.cap,
-                                                                 SPATE_LOCAL_MAP_READ, &seg, &ignored) == SPATE_OK) {
+        if (head > w->append.seg.base &&
+            spate_local_segment_map(w->topic.hot_fd, head, w->topic.manifest.cap, SPATE_LOCAL_MAP_READ, &seg,
+                                    &ignored) == SPATE_OK) {
             const uint64_t tail = spate_local_tail_bytes(atomic_load(&spate_local_header(&seg)->tail));
             spate_local_segment_unmap(&seg);
             return (struct spate_bus_pos){.at = head + (tail < seg.cap ? tail : seg.cap)};
@@ -342,10 +343,11 @@ static enum spate_rc take_lock(struct writer *w, struct spate_err *err)
     if (rc != SPATE_AGAIN)
         return rc;
     spate_local_lock_owner(w->lock_fd, owner);
-    return spate_fail(err, SPATE_RETRY,
-                      "topic %s of the bus %s has a writer already: %s; a topic has one, so stop that one or wait "
-                      "until it ends",
-                      w->topic.name, w->topic.place->path, owner);
+    return spate_fail(
+        err, SPATE_RETRY,
+        "topic %s of the bus %s has a writer already: %s; a topic has one, so stop that one or wait "
+        "until it ends",
+        w->topic.name, w->topic.place->path, owner);
 }
 
 /* Everything between having the lock and the first record. */
@@ -357,7 +359,8 @@ static enum spate_rc begin(struct writer *w, struct spate_err *err)
     if (rc != SPATE_OK)
         return rc;
     rc = catch_up(w, err);
-    if (rc == SPATE_AGAIN && (rc = drain(w, err)) == SPATE_OK) /* a predecessor died far ahead of its archiver */
+    if (rc == SPATE_AGAIN &&
+        (rc = drain(w, err)) == SPATE_OK) /* a predecessor died far ahead of its archiver */
         rc = catch_up(w, err);
     if (rc == SPATE_AGAIN)
         return spate_fail(err, SPATE_RETRY,
@@ -370,9 +373,10 @@ static enum spate_rc begin(struct writer *w, struct spate_err *err)
     spate_local_segment_sweep(w->topic.durable_fd);
     rc = drain(w, err);
     if (rc == SPATE_AGAIN)
-        return spate_fail(err, SPATE_RETRY,
-                          "the disk below %s is full: what topic %s holds cannot be made durable; make room there",
-                          w->topic.place->path, w->topic.name);
+        return spate_fail(
+            err, SPATE_RETRY,
+            "the disk below %s is full: what topic %s holds cannot be made durable; make room there",
+            w->topic.place->path, w->topic.name);
     if (rc == SPATE_OK && !is_shared(w) && !is_volatile(w))
         rc = spate_local_archiver_start(&w->topic, &w->archiver, err);
     w->append.archiver = w->archiver;
@@ -385,9 +389,10 @@ enum spate_rc spate_local_writer_open(struct spate_bus *base, const char *topic,
     struct spate_local_bus *bus = (struct spate_local_bus *)base;
 
     if (!spate_local_name_good(topic))
-        return spate_fail(err, SPATE_FATAL,
-                          "\"%s\" is no topic name: expected a-z 0-9 . _ - with a letter or digit first, at most %d",
-                          topic, SPATE_LOCAL_NAME);
+        return spate_fail(
+            err, SPATE_FATAL,
+            "\"%s\" is no topic name: expected a-z 0-9 . _ - with a letter or digit first, at most %d", topic,
+            SPATE_LOCAL_NAME);
     struct writer *w = spate_zalloc(sizeof *w);
     w->base.ops = &writer_ops;
     w->flags = flags;

@@ -1,5 +1,5 @@
-/* tests/bench/bus_local.c - the local bus alone: nanoseconds per record to publish, make durable and read, and
- * kernel calls are counted from outside (strace -f -c). Arguments: records, bytes, batch, directory. */
+/* tests/bench/bus_local.c - the local bus alone: nanoseconds per record to publish, make durable and read,
+ * and kernel calls are counted from outside (strace -f -c). Arguments: records, bytes, batch, directory. */
 #include "bus/open.h"
 #include "tests/support/bus_scratch.h"
 
@@ -49,7 +49,8 @@ int main(int argc, char **argv)
     while (done < records) {
         size_t n = records - done < batch ? (size_t)(records - done) : batch, taken;
         for (size_t i = 0; i < n; i++)
-            offer[i] = (struct spate_record){.value = spate_slice(value, bytes), .ts_us = from, .token = done + i + 1};
+            offer[i] = (struct spate_record){
+                .value = spate_slice(value, bytes), .ts_us = from, .token = done + i + 1};
         const enum spate_rc rc = spate_writer_publish(w, offer, n, &taken, &err);
         done += taken;
         if (rc == SPATE_AGAIN)
@@ -67,8 +68,8 @@ int main(int argc, char **argv)
             return 1;
     const int64_t durable = spate_clock_us();
     const double cpu = cpu_s();
-    if (spate_bus_reader_open(bus, "bench", SPATE_SEE_DURABLE, (struct spate_start){.from = SPATE_START_OLDEST}, &r,
-                              &err) != SPATE_OK)
+    if (spate_bus_reader_open(bus, "bench", SPATE_SEE_DURABLE,
+                              (struct spate_start){.from = SPATE_START_OLDEST}, &r, &err) != SPATE_OK)
         return 1;
     const int64_t read_from = spate_clock_us();
     while (spate_reader_next(r, &m, &err) == SPATE_OK) {

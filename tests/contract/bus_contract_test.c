@@ -333,8 +333,8 @@ static void starts_where_it_is_told(void **state)
     expect(now, "three");
     expect(all, "one");
     const struct spate_bus_pos two = get(all).pos;
-    struct spate_reader *at = open_reader(*state, "shop", SPATE_SEE_TIP,
-                                          (struct spate_start){.from = SPATE_START_AT, .pos = two});
+    struct spate_reader *at =
+        open_reader(*state, "shop", SPATE_SEE_TIP, (struct spate_start){.from = SPATE_START_AT, .pos = two});
     expect(at, "two");
     expect(at, "three");
     assert_int_equal(spate_reader_seek(at, (struct spate_start){.from = SPATE_START_AT, .pos = two}, &err),
@@ -564,7 +564,10 @@ static void positions_survive_as_text(void **state)
     assert_int_equal(err.verdict, SPATE_FATAL);
 }
 
-#define BUS_TEST(fn, driver) {#fn, fn, set_up, tear_down, (void *)(uintptr_t)(driver)}
+#define BUS_TEST(fn, driver)                                                                                 \
+    {                                                                                                        \
+#fn, fn, set_up, tear_down, (void *)(uintptr_t)(driver)                                              \
+    }
 
 int main(void)
 {

@@ -9,7 +9,8 @@
 struct spate_test_driver {
     const char *name;
     bool owns; /* a second writer of a topic is refused */
-    /* A new, empty bus with small segments, and another handle to the same bus; each is closed by the test. */
+    /* A new, empty bus with small segments, and another handle to the same bus; each is closed by the test.
+     */
     void *(*make)(void);
     struct spate_bus *(*open)(void *made);
     void (*destroy)(void *made);

@@ -103,7 +103,8 @@ static inline enum spate_rc bus_log_settle(struct spate_writer *w, uint64_t last
 }
 
 /* The next message, waiting up to 20 s for it. */
-static inline enum spate_rc bus_log_next(struct spate_reader *r, struct spate_message *m, struct spate_err *err)
+static inline enum spate_rc bus_log_next(struct spate_reader *r, struct spate_message *m,
+                                         struct spate_err *err)
 {
     const int64_t deadline = spate_clock_ms() + 20000;
     enum spate_rc rc;

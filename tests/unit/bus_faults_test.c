@@ -1,5 +1,6 @@
-/* tests/unit/bus_faults_test.c - LOCALBUS 8, tests 11 and 13: full and failing disks, damaged files, shared memory
- * that is not ours. Mounts of a few megabytes need root; without it those tests are skipped and say so. */
+/* tests/unit/bus_faults_test.c - LOCALBUS 8, tests 11 and 13: full and failing disks, damaged files, shared
+ * memory that is not ours. Mounts of a few megabytes need root; without it those tests are skipped and say
+ * so. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -188,7 +189,8 @@ static void a_container_s_shared_memory_is_enough(void **state)
 {
     struct fixture *f = *state;
     static const char *const topics[] = {"shop", "shop._schemas", "shop._control", "shop._peers"};
-    const unsigned flags[] = {0, SPATE_TOPIC_KEEP, SPATE_TOPIC_SHARED, SPATE_TOPIC_SHARED | SPATE_TOPIC_VOLATILE};
+    const unsigned flags[] = {0, SPATE_TOPIC_KEEP, SPATE_TOPIC_SHARED,
+                              SPATE_TOPIC_SHARED | SPATE_TOPIC_VOLATILE};
     struct spate_writer *w[4];
     struct bus_log_acks acks = {0};
     struct spate_err err = {0};
@@ -478,7 +480,8 @@ static void a_position_that_is_no_record_s_is_refused(void **state)
     check(bus_log_publish(w, 1, 100, &acks, &err), &err);
     check(bus_log_settle(w, 100, &acks, &err), &err);
     check(spate_bus_reader_open(f->bus, "log", SPATE_SEE_DURABLE,
-                                (struct spate_start){.from = SPATE_START_AT, .pos = {.at = CAP + 1}}, &r, &err),
+                                (struct spate_start){.from = SPATE_START_AT, .pos = {.at = CAP + 1}}, &r,
+                                &err),
           &err);
     assert_int_equal(spate_reader_next(r, &m, &err), SPATE_FAIL);
     assert_int_equal(err.verdict, SPATE_FATAL);
@@ -503,7 +506,8 @@ static void an_overtaken_reader_gets_the_exact_gap(void **state)
     for (int i = 0; i < 3; i++)
         check(bus_log_next(r, &m, &err), &err);
     const struct spate_bus_pos stood = m.next;
-    assert_int_equal(spate_reader_seek(r, (struct spate_start){.from = SPATE_START_AT, .pos = stood}, &err), SPATE_OK);
+    assert_int_equal(spate_reader_seek(r, (struct spate_start){.from = SPATE_START_AT, .pos = stood}, &err),
+                     SPATE_OK);
     check(bus_log_publish(w, 11, 20000, &acks, &err), &err);
     check(bus_log_next(r, &m, &err), &err);
     assert_int_equal(m.kind, SPATE_MESSAGE_GAP);

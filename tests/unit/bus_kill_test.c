@@ -1,5 +1,5 @@
-/* tests/unit/bus_kill_test.c - LOCALBUS 8, tests 1 (one writer) and 10: writers killed at any point, and what the
- * next one finds. SEED repeats a run. */
+/* tests/unit/bus_kill_test.c - LOCALBUS 8, tests 1 (one writer) and 10: writers killed at any point, and what
+ * the next one finds. SEED repeats a run. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -122,9 +122,8 @@ static _Noreturn void child(const struct bus_scratch *s, unsigned flags, struct 
         const size_t count = 1 + bus_log_random(&seed) % 8;
         size_t taken = 0;
         for (size_t i = 0; i < count; i++)
-            records[i] = (struct spate_record){.key = {.at = "key", .len = 3},
-                                               .value = bus_log_value(n + i, values[i]),
-                                               .token = n + i};
+            records[i] = (struct spate_record){
+                .key = {.at = "key", .len = 3}, .value = bus_log_value(n + i, values[i]), .token = n + i};
         enum spate_rc rc = spate_writer_publish(w, records, count, &taken, &err);
         n += taken;
         atomic_store(&told->published, n - 1);
@@ -141,8 +140,7 @@ static _Noreturn void child(const struct bus_scratch *s, unsigned flags, struct 
 static void kill_often(unsigned flags, int rounds)
 {
     struct bus_scratch s;
-    struct told *told =
-        mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct told *told = mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     const char *env = getenv("SEED");
     uint64_t seed = env ? strtoull(env, NULL, 10) : (uint64_t)spate_clock_wall_us();
     uint64_t broken = 0;
@@ -224,7 +222,8 @@ static void before_commit_of_a_batch(struct spate_local_segment *seg, uint64_t t
 
 static void past_the_end_before_end(struct spate_local_segment *seg, uint64_t tail)
 {
-    atomic_fetch_add(&spate_local_header(seg)->tail, UINT64_C(1) << SPATE_LOCAL_TAIL_SHIFT | (CAP - tail + 64));
+    atomic_fetch_add(&spate_local_header(seg)->tail,
+                     UINT64_C(1) << SPATE_LOCAL_TAIL_SHIFT | (CAP - tail + 64));
 }
 
 static void after_end(struct spate_local_segment *seg, uint64_t tail)
@@ -236,7 +235,8 @@ static void after_end(struct spate_local_segment *seg, uint64_t tail)
 static void localbus_8_1_the_next_writer_settles_every_state(void **state)
 {
     static void (*const leave[])(struct spate_local_segment *, uint64_t) = {
-        after_fetch_add, after_claim, during_copy, before_commit_of_a_batch, past_the_end_before_end, after_end};
+        after_fetch_add,         after_claim, during_copy, before_commit_of_a_batch,
+        past_the_end_before_end, after_end};
     struct bus_scratch s;
     struct spate_err err = {0};
     struct bus_log_acks acks = {0};
@@ -262,7 +262,8 @@ static void localbus_8_1_the_next_writer_settles_every_state(void **state)
         check(spate_local_segment_map(dir, end - end % CAP, CAP, SPATE_LOCAL_MAP_WRITE, &seg, &err), &err);
         leave[i](&seg, end % CAP);
         check(spate_bus_reader_open(bus, "log", SPATE_SEE_TIP,
-                                    (struct spate_start){.from = SPATE_START_AT, .pos = {.at = end}}, &tip, &err),
+                                    (struct spate_start){.from = SPATE_START_AT, .pos = {.at = end}}, &tip,
+                                    &err),
               &err);
         assert_int_equal(spate_reader_next(tip, &m, &err), SPATE_AGAIN); /* nobody is shown half a record */
         spate_local_segment_unmap(&seg);
@@ -312,8 +313,7 @@ static void localbus_8_10_a_crash_in_roll_over_is_finished_by_the_next(void **st
     static const char *const points[] = {"create: made", "create: linked", "create: done"};
     struct bus_scratch s;
     struct spate_err err = {0};
-    struct told *told =
-        mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct told *told = mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     uint64_t broken = 0;
     int left_behind = 0;
 
@@ -350,8 +350,7 @@ static void localbus_8_10_a_crash_in_roll_over_is_finished_by_the_next(void **st
 static void a_second_writer_names_the_process_that_owns_the_topic(void **state)
 {
     struct bus_scratch s;
-    struct told *told =
-        mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct told *told = mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     struct spate_writer *w;
     struct spate_err err = {0};
     char pid_text[32];

@@ -1,4 +1,5 @@
-/* tests/unit/bus_many_test.c - LOCALBUS 8, tests 5 and 8: thirty readers see one sequence; no wake-up is lost. */
+/* tests/unit/bus_many_test.c - LOCALBUS 8, tests 5 and 8: thirty readers see one sequence; no wake-up is
+ * lost. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -68,7 +69,8 @@ static _Noreturn void reader(const struct bus_scratch *s, enum spate_visibility 
                !atomic_compare_exchange_weak(&report->slowest_us, &slowest, (uint64_t)late))
             ;
         if (most_us && late > most_us) {
-            fprintf(stderr, "reader: record %llu came %lld us late\n", (unsigned long long)n, (long long)late);
+            fprintf(stderr, "reader: record %llu came %lld us late\n", (unsigned long long)n,
+                    (long long)late);
             _exit(4);
         }
     }

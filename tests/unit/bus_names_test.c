@@ -14,7 +14,8 @@
 
 static void names_that_a_bus_can_carry_stay_as_they_are(void **state)
 {
-    static const char *const names[] = {"shop", "0", "a.b", "a_b", "shop._schemas", "x", "xyz", "db2.orders__1"};
+    static const char *const names[] = {"shop",          "0", "a.b", "a_b",
+                                        "shop._schemas", "x", "xyz", "db2.orders__1"};
     char out[SPATE_LOCAL_NAME + 1];
     struct spate_err err = {0};
 
@@ -44,7 +45,8 @@ static void every_name_comes_back(void **state)
             assert_string_equal(back, name);
         }
     /* Names that look like escapes themselves. */
-    static const char *const tricky[] = {"x--a", "x-2d-2da", "-2d", "--", "X--", "a-2db", "Shop", "shop ", "Größe"};
+    static const char *const tricky[] = {"x--a",  "x-2d-2da", "-2d",   "--",   "X--",
+                                         "a-2db", "Shop",     "shop ", "Größe"};
     for (size_t i = 0; i < sizeof tricky / sizeof tricky[0]; i++) {
         assert_int_equal(spate_topic_escape(tricky[i], topic, sizeof topic, &err), SPATE_OK);
         assert_true(spate_local_name_good(topic));
@@ -84,8 +86,13 @@ static void names_that_do_not_fit_are_refused(void **state)
 
 static void positions_have_one_spelling(void **state)
 {
-    static const char *const bad[] = {"",       "local:",  "local:12",          "kafka:12",
-                                      "local:00000000000000zz", "local:0000000000000040 ", "LOCAL:0000000000000040",
+    static const char *const bad[] = {"",
+                                      "local:",
+                                      "local:12",
+                                      "kafka:12",
+                                      "local:00000000000000zz",
+                                      "local:0000000000000040 ",
+                                      "LOCAL:0000000000000040",
                                       "local:00000000000000400"};
     char text[SPATE_BUS_POS_TEXT];
     struct spate_bus_pos pos;

@@ -1,7 +1,9 @@
-/* tests/unit/bus_power_test.c - LOCALBUS 8, tests 3 and 4: what a power cut leaves, and where the log goes on.
+/* tests/unit/bus_power_test.c - LOCALBUS 8, tests 3 and 4: what a power cut leaves, and where the log goes
+ * on.
  *
  * A cut keeps all that was synced and anything of what was not: the file may end at any byte, and each sector
- * beyond the watermark may be there, old, or garbage. SPATE_POWER_CUTS sets the number of cuts, SEED the seed. */
+ * beyond the watermark may be there, old, or garbage. SPATE_POWER_CUTS sets the number of cuts, SEED the
+ * seed. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -43,7 +45,8 @@ static void copy_file(int from_dir, int to_dir, const char *name)
 {
     char buf[65536];
     ssize_t got;
-    const int from = openat(from_dir, name, O_RDONLY), to = openat(to_dir, name, O_WRONLY | O_CREAT | O_TRUNC, 0640);
+    const int from = openat(from_dir, name, O_RDONLY),
+              to = openat(to_dir, name, O_WRONLY | O_CREAT | O_TRUNC, 0640);
 
     assert_true(from >= 0 && to >= 0);
     while ((got = read(from, buf, sizeof buf)) > 0)
@@ -189,8 +192,8 @@ static uint64_t recover_and_check(struct bus_scratch *s, const struct pristine *
     assert_int_equal(bus_log_number(&m), marker);
     assert_int_equal(m.pos.at, begin.at);
     /* Test 4: a reader that stood beyond the cut goes on at the new base. */
-    check(spate_reader_seek(r, (struct spate_start){.from = SPATE_START_AT, .pos = {.at = p->pos[p->records + 1]}},
-                            &err),
+    check(spate_reader_seek(
+              r, (struct spate_start){.from = SPATE_START_AT, .pos = {.at = p->pos[p->records + 1]}}, &err),
           &err);
     check(bus_log_next(r, &m, &err), &err);
     assert_true(bus_log_number(&m) > p->records);
@@ -200,7 +203,8 @@ static uint64_t recover_and_check(struct bus_scratch *s, const struct pristine *
     return n;
 }
 
-static void copy_log(const struct pristine *p, struct bus_scratch *to, const unsigned char *newest, size_t len)
+static void copy_log(const struct pristine *p, struct bus_scratch *to, const unsigned char *newest,
+                     size_t len)
 {
     char from_path[256], to_path[256], name[SPATE_LOCAL_FILE];
 
@@ -234,7 +238,8 @@ static void localbus_8_3_a_power_cut_takes_nothing_that_was_durable(void **state
     while (p->pos[first_in_newest] < p->base)
         first_in_newest++;
     for (int i = 0; i < cuts; i++) {
-        const uint64_t kept = first_in_newest - 1 + bus_log_random(&seed) % (p->records - first_in_newest + 2);
+        const uint64_t kept =
+            first_in_newest - 1 + bus_log_random(&seed) % (p->records - first_in_newest + 2);
         const uint64_t watermark = kept < first_in_newest ? p->base : p->pos[kept + 1];
         const size_t len = mutilate(p, (size_t)(SPATE_LOCAL_HEADER + watermark - p->base), &seed, newest);
         struct bus_scratch s;
@@ -279,8 +284,8 @@ static void localbus_8_4_a_kill_is_no_recovery(void **state)
     bus_scratch_fini(&s);
 }
 
-/* The machine was restarted, the connector is not up yet: sinks go on from the archive, then follow the writer
- * into the new generation without being opened anew. */
+/* The machine was restarted, the connector is not up yet: sinks go on from the archive, then follow the
+ * writer into the new generation without being opened anew. */
 static void readers_need_only_the_archive_and_follow_a_recovery(void **state)
 {
     struct bus_scratch s;
@@ -343,8 +348,8 @@ static void readers_need_only_the_archive_and_follow_a_recovery(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(localbus_8_3_a_power_cut_takes_nothing_that_was_durable, make_pristine,
-                                        drop_pristine),
+        cmocka_unit_test_setup_teardown(localbus_8_3_a_power_cut_takes_nothing_that_was_durable,
+                                        make_pristine, drop_pristine),
         cmocka_unit_test(localbus_8_4_a_kill_is_no_recovery),
         cmocka_unit_test(readers_need_only_the_archive_and_follow_a_recovery),
     };
