@@ -314,7 +314,7 @@ static void a_large_piece_leaves_a_small_one_clean(void **state)
     enum { MANY = 5000 };
     static struct spate_item many[MANY];
     static struct spate_value held[MANY][4];
-    static char keys[MANY][8];
+    static char keys[MANY][16];
     struct spate_piece piece = {0};
 
     (void)state;
