@@ -231,6 +231,8 @@ static enum spate_rc apply_rows(struct spate_apply *apply, struct spate_err *err
         if (!piece->versions[i])
             continue;
         share = share_of(piece, piece->versions[i]);
+        if (share.rows == 0) /* the item that ended the piece was the first of its table */
+            continue;
         copy = share.rows > LITERAL_ROWS || share.bytes > LITERAL_BYTES;
         clear_stage(apply, &share);
         if (copy)

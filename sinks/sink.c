@@ -287,7 +287,8 @@ static enum spate_rc take(struct spate_sink *sink, const struct spate_event *eve
     bytes = spate_batch_bytes(&sink->batch);
     if (sink->batch.complete > 0 && (bytes > SOFT_BYTES || sink->batch.count > SOFT_ROWS))
         return flush(sink, sink->batch.complete, true, err);
-    if (sink->batch.complete == 0 && (bytes > HARD_BYTES || (sink->apply.open && bytes > SOFT_BYTES)))
+    if (sink->batch.complete == 0 && (bytes > HARD_BYTES || sink->batch.count > 2 * SOFT_ROWS ||
+                                      (sink->apply.open && (bytes > SOFT_BYTES || sink->batch.count > SOFT_ROWS))))
         return flush(sink, sink->batch.count, false, err);
     return SPATE_OK;
 }
