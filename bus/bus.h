@@ -7,7 +7,7 @@
  *           handles may be used by different threads. A bus outlives its writers and readers.
  * Blocks:   only spate_writer_poll() and spate_reader_wait(), for at most timeout_ms; opening and
  *           closing may wait for the disk.
- * Contract: tests/contract/bus_contract.c, run against every driver. */
+ * Contract: tests/contract/bus_contract_test.c, run against every driver. */
 #ifndef SPATE_BUS_BUS_H
 #define SPATE_BUS_BUS_H
 

@@ -42,7 +42,8 @@ static void enter(struct spate_local_append *a, const struct spate_local_segment
     a->populated = spate_local_tail_bytes(atomic_load(&spate_local_header(seg)->tail));
 }
 
-static enum spate_rc full(struct spate_local_append *a, const char *why, const char *remedy)
+static enum spate_rc full(struct spate_local_append *a, enum spate_log_level level, const char *why,
+                          const char *remedy)
 {
     char path[SPATE_LOCAL_PATH] = "?", quoted[512];
     struct spate_err ignored = {.verdict = SPATE_RETRY};
@@ -52,7 +53,7 @@ static enum spate_rc full(struct spate_local_append *a, const char *why, const c
     if (spate_log_due(&a->complained, spate_clock_ms(), COMPLAIN_MS, &hidden)) {
         if (spate_local_place_hot_path(a->topic->place, path, &ignored) != SPATE_OK)
             strcpy(path, "?");
-        spate_log(SPATE_LOG_WARN, "bus-hot-full",
+        spate_log(level, "bus-hot-full",
                   "topic=%s path=%s needed_bytes=%" PRIu64 " durable=%016" PRIx64 " why=\"%s\" remedy=\"%s\"",
                   a->topic->name, spate_log_quote(quoted, sizeof quoted, path),
                   SPATE_LOCAL_HEADER + a->seg.cap, atomic_load(&a->topic->ctl->durable), why, remedy);
@@ -91,7 +92,7 @@ static enum spate_rc roll(struct spate_local_append *a, struct spate_err *err)
     if (!m->is_volatile) {
         const uint64_t oldest = spate_local_base_of(atomic_load(&topic->ctl->durable), a->seg.cap);
         if (oldest <= next && next - oldest >= HOT_MOST * a->seg.cap)
-            return full(a, "the disk does not keep up", "a faster disk, or wait");
+            return full(a, SPATE_LOG_INFO, "the disk does not keep up", "a faster disk, or wait");
     }
     rc = spate_local_manifest_read(topic, err);
     if (rc == SPATE_END)
@@ -101,14 +102,14 @@ static enum spate_rc roll(struct spate_local_append *a, struct spate_err *err)
         m->highest = next + (SPATE_LOCAL_RESERVE - 1) * a->seg.cap;
         rc = spate_local_manifest_write(topic, err);
         if (rc == SPATE_FAIL && err->verdict == SPATE_RETRY)
-            return full(a, "the manifest cannot be written: the disk is full",
+            return full(a, SPATE_LOG_ERROR, "the manifest cannot be written: the disk is full",
                         "make room below bus.local.path");
     }
     if (rc != SPATE_OK)
         return rc;
     rc = spate_local_segment_create(topic->hot_fd, next, a->seg.cap, err);
     if (rc == SPATE_AGAIN)
-        return full(a, "the shared memory is full",
+        return full(a, SPATE_LOG_WARN, "the shared memory is full",
                     "enlarge it (docker: --shm-size), or set bus.local.hot or bus.local.segment_bytes");
     if (rc != SPATE_OK)
         return rc;

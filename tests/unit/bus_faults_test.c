@@ -468,6 +468,39 @@ static void a_reader_in_another_shared_memory_is_told_so(void **state)
     spate_writer_close(w);
 }
 
+static void a_log_that_is_removed_or_made_anew_is_noticed(void **state)
+{
+    struct fixture *f = *state;
+    struct bus_log_acks acks = {0};
+    struct spate_err err = {0};
+    struct spate_reader *r, *again;
+    struct spate_message m;
+    enum spate_rc rc;
+    char id[64], topic[160];
+    const int64_t deadline = spate_clock_ms() + 20000;
+
+    struct spate_writer *w = open_writer(f);
+    check(bus_log_publish(w, 1, 10, &acks, &err), &err);
+    check(bus_log_settle(w, 10, &acks, &err), &err);
+    spate_writer_close(w);
+    check(spate_bus_reader_open(f->bus, "log", SPATE_SEE_DURABLE, oldest, &r, &err), &err);
+    snprintf(id, sizeof id, "%s", spate_reader_log_id(r));
+    snprintf(topic, sizeof topic, "%s/log", f->scratch.path);
+    bus_scratch_remove(topic);
+    bus_scratch_remove(f->scratch.hot);
+    mkdir(f->scratch.hot, 0750);
+    w = open_writer(f);
+    check(spate_bus_reader_open(f->bus, "log", SPATE_SEE_DURABLE, oldest, &again, &err), &err);
+    assert_string_not_equal(spate_reader_log_id(again), id);
+    while ((rc = spate_reader_next(r, &m, &err)) != SPATE_FAIL && spate_clock_ms() < deadline)
+        (void)!spate_reader_wait(r, 1000, &err);
+    assert_int_equal(rc, SPATE_FAIL);
+    assert_non_null(strstr(err.text, "removed"));
+    spate_reader_close(again);
+    spate_reader_close(r);
+    spate_writer_close(w);
+}
+
 static void a_position_that_is_no_record_s_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -542,6 +575,7 @@ int main(void)
         TEST(localbus_8_13_random_damage_never_crashes_a_reader),
         TEST(a_damaged_manifest_stops_everybody),
         TEST(a_reader_in_another_shared_memory_is_told_so),
+        TEST(a_log_that_is_removed_or_made_anew_is_noticed),
         TEST(a_position_that_is_no_record_s_is_refused),
         TEST(an_overtaken_reader_gets_the_exact_gap),
     };

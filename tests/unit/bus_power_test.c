@@ -291,7 +291,7 @@ static void readers_need_only_the_archive_and_follow_a_recovery(void **state)
     struct bus_scratch s;
     struct spate_bus *bus;
     struct spate_writer *w;
-    struct spate_reader *early, *late, *tip;
+    struct spate_reader *early, *late, *tip, *impatient;
     struct spate_message m;
     struct spate_err err = {0};
     struct bus_log_acks acks = {0};
@@ -312,6 +312,11 @@ static void readers_need_only_the_archive_and_follow_a_recovery(void **state)
         check(bus_log_next(tip, &m, &err), &err);
         assert_int_equal(bus_log_number(&m), n);
     }
+    check(bus_log_settle(w, RECORDS, &acks, &err), &err);
+    check(spate_bus_reader_open(bus, "log", SPATE_SEE_DURABLE, (struct spate_start){.from = SPATE_START_NOW},
+                                &impatient, &err),
+          &err);
+    assert_int_equal(spate_reader_next(impatient, &m, &err), SPATE_AGAIN);
     spate_writer_close(w);
     bus_scratch_reboot(&s);
 
@@ -337,6 +342,14 @@ static void readers_need_only_the_archive_and_follow_a_recovery(void **state)
         check(bus_log_next(tip, &m, &err), &err);
         assert_int_equal(bus_log_number(&m), n);
     }
+    /* Who never waits, but asks now and then, notices as well. */
+    const int64_t deadline = spate_clock_ms() + 10000;
+    enum spate_rc rc;
+    while ((rc = spate_reader_next(impatient, &m, &err)) == SPATE_AGAIN && spate_clock_ms() < deadline)
+        ;
+    check(rc, &err);
+    assert_int_equal(bus_log_number(&m), RECORDS + 1);
+    spate_reader_close(impatient);
     spate_reader_close(early);
     spate_reader_close(late);
     spate_reader_close(tip);
