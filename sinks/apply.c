@@ -25,7 +25,8 @@ void spate_apply_fini(struct spate_apply *apply)
     *apply = (struct spate_apply){0};
 }
 
-enum spate_rc spate_apply_prepare(struct spate_apply *apply, const struct spate_version *version, struct spate_err *err)
+enum spate_rc spate_apply_prepare(struct spate_apply *apply, const struct spate_version *version,
+                                  struct spate_err *err)
 {
     enum spate_rc rc;
 
@@ -46,7 +47,8 @@ void spate_apply_rollback(struct spate_apply *apply)
 
     spate_script_reset(apply);
     apply->open = false;
-    if (PQstatus(apply->store->conn) == CONNECTION_OK && PQtransactionStatus(apply->store->conn) != PQTRANS_IDLE) {
+    if (PQstatus(apply->store->conn) == CONNECTION_OK &&
+        PQtransactionStatus(apply->store->conn) != PQTRANS_IDLE) {
         spate_script_add(apply, "ROLLBACK");
         if (spate_script_run(apply, &ignored) != SPATE_OK)
             spate_store_close(apply->store); /* whatever state that session is in, it ends with it */
@@ -69,11 +71,11 @@ static void begin(struct spate_apply *apply)
 struct share {
     const struct spate_version *version;
     size_t rows, bytes;
-    size_t erased;        /* 'd' and 'r' */
-    size_t erased_old;    /* of those, rows that were there before the piece */
-    size_t upserted;      /* 'u' and 'r' */
+    size_t erased;     /* 'd' and 'r' */
+    size_t erased_old; /* of those, rows that were there before the piece */
+    size_t upserted;   /* 'u' and 'r' */
     size_t partial, moved;
-    bool all_fresh;       /* every upserted row came into being in this piece */
+    bool all_fresh; /* every upserted row came into being in this piece */
 };
 
 static struct share share_of(const struct spate_piece *piece, const struct spate_version *version)
@@ -165,16 +167,19 @@ static void clear_stage(struct spate_apply *apply, const struct share *share)
     state->transaction = apply->transactions;
 }
 
-static void execute(struct spate_apply *apply, const char *sql, const struct spate_version *version, uint64_t expected)
+static void execute(struct spate_apply *apply, const char *sql, const struct spate_version *version,
+                    uint64_t expected)
 {
     spate_buf_puts(&apply->sql, sql);
     spate_buf_puts(&apply->sql, ";\n");
     spate_script_step(apply, expected ? SPATE_STEP_COUNTED : SPATE_STEP_OTHER, version, expected);
 }
 
-/* Rows that cannot be there yet need no conflict clause, which is nearly twice as fast (T33). When one is there all
- * the same (a sink that began late, or was started again), the savepoint brings the conflict clause back. */
-static enum spate_rc insert_plain(struct spate_apply *apply, const struct spate_version *version, struct spate_err *err)
+/* Rows that cannot be there yet need no conflict clause, which is nearly twice as fast (T33). When one is
+ * there all the same (a sink that began late, or was started again), the savepoint brings the conflict clause
+ * back. */
+static enum spate_rc insert_plain(struct spate_apply *apply, const struct spate_version *version,
+                                  struct spate_err *err)
 {
     enum spate_rc rc;
 
@@ -196,12 +201,14 @@ static enum spate_rc insert_plain(struct spate_apply *apply, const struct spate_
 }
 
 /* Deletes before upserts: inside a piece that is any order (sinks/fold.h). */
-static enum spate_rc merge(struct spate_apply *apply, const struct share *share, bool copied, struct spate_err *err)
+static enum spate_rc merge(struct spate_apply *apply, const struct share *share, bool copied,
+                           struct spate_err *err)
 {
     const struct spate_version *version = share->version;
 
     if (share->erased || (version->where && share->upserted))
-        /* What a condition keeps out was mostly never there: only where there is none a miss tells something. */
+        /* What a condition keeps out was mostly never there: only where there is none a miss tells something.
+         */
         execute(apply, version->sql.erase, version, version->where ? 0 : share->erased_old);
     if (share->upserted) {
         bool plain = copied && share->all_fresh && apply->plain_pause == 0;
@@ -250,7 +257,8 @@ static enum spate_rc apply_rows(struct spate_apply *apply, struct spate_err *err
     return SPATE_OK;
 }
 
-/* TRUNCATE where it is possible; DELETE where a foreign key of the team, or a missing right, forbids it (T17). */
+/* TRUNCATE where it is possible; DELETE where a foreign key of the team, or a missing right, forbids it
+ * (T17). */
 static enum spate_rc apply_truncate(struct spate_apply *apply, struct spate_err *err)
 {
     const struct spate_item *item = apply->piece.truncate;
@@ -265,9 +273,10 @@ static enum spate_rc apply_truncate(struct spate_apply *apply, struct spate_err 
         spate_buf_puts(&sql, "::regclass::oid");
         spate_buf_printf(&names, "%s%s", i ? ", " : "", item->tables[i]->target);
     }
-    spate_buf_puts(&sql, "])) SELECT bool_and(has_table_privilege(oid, 'TRUNCATE')) AND NOT EXISTS (SELECT FROM "
-                         "pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.confrelid IN (SELECT oid FROM t) AND "
-                         "f.conrelid NOT IN (SELECT oid FROM t)) FROM t");
+    spate_buf_puts(
+        &sql, "])) SELECT bool_and(has_table_privilege(oid, 'TRUNCATE')) AND NOT EXISTS (SELECT FROM "
+              "pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.confrelid IN (SELECT oid FROM t) AND "
+              "f.conrelid NOT IN (SELECT oid FROM t)) FROM t");
     if (rc == SPATE_OK)
         rc = spate_pg_exec(apply->store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
     if (rc == SPATE_END) { /* a stop: nothing is committed, it comes again */
@@ -311,8 +320,8 @@ static enum spate_rc apply_items(struct spate_apply *apply, const struct spate_i
 }
 
 enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item *items, size_t count,
-                              const struct spate_mark *mark, const char *log_id, const struct spate_counts *counts,
-                              struct spate_err *err)
+                              const struct spate_mark *mark, const char *log_id,
+                              const struct spate_counts *counts, struct spate_err *err)
 {
     enum spate_rc rc;
 

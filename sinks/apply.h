@@ -1,9 +1,9 @@
 /* sinks/apply.h - changes into the team's tables: stage, merge, position, in one target transaction.
  *
- * A large piece is staged with COPY, a small batch goes as literals in one round trip together with its merge, its
- * position and COMMIT (T32). A source transaction larger than memory is applied in pieces inside one open target
- * transaction, and committed when it is complete.
- * Thread: the sink's. Blocks: on the target; when a stop was asked for it goes on for a while, then cancels. */
+ * A large piece is staged with COPY, a small batch goes as literals in one round trip together with its
+ * merge, its position and COMMIT (T32). A source transaction larger than memory is applied in pieces inside
+ * one open target transaction, and committed when it is complete. Thread: the sink's. Blocks: on the target;
+ * when a stop was asked for it goes on for a while, then cancels. */
 #ifndef SPATE_SINKS_APPLY_H
 #define SPATE_SINKS_APPLY_H
 
@@ -23,11 +23,11 @@ struct spate_apply {
     bool open;              /* BEGIN was sent, COMMIT was not: earlier pieces wait in it */
     bool deferrable;        /* SET CONSTRAINTS ALL DEFERRED is needed */
     uint64_t transactions;  /* of the target, counted: which of them a staging table was last filled in */
-    unsigned plain_pause;   /* so many pieces more without plain INSERTs, after one met a row that was there */
-    int64_t stop_ms;        /* when the stop was first noticed while waiting */
-    uint64_t rows;          /* staged, ever */
-    uint64_t missing;       /* partial updates and deletes that found no row, in this process, committed */
-    uint64_t missing_now;   /* the same in the open transaction */
+    unsigned plain_pause; /* so many pieces more without plain INSERTs, after one met a row that was there */
+    int64_t stop_ms;      /* when the stop was first noticed while waiting */
+    uint64_t rows;        /* staged, ever */
+    uint64_t missing;     /* partial updates and deletes that found no row, in this process, committed */
+    uint64_t missing_now; /* the same in the open transaction */
     uint64_t plain_failed;
 };
 
@@ -35,19 +35,20 @@ void spate_apply_init(struct spate_apply *apply, struct spate_store *store);
 void spate_apply_fini(struct spate_apply *apply);
 
 /* Staging table and statements of a version, on this connection. Never inside a transaction. */
-SPATE_CHECKED enum spate_rc spate_apply_prepare(struct spate_apply *apply, const struct spate_version *version,
-                                                struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_apply_prepare(struct spate_apply *apply,
+                                                const struct spate_version *version, struct spate_err *err);
 
 /* Applies the items in order. With a mark: writes it and commits; without: leaves the transaction open.
- * SPATE_FAIL: rolled back or the connection is gone (err->verdict: retry, or the target refused something). Whether
- * a COMMIT that failed with the connection took effect is not known: connect again and read the position (T2). */
-SPATE_CHECKED enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item *items, size_t count,
-                                            const struct spate_mark *mark, const char *log_id,
+ * SPATE_FAIL: rolled back or the connection is gone (err->verdict: retry, or the target refused something).
+ * Whether a COMMIT that failed with the connection took effect is not known: connect again and read the
+ * position (T2). */
+SPATE_CHECKED enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item *items,
+                                            size_t count, const struct spate_mark *mark, const char *log_id,
                                             const struct spate_counts *counts, struct spate_err *err);
 void spate_apply_rollback(struct spate_apply *apply);
 
-/* Which item the target refuses: the first one that fails with all before it. Applies nothing. Fills *err with what
- * the target says about it. SPATE_AGAIN: none of them fails by itself. */
+/* Which item the target refuses: the first one that fails with all before it. Applies nothing. Fills *err
+ * with what the target says about it. SPATE_AGAIN: none of them fails by itself. */
 SPATE_CHECKED enum spate_rc spate_apply_isolate(struct spate_apply *apply, const struct spate_item *items,
                                                 size_t count, size_t *culprit, struct spate_err *err);
 

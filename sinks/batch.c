@@ -41,7 +41,8 @@ static struct spate_value keep(struct spate_arena *arena, struct spate_slice lin
 
 /* The old key where it is another one. `before` may hold nothing, the old key, or the whole old row. */
 static const struct spate_value *moved_from(struct spate_arena *arena, struct spate_slice line,
-                                            const struct spate_version *version, const struct spate_rows *rows)
+                                            const struct spate_version *version,
+                                            const struct spate_rows *rows)
 {
     struct spate_value *old;
     bool moved = false;
@@ -65,17 +66,18 @@ static const struct spate_value *moved_from(struct spate_arena *arena, struct sp
 static enum spate_rc lacks(const struct spate_version *version, const struct spate_head *head, size_t column,
                            const char *what, struct spate_err *err)
 {
-    return spate_fail(err, SPATE_QUARANTINE,
-                      "%.*s n=%" PRIu64 " of %.*s.%.*s has no value for %s %.*s, which this sink needs; on the source "
-                      "check the table's REPLICA IDENTITY",
-                      SPATE_SLICE_ARG(head->op_name), head->n, SPATE_SLICE_ARG(head->schema),
-                      SPATE_SLICE_ARG(head->table), what, SPATE_SLICE_ARG(version->table->columns[column].name));
+    return spate_fail(
+        err, SPATE_QUARANTINE,
+        "%.*s n=%" PRIu64 " of %.*s.%.*s has no value for %s %.*s, which this sink needs; on the source "
+        "check the table's REPLICA IDENTITY",
+        SPATE_SLICE_ARG(head->op_name), head->n, SPATE_SLICE_ARG(head->schema), SPATE_SLICE_ARG(head->table),
+        what, SPATE_SLICE_ARG(version->table->columns[column].name));
 }
 
 /* The columns that are used, in the order of version->used. */
-static enum spate_rc narrow(struct spate_batch *batch, const struct spate_version *version, struct spate_slice line,
-                            const struct spate_head *head, const struct spate_rows *rows, struct spate_item *item,
-                            struct spate_err *err)
+static enum spate_rc narrow(struct spate_batch *batch, const struct spate_version *version,
+                            struct spate_slice line, const struct spate_head *head,
+                            const struct spate_rows *rows, struct spate_item *item, struct spate_err *err)
 {
     struct spate_value *values = spate_arena_alloc(arena_of(batch), version->used_count * sizeof *values);
 
@@ -94,8 +96,9 @@ static enum spate_rc narrow(struct spate_batch *batch, const struct spate_versio
     return SPATE_OK;
 }
 
-enum spate_rc spate_batch_add(struct spate_batch *batch, const struct spate_version *version, struct spate_slice line,
-                              const struct spate_head *head, const struct spate_meta *meta, struct spate_err *err)
+enum spate_rc spate_batch_add(struct spate_batch *batch, const struct spate_version *version,
+                              struct spate_slice line, const struct spate_head *head,
+                              const struct spate_meta *meta, struct spate_err *err)
 {
     const struct spate_table *table = version->table;
     struct spate_arena *arena = arena_of(batch);
@@ -111,8 +114,9 @@ enum spate_rc spate_batch_add(struct spate_batch *batch, const struct spate_vers
     rows = (struct spate_rows){.before = batch->scratch,
                                .after = batch->scratch + table->column_count,
                                .key = batch->scratch + 2 * table->column_count};
-    if (spate_decode_rows(line, head, meta, table, head->op == SPATE_OP_DELETE ? version->want_key : version->want,
-                          &rows, arena, err) != SPATE_OK)
+    if (spate_decode_rows(line, head, meta, table,
+                          head->op == SPATE_OP_DELETE ? version->want_key : version->want, &rows, arena,
+                          err) != SPATE_OK)
         return SPATE_FAIL;
     key = spate_arena_alloc(arena, version->key_count * sizeof *key);
     for (size_t k = 0; k < version->key_count; k++) {
@@ -140,7 +144,8 @@ const struct spate_projection **spate_batch_add_truncate(struct spate_batch *bat
     return item->tables;
 }
 
-static const struct spate_value *copy_values(struct spate_arena *arena, const struct spate_value *from, size_t count)
+static const struct spate_value *copy_values(struct spate_arena *arena, const struct spate_value *from,
+                                             size_t count)
 {
     struct spate_value *to;
 

@@ -1,7 +1,7 @@
 /* sinks/batch.h - changes on their way from the stream to the target: decoded, copied, waiting.
  *
- * Holds whole transactions, and behind them the beginning of one that is not complete yet. Bounded by its user:
- * bytes() says when it is time to apply. Thread: the sink's. */
+ * Holds whole transactions, and behind them the beginning of one that is not complete yet. Bounded by its
+ * user: bytes() says when it is time to apply. Thread: the sink's. */
 #ifndef SPATE_SINKS_BATCH_H
 #define SPATE_SINKS_BATCH_H
 
@@ -23,8 +23,8 @@ struct spate_batch {
 /* All zero is a valid empty batch. */
 void spate_batch_fini(struct spate_batch *batch);
 
-/* Decodes what the version uses of the row and keeps a copy. SPATE_FAIL (quarantine): the message contradicts its
- * schema, or lacks a column that is needed. */
+/* Decodes what the version uses of the row and keeps a copy. SPATE_FAIL (quarantine): the message contradicts
+ * its schema, or lacks a column that is needed. */
 SPATE_CHECKED enum spate_rc spate_batch_add(struct spate_batch *batch, const struct spate_version *version,
                                             struct spate_slice line, const struct spate_head *head,
                                             const struct spate_meta *meta, struct spate_err *err);

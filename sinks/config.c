@@ -12,17 +12,20 @@ static const struct spate_option table_options[] = {
     {.key = "where",
      .type = SPATE_OPT_STRING,
      .offset = offsetof(struct spate_sink_table_config, where),
-     .doc = "SQL over the source's row, evaluated by the target. Rows for which it is true are kept; a row that "
-            "stops matching is deleted."},
+     .doc =
+         "SQL over the source's row, evaluated by the target. Rows for which it is true are kept; a row that "
+         "stops matching is deleted."},
     {.key = "columns",
      .type = SPATE_OPT_MAP,
      .offset = offsetof(struct spate_sink_table_config, columns),
-     .doc = "The team's columns: name -> SQL over the source's row, evaluated by the target. Empty: all columns, "
+     .doc = "The team's columns: name -> SQL over the source's row, evaluated by the target. Empty: all "
+            "columns, "
             "under their own names."},
     {.key = "key",
      .type = SPATE_OPT_LIST,
      .offset = offsetof(struct spate_sink_table_config, key),
-     .doc = "The columns of the team's table that hold the source's key, all of it and nothing else. Empty: those "
+     .doc = "The columns of the team's table that hold the source's key, all of it and nothing else. Empty: "
+            "those "
             "whose expression is a key column."},
 };
 
@@ -50,7 +53,8 @@ static const struct spate_option sink_options[] = {
      .type = SPATE_OPT_STRING,
      .offset = offsetof(struct spate_sink_config, into.url),
      .flags = SPATE_OPT_REQUIRED | SPATE_OPT_URL,
-     .doc = "The target database, a libpq URL or conninfo string. sslmode is verify-full unless it says otherwise."},
+     .doc = "The target database, a libpq URL or conninfo string. sslmode is verify-full unless it says "
+            "otherwise."},
     {.key = "into.postgres.password_env",
      .type = SPATE_OPT_STRING,
      .offset = offsetof(struct spate_sink_config, into.password_env),
@@ -63,7 +67,8 @@ static const struct spate_option sink_options[] = {
      .type = SPATE_OPT_STRING,
      .offset = offsetof(struct spate_sink_config, into.schema),
      .flags = SPATE_OPT_REQUIRED,
-     .doc = "The team's schema. The tables, and the sink's position beside them, live here; it is made when it is "
+     .doc = "The team's schema. The tables, and the sink's position beside them, live here; it is made when "
+            "it is "
             "missing."},
     {.key = "tables",
      .type = SPATE_OPT_GROUP,

@@ -1,8 +1,8 @@
-/* sinks/expressions.c - what the target's own parser says about the team's SQL: is it what an index expression may
- * be (immutable, no subquery), which columns it uses, what type comes out (DESIGN 6).
+/* sinks/expressions.c - what the target's own parser says about the team's SQL: is it what an index
+ * expression may be (immutable, no subquery), which columns it uses, what type comes out (DESIGN 6).
  *
- * An empty temporary table with the source's columns stands for the row; an index on each expression makes the
- * target check it and write down the columns. Everything is rolled back. */
+ * An empty temporary table with the source's columns stands for the row; an index on each expression makes
+ * the target check it and write down the columns. Everything is rolled back. */
 #include "core/alloc.h"
 #include "sinks/projection.h"
 
@@ -14,9 +14,10 @@ static struct spate_slice type_of(const struct spate_column *column)
     return column->base.len ? column->base : column->type;
 }
 
-/* The types that the target knows by the source's spelling; the others are staged as text. The answer decides what
- * may stand in CREATE TABLE: to_regtype takes a type's name and nothing else. */
-static enum spate_rc ask_types(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+/* The types that the target knows by the source's spelling; the others are staged as text. The answer decides
+ * what may stand in CREATE TABLE: to_regtype takes a type's name and nothing else. */
+static enum spate_rc ask_types(struct spate_version *version, struct spate_store *store,
+                               struct spate_err *err)
 {
     const struct spate_table *table = version->table;
     struct spate_buf sql = {0};
@@ -64,7 +65,8 @@ static void check_table_sql(const struct spate_version *version, struct spate_bu
 }
 
 /* The server's words, where they stand in the file, and what to do. */
-static enum spate_rc refuse(const struct spate_version *version, const char *what, int line, struct spate_err *err)
+static enum spate_rc refuse(const struct spate_version *version, const char *what, int line,
+                            struct spate_err *err)
 {
     const struct spate_projection *projection = version->projection;
     const char *remedy = "";
@@ -72,7 +74,8 @@ static enum spate_rc refuse(const struct spate_version *version, const char *wha
     if (err->verdict == SPATE_RETRY)
         return SPATE_FAIL;
     if (strcmp(err->sqlstate, "42P17") == 0)
-        remedy = ". It has to give the same result whenever it is run again: make time zones and formats explicit, as "
+        remedy = ". It has to give the same result whenever it is run again: make time zones and formats "
+                 "explicit, as "
                  "in \"created AT TIME ZONE 'UTC'\"";
     else if (strcmp(err->sqlstate, "42703") == 0)
         remedy = ". It may use the source table's columns by their bare names";
@@ -95,13 +98,15 @@ static enum spate_rc ask_expression(struct spate_version *version, struct spate_
     struct spate_buf sql = {0};
     enum spate_rc rc;
 
-    spate_buf_printf(&sql, "CREATE INDEX spate_check_%zu ON pg_temp.spate_check (((%s\n) IS %s))", number, expr, test);
+    spate_buf_printf(&sql, "CREATE INDEX spate_check_%zu ON pg_temp.spate_check (((%s\n) IS %s))", number,
+                     expr, test);
     rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
     spate_buf_fini(&sql);
     return rc == SPATE_FAIL ? refuse(version, what, line, err) : rc;
 }
 
-static enum spate_rc ask_expressions(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+static enum spate_rc ask_expressions(struct spate_version *version, struct spate_store *store,
+                                     struct spate_err *err)
 {
     enum spate_rc rc = SPATE_OK;
 
@@ -115,7 +120,8 @@ static enum spate_rc ask_expressions(struct spate_version *version, struct spate
         rc = ask_expression(version, store, i, output->expr, "NULL", what, output->line, err);
     }
     if (rc == SPATE_OK && version->where)
-        rc = ask_expression(version, store, version->output_count, version->where, "NOT TRUE", "where", 0, err);
+        rc = ask_expression(version, store, version->output_count, version->where, "NOT TRUE", "where", 0,
+                            err);
     return rc;
 }
 
@@ -126,7 +132,8 @@ static void add_use(uint32_t **uses, size_t *count, uint32_t column)
 }
 
 /* What the target wrote down about each index: the columns it depends on. */
-static enum spate_rc read_uses(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+static enum spate_rc read_uses(struct spate_version *version, struct spate_store *store,
+                               struct spate_err *err)
 {
     static const char sql[] =
         "SELECT substr(i.relname, 13)::int8, d.refobjsubid - 1 FROM pg_catalog.pg_depend d "
@@ -150,7 +157,8 @@ static enum spate_rc read_uses(struct spate_version *version, struct spate_store
 }
 
 /* The types that come out, as the target resolves them. */
-static enum spate_rc ask_results(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+static enum spate_rc ask_results(struct spate_version *version, struct spate_store *store,
+                                 struct spate_err *err)
 {
     struct spate_buf sql = {0};
     PGresult *res;
@@ -181,7 +189,8 @@ static enum spate_rc ask_results(struct spate_version *version, struct spate_sto
     return rc;
 }
 
-static enum spate_rc ask_type_names(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+static enum spate_rc ask_type_names(struct spate_version *version, struct spate_store *store,
+                                    struct spate_err *err)
 {
     struct spate_buf sql = {0};
     PGresult *res = NULL;
@@ -202,7 +211,8 @@ static enum spate_rc ask_type_names(struct spate_version *version, struct spate_
     return rc;
 }
 
-static enum spate_rc make_check_table(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+static enum spate_rc make_check_table(struct spate_version *version, struct spate_store *store,
+                                      struct spate_err *err)
 {
     struct spate_buf sql = {0};
     enum spate_rc rc;
@@ -212,15 +222,17 @@ static enum spate_rc make_check_table(struct spate_version *version, struct spat
     spate_buf_fini(&sql);
     if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
         err->exit_code = SPATE_EXIT_REFUSED;
-        return spate_fail(err, SPATE_FATAL,
-                          "role %s may not make temporary tables in target database %s, and rows are staged in one: "
-                          "as its owner run GRANT TEMPORARY ON DATABASE \"%s\" TO \"%s\"",
-                          PQuser(store->conn), PQdb(store->conn), PQdb(store->conn), PQuser(store->conn));
+        return spate_fail(
+            err, SPATE_FATAL,
+            "role %s may not make temporary tables in target database %s, and rows are staged in one: "
+            "as its owner run GRANT TEMPORARY ON DATABASE \"%s\" TO \"%s\"",
+            PQuser(store->conn), PQdb(store->conn), PQdb(store->conn), PQuser(store->conn));
     }
     return rc;
 }
 
-enum spate_rc spate_version_ask(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+enum spate_rc spate_version_ask(struct spate_version *version, struct spate_store *store,
+                                struct spate_err *err)
 {
     struct spate_err ignored = {0};
     enum spate_rc rc = ask_types(version, store, err);
@@ -239,7 +251,8 @@ enum spate_rc spate_version_ask(struct spate_version *version, struct spate_stor
     if (rc == SPATE_OK)
         rc = ask_type_names(version, store, err);
     if (PQstatus(store->conn) == CONNECTION_OK &&
-        spate_pg_exec(store->conn, "ROLLBACK", PGRES_COMMAND_OK, NULL, &ignored) == SPATE_FAIL && rc == SPATE_OK) {
+        spate_pg_exec(store->conn, "ROLLBACK", PGRES_COMMAND_OK, NULL, &ignored) == SPATE_FAIL &&
+        rc == SPATE_OK) {
         *err = ignored;
         rc = SPATE_FAIL;
     }

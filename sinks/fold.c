@@ -18,7 +18,8 @@ static uint64_t hash_key(const struct spate_version *version, const struct spate
     return hash ? hash : 1;
 }
 
-static bool same_key(const struct spate_version *version, const struct spate_value *a, const struct spate_value *b)
+static bool same_key(const struct spate_version *version, const struct spate_value *a,
+                     const struct spate_value *b)
 {
     for (size_t i = 0; i < version->key_count; i++)
         if (a[i].kind != b[i].kind || !spate_slice_eq(a[i].text, b[i].text))
@@ -91,7 +92,8 @@ static const struct spate_entry *find(const struct spate_piece *piece, const str
 
     if (piece->slot_count == 0)
         return NULL;
-    for (size_t at = hash & (piece->slot_count - 1); piece->slots[at]; at = (at + 1) & (piece->slot_count - 1)) {
+    for (size_t at = hash & (piece->slot_count - 1); piece->slots[at];
+         at = (at + 1) & (piece->slot_count - 1)) {
         const struct spate_entry *e = &piece->entries[piece->slots[at] - 1];
         if (e->hash == hash && e->version->projection == item->version->projection &&
             same_key(item->version, e->key, key))
@@ -171,8 +173,13 @@ static bool fold_update(struct spate_piece *piece, const struct spate_item *item
         if (piece->count > 0)
             return false;
         e = entry_of(piece, item, item->key, &is_new);
-        *e = (struct spate_entry){.version = item->version, .key = item->key, .old_key = item->old_key,
-                                  .values = values, .n = item->n, .hash = e->hash, .op = SPATE_ENTRY_MOVE};
+        *e = (struct spate_entry){.version = item->version,
+                                  .key = item->key,
+                                  .old_key = item->old_key,
+                                  .values = values,
+                                  .n = item->n,
+                                  .hash = e->hash,
+                                  .op = SPATE_ENTRY_MOVE};
         return true;
     }
     set_deleted(entry_of(piece, item, item->old_key, &is_new), item);

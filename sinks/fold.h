@@ -40,7 +40,8 @@ struct spate_piece {
 };
 
 /* All zero is a valid empty piece. Folds items from the first on until the piece has to end; returns how many
- * went in, at least one when count > 0. The items are not changed; entries borrow from them and from the piece. */
+ * went in, at least one when count > 0. The items are not changed; entries borrow from them and from the
+ * piece. */
 size_t spate_fold(struct spate_piece *piece, const struct spate_item *items, size_t count);
 void spate_piece_fini(struct spate_piece *piece);
 

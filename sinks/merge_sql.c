@@ -1,9 +1,9 @@
 /* sinks/merge_sql.c - the statements that stage and merge one version of one table. Pure.
  *
- * A piece's rows go into a temporary table whose columns have the source's names and types, plus three of our own:
- * what to do, which values came, and the old key of a row that moved. The team's expressions are evaluated over that
- * table alone, so that no name in them can mean anything else, each followed by a newline, so that a comment at its
- * end ends there. */
+ * A piece's rows go into a temporary table whose columns have the source's names and types, plus three of our
+ * own: what to do, which values came, and the old key of a row that moved. The team's expressions are
+ * evaluated over that table alone, so that no name in them can mean anything else, each followed by a
+ * newline, so that a comment at its end ends there. */
 #include "core/alloc.h"
 #include "sinks/projection.h"
 
@@ -94,7 +94,8 @@ static char *prepare(const struct spate_version *version, struct spate_buf *crea
 {
     char name[80];
 
-    snprintf(name, sizeof name, "EXECUTE spate_%c%zu_%u", kind, version->projection->index, version->table->v);
+    snprintf(name, sizeof name, "EXECUTE spate_%c%zu_%u", kind, version->projection->index,
+             version->table->v);
     spate_buf_printf(create, "; PREPARE %s AS ", name + sizeof "EXECUTE " - 1);
     return spate_strdup(name);
 }
@@ -121,10 +122,11 @@ static void erase_sql(struct spate_version *version, const struct names *names, 
     }
     spate_buf_printf(create, " FROM %s WHERE ", version->sql.stage);
     if (version->where)
-        spate_buf_printf(create,
-                         "CASE \"%sop\" WHEN 'd' THEN true WHEN 'r' THEN true WHEN 'u' THEN (%s\n) IS NOT TRUE ELSE "
-                         "false END",
-                         names->prefix, version->where);
+        spate_buf_printf(
+            create,
+            "CASE \"%sop\" WHEN 'd' THEN true WHEN 'r' THEN true WHEN 'u' THEN (%s\n) IS NOT TRUE ELSE "
+            "false END",
+            names->prefix, version->where);
     else
         spate_buf_printf(create, "\"%sop\" IN ('d', 'r')", names->prefix);
     spate_buf_puts(create, ") AS s");
@@ -182,9 +184,10 @@ static int mask_of(const struct spate_version *version, const struct spate_outpu
     return -1;
 }
 
-/* Partial rows exist only where no `where` uses what may be missing, and no expression mixes it with other columns
- * (sinks/plan.c): so each output is computed, or it keeps what the target has (T11). */
-static void partial_sql(struct spate_version *version, const struct names *names, struct spate_buf *create, char kind)
+/* Partial rows exist only where no `where` uses what may be missing, and no expression mixes it with other
+ * columns (sinks/plan.c): so each output is computed, or it keeps what the target has (T11). */
+static void partial_sql(struct spate_version *version, const struct names *names, struct spate_buf *create,
+                        char kind)
 {
     size_t set = 0;
 

@@ -8,8 +8,8 @@ static enum spate_judgement judge_change(const struct spate_follower *f, const s
         return SPATE_JUDGE_DIVERGED;
     if (head->n > f->last.n + 1)
         return SPATE_JUDGE_HOLE;
-    /* The place is compared as well as the number: if the log lost confirmed records and numbering began lower,
-     * the number alone would drop new data as duplicates (HAZARDS 6.4). */
+    /* The place is compared as well as the number: if the log lost confirmed records and numbering began
+     * lower, the number alone would drop new data as duplicates (HAZARDS 6.4). */
     if (head->n <= f->last.n)
         return order <= 0 ? SPATE_JUDGE_DUPLICATE : SPATE_JUDGE_DIVERGED;
     if (order <= 0)
@@ -40,7 +40,8 @@ enum spate_judgement spate_follower_judge(const struct spate_follower *f, const 
     return spate_follower_open(f) ? SPATE_JUDGE_DIVERGED : SPATE_JUDGE_PASS;
 }
 
-enum spate_judgement spate_follower_judge_epoch(const struct spate_follower *f, const struct spate_epoch *epoch)
+enum spate_judgement spate_follower_judge_epoch(const struct spate_follower *f,
+                                                const struct spate_epoch *epoch)
 {
     if (epoch->epoch < f->last.epoch)
         return SPATE_JUDGE_OLD_EPOCH;

@@ -1,7 +1,8 @@
 /* sinks/place.h - where a follower of the stream stands, and what the next record is to it.
  *
- * Pure: no bus, no clock. This is the acceptance rule of HAZARDS 6.4; everything else about exactly-once rests on it.
- * Whatever writers do to the log - duplicates, zombies, holes - the accepted records are 1, 2, 3 ... once each. */
+ * Pure: no bus, no clock. This is the acceptance rule of HAZARDS 6.4; everything else about exactly-once
+ * rests on it. Whatever writers do to the log - duplicates, zombies, holes - the accepted records are 1, 2, 3
+ * ... once each. */
 #ifndef SPATE_SINKS_PLACE_H
 #define SPATE_SINKS_PLACE_H
 
@@ -35,7 +36,8 @@ enum spate_judgement {
     SPATE_JUDGE_UNKNOWN    /* an op of a later version: passed by */
 };
 
-enum spate_judgement spate_follower_judge(const struct spate_follower *follower, const struct spate_head *head);
+enum spate_judgement spate_follower_judge(const struct spate_follower *follower,
+                                          const struct spate_head *head);
 enum spate_judgement spate_follower_judge_epoch(const struct spate_follower *follower,
                                                 const struct spate_epoch *epoch);
 

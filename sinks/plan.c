@@ -1,5 +1,5 @@
-/* sinks/plan.c - which source columns a projection needs, which of them can come unchanged, and whether it can
- * live with that (DESIGN 6: what a sink can't do exactly it refuses). Pure. */
+/* sinks/plan.c - which source columns a projection needs, which of them can come unchanged, and whether it
+ * can live with that (DESIGN 6: what a sink can't do exactly it refuses). Pure. */
 #include "core/alloc.h"
 #include "sinks/projection.h"
 
@@ -21,8 +21,8 @@ static bool is_key(const struct spate_table *table, size_t column)
     return false;
 }
 
-/* A value of variable length may be TOASTed and then is not sent again when it did not change - unless the whole
- * old row comes along. An unknown length counts as variable. */
+/* A value of variable length may be TOASTed and then is not sent again when it did not change - unless the
+ * whole old row comes along. An unknown length counts as variable. */
 static bool may_be_unchanged(const struct spate_table *table, size_t column)
 {
     return table->identity != SPATE_IDENTITY_FULL && table->columns[column].len < 0 && !is_key(table, column);
@@ -38,11 +38,12 @@ static enum spate_rc refuse_unchanged(const struct spate_version *version, const
     spate_pg_ident(&name, table->schema);
     spate_buf_putc(&name, '.');
     spate_pg_ident(&name, table->name);
-    (void)spate_fail(err, SPATE_FATAL,
-                     "%s.%s: %s, and the value of source column %.*s may not be sent when it did not change. On the "
-                     "source run ALTER TABLE %s REPLICA IDENTITY FULL",
-                     spate_projection_place(version->projection, place, sizeof place), what, why,
-                     SPATE_SLICE_ARG(table->columns[column].name), spate_buf_str(&name));
+    (void)spate_fail(
+        err, SPATE_FATAL,
+        "%s.%s: %s, and the value of source column %.*s may not be sent when it did not change. On the "
+        "source run ALTER TABLE %s REPLICA IDENTITY FULL",
+        spate_projection_place(version->projection, place, sizeof place), what, why,
+        SPATE_SLICE_ARG(table->columns[column].name), spate_buf_str(&name));
     spate_buf_fini(&name);
     return refuse(err);
 }
@@ -56,10 +57,11 @@ static enum spate_rc plan_key(struct spate_version *version, struct spate_err *e
 
     spate_projection_place(version->projection, place, sizeof place);
     if (table->key_count == 0) {
-        (void)spate_fail(err, SPATE_FATAL,
-                         "%s: source table %.*s.%.*s has no key, so its changes cannot be told apart. On the source "
-                         "add a primary key: ALTER TABLE ... ADD PRIMARY KEY (...)",
-                         place, SPATE_SLICE_ARG(table->schema), SPATE_SLICE_ARG(table->name));
+        (void)spate_fail(
+            err, SPATE_FATAL,
+            "%s: source table %.*s.%.*s has no key, so its changes cannot be told apart. On the source "
+            "add a primary key: ALTER TABLE ... ADD PRIMARY KEY (...)",
+            place, SPATE_SLICE_ARG(table->schema), SPATE_SLICE_ARG(table->name));
         return refuse(err);
     }
     for (size_t k = 0; k < key->count; k++) {
@@ -73,29 +75,33 @@ static enum spate_rc plan_key(struct spate_version *version, struct spate_err *e
                 output->key = true;
                 continue;
             }
-            (void)spate_fail(err, SPATE_FATAL,
-                             "%s.key: %s is '%.100s', which is no column of the source's key. The key has to be exactly "
-                             "the source's, each column as it is; else two rows could share one",
-                             place, output->name, output->expr);
+            (void)spate_fail(
+                err, SPATE_FATAL,
+                "%s.key: %s is '%.100s', which is no column of the source's key. The key has to be exactly "
+                "the source's, each column as it is; else two rows could share one",
+                place, output->name, output->expr);
             return refuse(err);
         }
         if (!found) {
-            (void)spate_fail(err, SPATE_FATAL, "%s.key: %s is none of the table's columns", place, key->at[k]);
+            (void)spate_fail(err, SPATE_FATAL, "%s.key: %s is none of the table's columns", place,
+                             key->at[k]);
             return refuse(err);
         }
     }
     for (size_t k = 0; k < table->key_count; k++) {
         bool found = false;
         for (size_t i = 0; i < version->output_count && !found; i++)
-            if (version->outputs[i].bare == (int)table->key[k] && (key->count == 0 || version->outputs[i].key))
+            if (version->outputs[i].bare == (int)table->key[k] &&
+                (key->count == 0 || version->outputs[i].key))
                 found = version->outputs[i].key = true;
         if (!found) {
-            (void)spate_fail(err, SPATE_FATAL,
-                             "%s: the source's key column %.*s is not among the columns%s. Add it, for example "
-                             "columns: {%.*s: %.*s}",
-                             place, SPATE_SLICE_ARG(table->columns[table->key[k]].name),
-                             key->count ? " of key" : "", SPATE_SLICE_ARG(table->columns[table->key[k]].name),
-                             SPATE_SLICE_ARG(table->columns[table->key[k]].name));
+            (void)spate_fail(
+                err, SPATE_FATAL,
+                "%s: the source's key column %.*s is not among the columns%s. Add it, for example "
+                "columns: {%.*s: %.*s}",
+                place, SPATE_SLICE_ARG(table->columns[table->key[k]].name), key->count ? " of key" : "",
+                SPATE_SLICE_ARG(table->columns[table->key[k]].name),
+                SPATE_SLICE_ARG(table->columns[table->key[k]].name));
             return refuse(err);
         }
     }
@@ -159,8 +165,8 @@ enum spate_rc spate_version_plan(struct spate_version *version, struct spate_err
             if (!may_be_unchanged(table, output->uses[u]))
                 continue;
             snprintf(what, sizeof what, "columns.%.150s", output->name);
-            return refuse_unchanged(version, what, output->uses[u], "the expression needs several columns at once",
-                                    err);
+            return refuse_unchanged(version, what, output->uses[u],
+                                    "the expression needs several columns at once", err);
         }
     }
     return SPATE_OK;

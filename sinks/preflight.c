@@ -1,5 +1,6 @@
-/* sinks/preflight.c - does the team's table fit what the file says? Made when it is missing; else everything that
- * would fail later, or go wrong in silence, is refused now with the statement that mends it (DESIGN 6). */
+/* sinks/preflight.c - does the team's table fit what the file says? Made when it is missing; else everything
+ * that would fail later, or go wrong in silence, is refused now with the statement that mends it (DESIGN 6).
+ */
 #include "core/alloc.h"
 #include "core/log.h"
 #include "sinks/projection.h"
@@ -20,8 +21,8 @@ static enum spate_rc refuse(const struct spate_version *version, struct spate_er
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     err->exit_code = SPATE_EXIT_REFUSED;
-    return spate_fail(err, SPATE_FATAL, "%s: %s", spate_projection_place(version->projection, place, sizeof place),
-                      text);
+    return spate_fail(err, SPATE_FATAL, "%s: %s",
+                      spate_projection_place(version->projection, place, sizeof place), text);
 }
 
 static void add_ident(struct spate_buf *out, const char *name)
@@ -37,7 +38,8 @@ static const struct spate_output *output_named(const struct spate_version *versi
     return NULL;
 }
 
-static enum spate_rc create_table(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+static enum spate_rc create_table(struct spate_version *version, struct spate_store *store,
+                                  struct spate_err *err)
 {
     struct spate_buf sql = {0};
     enum spate_rc rc;
@@ -62,7 +64,8 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
     if (rc == SPATE_OK) {
         spate_log(SPATE_LOG_INFO, "table-created", "table=%s", version->projection->target);
     } else if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
-        rc = refuse(version, err, "%s does not exist and role %s may not make it: as the schema's owner run %s",
+        rc = refuse(version, err,
+                    "%s does not exist and role %s may not make it: as the schema's owner run %s",
                     version->projection->target, PQuser(store->conn), spate_buf_str(&sql));
     } else if (rc == SPATE_FAIL && err->verdict != SPATE_RETRY) {
         err->verdict = SPATE_FATAL;
@@ -76,42 +79,58 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
 enum { T_OID, T_KIND, T_RLS, T_INSERT, T_UPDATE, T_DELETE, T_SELECT, T_TRIGGER };
 
 /* Runs a query about the target table: $1 is its name, $2 its schema. */
-static enum spate_rc ask(struct spate_version *version, struct spate_store *store, const char *sql, PGresult **res,
-                         struct spate_err *err)
+static enum spate_rc ask(struct spate_version *version, struct spate_store *store, const char *sql,
+                         PGresult **res, struct spate_err *err)
 {
     const char *values[] = {version->projection->config->item.name, store->config->into.schema};
 
     return spate_pg_exec_params(store->conn, sql, 2, values, PGRES_TUPLES_OK, res, err);
 }
 
-static enum spate_rc check_rights(struct spate_version *version, struct spate_store *store, const PGresult *res,
-                                  struct spate_err *err)
+static enum spate_rc check_rights(struct spate_version *version, struct spate_store *store,
+                                  const PGresult *res, struct spate_err *err)
 {
     static const char *const names[] = {"INSERT", "UPDATE", "DELETE", "SELECT"};
     const char *target = version->projection->target;
 
     if (strchr("rp", PQgetvalue(res, 0, T_KIND)[0]) == NULL)
-        return refuse(version, err, "%s is no ordinary table (relkind %s): give the team's table another name", target,
+        return refuse(version, err,
+                      "%s is no ordinary table (relkind %s): give the team's table another name", target,
                       PQgetvalue(res, 0, T_KIND));
     for (int i = 0; i < 4; i++)
         if (PQgetvalue(res, 0, T_INSERT + i)[0] != 't')
-            return refuse(version, err, "role %s lacks %s on %s: as its owner run GRANT SELECT, INSERT, UPDATE, "
+            return refuse(version, err,
+                          "role %s lacks %s on %s: as its owner run GRANT SELECT, INSERT, UPDATE, "
                           "DELETE, TRUNCATE ON %s TO \"%s\"",
                           PQuser(store->conn), names[i], target, target, PQuser(store->conn));
     if (PQgetvalue(res, 0, T_RLS)[0] == 't')
-        return refuse(version, err,
-                      "row-level security of %s applies to role %s and would hide rows from it: ALTER TABLE %s DISABLE "
-                      "ROW LEVEL SECURITY, or give the role BYPASSRLS",
-                      target, PQuser(store->conn), target);
+        return refuse(
+            version, err,
+            "row-level security of %s applies to role %s and would hide rows from it: ALTER TABLE %s DISABLE "
+            "ROW LEVEL SECURITY, or give the role BYPASSRLS",
+            target, PQuser(store->conn), target);
     if (!PQgetisnull(res, 0, T_TRIGGER))
-        return refuse(version, err,
-                      "%s has the row trigger %s, which would run again at each replay: ALTER TABLE %s DISABLE "
-                      "TRIGGER \"%s\"",
-                      target, PQgetvalue(res, 0, T_TRIGGER), target, PQgetvalue(res, 0, T_TRIGGER));
+        return refuse(
+            version, err,
+            "%s has the row trigger %s, which would run again at each replay: ALTER TABLE %s DISABLE "
+            "TRIGGER \"%s\"",
+            target, PQgetvalue(res, 0, T_TRIGGER), target, PQgetvalue(res, 0, T_TRIGGER));
     return SPATE_OK;
 }
 
-enum { C_NAME, C_TYPE, C_MOD, C_TEXT, C_NOTNULL, C_DEFAULT, C_IDENTITY, C_GENERATED, C_DETERMINISTIC, C_BASE, C_BASEMOD };
+enum {
+    C_NAME,
+    C_TYPE,
+    C_MOD,
+    C_TEXT,
+    C_NOTNULL,
+    C_DEFAULT,
+    C_IDENTITY,
+    C_GENERATED,
+    C_DETERMINISTIC,
+    C_BASE,
+    C_BASEMOD
+};
 
 static enum spate_rc check_column(struct spate_version *version, const PGresult *res, int r,
                                   const struct spate_output *output, struct spate_err *err)
@@ -122,28 +141,32 @@ static enum spate_rc check_column(struct spate_version *version, const PGresult 
     int base_mod = atoi(PQgetvalue(res, r, C_BASEMOD));
 
     if (PQgetvalue(res, r, C_GENERATED)[0] || PQgetvalue(res, r, C_IDENTITY)[0] == 'a')
-        return refuse(version, err,
-                      "%s.%s is generated by the target and cannot be written: ALTER TABLE %s ALTER COLUMN \"%s\" DROP "
-                      "%s, or take it out of columns",
-                      target, name, target, name, PQgetvalue(res, r, C_GENERATED)[0] ? "EXPRESSION" : "IDENTITY");
+        return refuse(
+            version, err,
+            "%s.%s is generated by the target and cannot be written: ALTER TABLE %s ALTER COLUMN \"%s\" DROP "
+            "%s, or take it out of columns",
+            target, name, target, name, PQgetvalue(res, r, C_GENERATED)[0] ? "EXPRESSION" : "IDENTITY");
     if (output->key && PQgetvalue(res, r, C_DETERMINISTIC)[0] != 't')
-        return refuse(version, err,
-                      "key column %s.%s has a nondeterministic collation, under which two rows of the source could "
-                      "share a key: ALTER TABLE %s ALTER COLUMN \"%s\" TYPE %s COLLATE \"C\"",
-                      target, name, target, name, output->type);
+        return refuse(
+            version, err,
+            "key column %s.%s has a nondeterministic collation, under which two rows of the source could "
+            "share a key: ALTER TABLE %s ALTER COLUMN \"%s\" TYPE %s COLLATE \"C\"",
+            target, name, target, name, output->type);
     if (type == output->type_oid && type != base)
         return SPATE_OK; /* the very domain that the expression was cast to */
     if (output->key && base != output->type_oid)
-        return refuse(version, err, "key column %s.%s is %s, the source's is %s: ALTER TABLE %s ALTER COLUMN \"%s\" "
+        return refuse(version, err,
+                      "key column %s.%s is %s, the source's is %s: ALTER TABLE %s ALTER COLUMN \"%s\" "
                       "TYPE %s",
                       target, name, PQgetvalue(res, r, C_TEXT), output->type, target, name, output->type);
     if (spate_type_lossless(output->type_oid, output->type_mod, base, base_mod))
         return SPATE_OK;
     return refuse(version, err,
-                  "%s.%s is %s, but \"%.200s\" gives %s: storing it could change the value. Either ALTER TABLE %s ALTER "
+                  "%s.%s is %s, but \"%.200s\" gives %s: storing it could change the value. Either ALTER "
+                  "TABLE %s ALTER "
                   "COLUMN \"%s\" TYPE %s, or cast it in the file: %s: \"(%.200s)::%s\"",
-                  target, name, PQgetvalue(res, r, C_TEXT), output->expr, output->type, target, name, output->type,
-                  name, output->expr, PQgetvalue(res, r, C_TEXT));
+                  target, name, PQgetvalue(res, r, C_TEXT), output->expr, output->type, target, name,
+                  output->type, name, output->expr, PQgetvalue(res, r, C_TEXT));
 }
 
 static enum spate_rc check_missing(struct spate_version *version, const PGresult *res, struct spate_err *err)
@@ -168,18 +191,25 @@ static enum spate_rc check_missing(struct spate_version *version, const PGresult
     return rc;
 }
 
-static enum spate_rc check_columns(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+static enum spate_rc check_columns(struct spate_version *version, struct spate_store *store,
+                                   struct spate_err *err)
 {
     static const char sql[] =
-        "WITH RECURSIVE col AS (SELECT a.*, coalesce(l.collisdeterministic, true) AS det FROM pg_catalog.pg_attribute a "
-        "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WITH RECURSIVE col AS (SELECT a.*, coalesce(l.collisdeterministic, true) AS det FROM "
+        "pg_catalog.pg_attribute a "
+        "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = "
+        "c.relnamespace "
         "LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation "
         "WHERE c.relname = $1 AND n.nspname = $2 AND a.attnum > 0 AND NOT a.attisdropped), "
-        "base(num, typ, mod) AS (SELECT attnum, atttypid, atttypmod FROM col UNION ALL SELECT num, t.typbasetype, "
-        "CASE WHEN mod = -1 THEN t.typtypmod ELSE mod END FROM base JOIN pg_catalog.pg_type t ON t.oid = typ AND "
+        "base(num, typ, mod) AS (SELECT attnum, atttypid, atttypmod FROM col UNION ALL SELECT num, "
+        "t.typbasetype, "
+        "CASE WHEN mod = -1 THEN t.typtypmod ELSE mod END FROM base JOIN pg_catalog.pg_type t ON t.oid = typ "
+        "AND "
         "t.typtype = 'd') "
-        "SELECT attname, atttypid, atttypmod, format_type(atttypid, atttypmod), attnotnull, atthasdef, attidentity, "
-        "attgenerated, det, typ, mod FROM col JOIN base ON num = attnum JOIN pg_catalog.pg_type t ON t.oid = typ AND "
+        "SELECT attname, atttypid, atttypmod, format_type(atttypid, atttypmod), attnotnull, atthasdef, "
+        "attidentity, "
+        "attgenerated, det, typ, mod FROM col JOIN base ON num = attnum JOIN pg_catalog.pg_type t ON t.oid = "
+        "typ AND "
         "t.typtype <> 'd' ORDER BY attnum";
     PGresult *res = NULL;
     enum spate_rc rc = ask(version, store, sql, &res, err);
@@ -194,10 +224,11 @@ static enum spate_rc check_columns(struct spate_version *version, struct spate_s
             rc = check_column(version, res, r, output, err);
         else if (PQgetvalue(res, r, C_NOTNULL)[0] == 't' && PQgetvalue(res, r, C_DEFAULT)[0] == 'f' &&
                  !PQgetvalue(res, r, C_IDENTITY)[0])
-            rc = refuse(version, err,
-                        "%s.%s is NOT NULL without a default, and the file does not supply it: ALTER TABLE %s ALTER "
-                        "COLUMN \"%s\" DROP NOT NULL, or add it to columns",
-                        target, name, target, name);
+            rc = refuse(
+                version, err,
+                "%s.%s is NOT NULL without a default, and the file does not supply it: ALTER TABLE %s ALTER "
+                "COLUMN \"%s\" DROP NOT NULL, or add it to columns",
+                target, name, target, name);
     }
     PQclear(res);
     return rc;
@@ -225,24 +256,28 @@ static enum spate_rc refuse_index(const struct spate_version *version, const PGr
     const char *target = version->projection->target, *constraint = PQgetvalue(res, r, I_CONSTRAINT);
 
     if (PQgetvalue(res, r, I_EXCLUSION)[0] == 't')
-        return refuse(version, err,
-                      "%s has the exclusion constraint %s, which two rows that swap values violate for a moment: ALTER "
-                      "TABLE %s DROP CONSTRAINT \"%s\" (and add it again as DEFERRABLE if it is needed)",
-                      target, constraint, target, constraint);
+        return refuse(
+            version, err,
+            "%s has the exclusion constraint %s, which two rows that swap values violate for a moment: ALTER "
+            "TABLE %s DROP CONSTRAINT \"%s\" (and add it again as DEFERRABLE if it is needed)",
+            target, constraint, target, constraint);
     if (*constraint)
-        return refuse(version, err,
-                      "%s has the unique constraint %s besides the key, which two rows that swap values violate for a "
-                      "moment: ALTER TABLE %s DROP CONSTRAINT \"%s\", ADD CONSTRAINT \"%s\" UNIQUE (%s) DEFERRABLE "
-                      "INITIALLY DEFERRED",
-                      target, constraint, target, constraint, constraint, PQgetvalue(res, r, I_COLUMNS));
-    return refuse(version, err,
-                  "%s has the unique index %s besides the key, which two rows that swap values violate for a moment: "
-                  "DROP INDEX %s (a deferrable unique constraint can stay, a unique index cannot be deferrable)",
-                  target, PQgetvalue(res, r, I_NAME), PQgetvalue(res, r, I_NAME));
+        return refuse(
+            version, err,
+            "%s has the unique constraint %s besides the key, which two rows that swap values violate for a "
+            "moment: ALTER TABLE %s DROP CONSTRAINT \"%s\", ADD CONSTRAINT \"%s\" UNIQUE (%s) DEFERRABLE "
+            "INITIALLY DEFERRED",
+            target, constraint, target, constraint, constraint, PQgetvalue(res, r, I_COLUMNS));
+    return refuse(
+        version, err,
+        "%s has the unique index %s besides the key, which two rows that swap values violate for a moment: "
+        "DROP INDEX %s (a deferrable unique constraint can stay, a unique index cannot be deferrable)",
+        target, PQgetvalue(res, r, I_NAME), PQgetvalue(res, r, I_NAME));
 }
 
 /* One immediate, whole unique index on exactly the key; what else is unique must be deferrable (T7, T8). */
-static enum spate_rc check_indexes(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+static enum spate_rc check_indexes(struct spate_version *version, struct spate_store *store,
+                                   struct spate_err *err)
 {
     struct spate_buf sql = {0}, keys = {0};
     PGresult *res = NULL;
@@ -259,18 +294,26 @@ static enum spate_rc check_indexes(struct spate_version *version, struct spate_s
     }
     spate_buf_puts(
         &sql,
-        "), i AS (SELECT x.*, coalesce(o.conname::text, '') AS constr, ARRAY(SELECT a.attname FROM generate_series(0, "
-        "x.indnkeyatts - 1) s JOIN pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[s]) AS cols "
-        "FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class c ON c.oid = x.indrelid JOIN pg_catalog.pg_namespace n ON "
-        "n.oid = c.relnamespace LEFT JOIN pg_catalog.pg_constraint o ON o.conindid = x.indexrelid AND o.conrelid = "
-        "x.indrelid AND o.contype IN ('p', 'u', 'x') WHERE c.relname = $1 AND n.nspname = $2 AND (x.indisunique OR "
-        "x.indisexclusion)) SELECT indexrelid::regclass::text, indisexclusion, indimmediate, indisvalid AND indpred IS "
+        "), i AS (SELECT x.*, coalesce(o.conname::text, '') AS constr, ARRAY(SELECT a.attname FROM "
+        "generate_series(0, "
+        "x.indnkeyatts - 1) s JOIN pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = "
+        "x.indkey[s]) AS cols "
+        "FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class c ON c.oid = x.indrelid JOIN "
+        "pg_catalog.pg_namespace n ON "
+        "n.oid = c.relnamespace LEFT JOIN pg_catalog.pg_constraint o ON o.conindid = x.indexrelid AND "
+        "o.conrelid = "
+        "x.indrelid AND o.contype IN ('p', 'u', 'x') WHERE c.relname = $1 AND n.nspname = $2 AND "
+        "(x.indisunique OR "
+        "x.indisexclusion)) SELECT indexrelid::regclass::text, indisexclusion, indimmediate, indisvalid AND "
+        "indpred IS "
         "NULL AND indexprs IS NULL, constr, (SELECT string_agg(quote_ident(c), ', ') FROM unnest(cols) c), "
-        "(SELECT count(*) FROM k WHERE name <> ALL (cols)), (SELECT count(*) FROM unnest(cols) c WHERE c NOT IN "
+        "(SELECT count(*) FROM k WHERE name <> ALL (cols)), (SELECT count(*) FROM unnest(cols) c WHERE c NOT "
+        "IN "
         "(SELECT name FROM k)) FROM i");
     rc = ask(version, store, spate_buf_str(&sql), &res, err);
     for (int r = 0; rc == SPATE_OK && r < PQntuples(res); r++) {
-        bool immediate = PQgetvalue(res, r, I_IMMEDIATE)[0] == 't', usable = PQgetvalue(res, r, I_USABLE)[0] == 't';
+        bool immediate = PQgetvalue(res, r, I_IMMEDIATE)[0] == 't',
+             usable = PQgetvalue(res, r, I_USABLE)[0] == 't';
         bool exclusion = PQgetvalue(res, r, I_EXCLUSION)[0] == 't';
         bool has_key = PQgetvalue(res, r, I_MISSING_KEYS)[0] == '0';
 
@@ -307,13 +350,16 @@ static void tell_text_types(const struct spate_version *version)
     }
 }
 
-enum spate_rc spate_version_preflight(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+enum spate_rc spate_version_preflight(struct spate_version *version, struct spate_store *store,
+                                      struct spate_err *err)
 {
     static const char sql[] =
         "SELECT c.oid, c.relkind, row_security_active(c.oid), has_table_privilege(c.oid, 'INSERT'), "
         "has_table_privilege(c.oid, 'UPDATE'), has_table_privilege(c.oid, 'DELETE'), "
-        "has_table_privilege(c.oid, 'SELECT'), (SELECT min(t.tgname::text) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = "
-        "c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 1 = 1) FROM pg_catalog.pg_class c "
+        "has_table_privilege(c.oid, 'SELECT'), (SELECT min(t.tgname::text) FROM pg_catalog.pg_trigger t "
+        "WHERE t.tgrelid = "
+        "c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 1 = 1) FROM "
+        "pg_catalog.pg_class c "
         "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = $1 AND n.nspname = $2";
     PGresult *res = NULL;
     bool exists = false;

@@ -58,7 +58,8 @@ static bool join(struct runner *runner, int64_t *stop_ms)
             *stop_ms = spate_clock_ms();
         if (spate_clock_ms() - *stop_ms > runner->config->stop_deadline_ms) {
             spate_log(SPATE_LOG_ERROR, "stop-deadline",
-                      "sink=%s deadline_ms=%" PRId64 " detail=\"the target did not answer in time; what was not committed "
+                      "sink=%s deadline_ms=%" PRId64
+                      " detail=\"the target did not answer in time; what was not committed "
                       "is read again at the next start\"",
                       runner->config->name, runner->config->stop_deadline_ms);
             return false;
@@ -74,9 +75,11 @@ static bool unique_names(const struct spate_sink_config *configs, size_t count, 
     for (size_t i = 0; i < count; i++) {
         found |= restart && strcmp(configs[i].name, restart) == 0;
         for (size_t j = 0; j < i; j++)
-            if (strcmp(configs[i].name, configs[j].name) == 0 && strcmp(configs[i].into.schema, configs[j].into.schema) == 0 &&
+            if (strcmp(configs[i].name, configs[j].name) == 0 &&
+                strcmp(configs[i].into.schema, configs[j].into.schema) == 0 &&
                 strcmp(configs[i].into.url, configs[j].into.url) == 0) {
-                spate_log(SPATE_LOG_ERROR, "config", "detail=\"%s and %s both describe sink %s: give one another name\"",
+                spate_log(SPATE_LOG_ERROR, "config",
+                          "detail=\"%s and %s both describe sink %s: give one another name\"",
                           configs[j].path, configs[i].path, configs[i].name);
                 return false;
             }
@@ -117,7 +120,8 @@ enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t 
         runner->restart = restart && strcmp(configs[i].name, restart) == 0;
         runner->started = pthread_create(&runner->thread, NULL, run, runner) == 0;
         if (!runner->started) {
-            spate_log(SPATE_LOG_ERROR, "thread", "sink=%s detail=\"no thread could be started\"", configs[i].name);
+            spate_log(SPATE_LOG_ERROR, "thread", "sink=%s detail=\"no thread could be started\"",
+                      configs[i].name);
             result = SPATE_EXIT_FAILED;
             spate_signals_request();
             break;

@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* One part of schema.table, as SQL reads it: quoted as it stands, else folded to lower case. Returns what follows,
- * or NULL when it is malformed. */
+/* One part of schema.table, as SQL reads it: quoted as it stands, else folded to lower case. Returns what
+ * follows, or NULL when it is malformed. */
 static const char *read_part(const char *at, struct spate_buf *out)
 {
     if (*at != '"') {
@@ -50,10 +50,11 @@ static enum spate_rc parse_source(struct spate_projection *projection, struct sp
     if (good)
         return SPATE_OK;
     err->exit_code = SPATE_EXIT_CONFIG;
-    return spate_fail(err, SPATE_FATAL,
-                      "%s.from: '%.100s' is no schema.table; parts with dots, spaces or capitals are quoted like in "
-                      "SQL: 'public.\"Order Lines\"'",
-                      spate_projection_place(projection, place, sizeof place), projection->config->from);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "%s.from: '%.100s' is no schema.table; parts with dots, spaces or capitals are quoted like in "
+        "SQL: 'public.\"Order Lines\"'",
+        spate_projection_place(projection, place, sizeof place), projection->config->from);
 }
 
 enum spate_rc spate_projection_init(struct spate_projection *projection, const struct spate_sink_config *sink,

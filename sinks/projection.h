@@ -1,5 +1,5 @@
-/* sinks/projection.h - what the team's file means: for the sink's life (projection), and for one version of the
- * source table's schema (version), with the SQL that applies it.
+/* sinks/projection.h - what the team's file means: for the sink's life (projection), and for one version of
+ * the source table's schema (version), with the SQL that applies it.
  *
  * Thread: the sink's. */
 #ifndef SPATE_SINKS_PROJECTION_H
@@ -17,27 +17,27 @@
 /* One column of the target. */
 struct spate_output {
     char *name;
-    char *expr;              /* SQL over the source's row */
-    int bare;                /* the source column when expr is nothing but its name, else -1 */
-    uint32_t *uses;          /* source columns, ascending */
+    char *expr;     /* SQL over the source's row */
+    int bare;       /* the source column when expr is nothing but its name, else -1 */
+    uint32_t *uses; /* source columns, ascending */
     size_t use_count;
     bool key;
-    uint32_t type_oid;       /* of the expression, in the target */
+    uint32_t type_oid; /* of the expression, in the target */
     int type_mod;
-    char *type;              /* the same as text */
-    int line;                /* in the team's file; 0: it stands there by default */
+    char *type; /* the same as text */
+    int line;   /* in the team's file; 0: it stands there by default */
 };
 
 /* The statements of a version; all names in them are qualified or temporary. */
 struct spate_statements {
-    char *stage;      /* quoted name of the staging table, pg_temp included */
-    char *create;     /* staging table and prepared statements, run once per connection */
-    char *columns;    /* "(op, mask, ...)" of the staging table, for COPY and INSERT */
-    char *erase;      /* EXECUTE of: delete what 'd', 'r' and rows outside `where` name */
-    char *upsert;     /* EXECUTE of: insert or update 'u' and 'r' */
-    char *insert;     /* EXECUTE of: the same for rows that cannot exist yet (T33) */
-    char *partial;    /* EXECUTE of: update 'p'; NULL where no value can come unchanged */
-    char *move;       /* EXECUTE of: update 'm'; NULL likewise */
+    char *stage;   /* quoted name of the staging table, pg_temp included */
+    char *create;  /* staging table and prepared statements, run once per connection */
+    char *columns; /* "(op, mask, ...)" of the staging table, for COPY and INSERT */
+    char *erase;   /* EXECUTE of: delete what 'd', 'r' and rows outside `where` name */
+    char *upsert;  /* EXECUTE of: insert or update 'u' and 'r' */
+    char *insert;  /* EXECUTE of: the same for rows that cannot exist yet (T33) */
+    char *partial; /* EXECUTE of: update 'p'; NULL where no value can come unchanged */
+    char *move;    /* EXECUTE of: update 'm'; NULL likewise */
 };
 
 struct spate_version {
@@ -45,20 +45,20 @@ struct spate_version {
     const struct spate_table *table; /* owned by the registry */
     struct spate_output *outputs;
     size_t output_count;
-    char *where;           /* the projection's, or NULL */
+    char *where; /* the projection's, or NULL */
     uint32_t *where_uses;
     size_t where_use_count;
 
-    bool *want;            /* by source column: decode it */
-    bool *want_key;        /* by source column: only the key, for deletes */
-    uint32_t *used;        /* source columns that are staged, ascending, the key among them */
+    bool *want;     /* by source column: decode it */
+    bool *want_key; /* by source column: only the key, for deletes */
+    uint32_t *used; /* source columns that are staged, ascending, the key among them */
     size_t used_count;
-    uint32_t *key_at;      /* where in `used` the key's columns stand, in the key's order */
+    uint32_t *key_at; /* where in `used` the key's columns stand, in the key's order */
     size_t key_count;
-    int *maybe;            /* by position in `used`: index in the mask, or -1 when it always comes */
+    int *maybe; /* by position in `used`: index in the mask, or -1 when it always comes */
     size_t maybe_count;
-    char **stage_types;    /* by source column */
-    bool *as_text;         /* by source column: the target lacks the type */
+    char **stage_types; /* by source column */
+    bool *as_text;      /* by source column: the target lacks the type */
 
     struct spate_statements sql;
     struct spate_version_state *state; /* owned; what changes after it was made */
@@ -86,11 +86,12 @@ SPATE_CHECKED enum spate_rc spate_projection_init(struct spate_projection *proje
                                                   struct spate_err *err);
 void spate_projection_fini(struct spate_projection *projection);
 
-/* The version for a source table's schema, made and checked when it is new: asks the target's parser, compares
- * with the target table (made when it is missing), builds the SQL. Must not be called inside a transaction.
- * SPATE_FAIL, exit code REFUSED: cannot be done exactly; the text has the remedy. */
+/* The version for a source table's schema, made and checked when it is new: asks the target's parser,
+ * compares with the target table (made when it is missing), builds the SQL. Must not be called inside a
+ * transaction. SPATE_FAIL, exit code REFUSED: cannot be done exactly; the text has the remedy. */
 SPATE_CHECKED enum spate_rc spate_projection_version(struct spate_projection *projection,
-                                                     struct spate_store *store, const struct spate_table *table,
+                                                     struct spate_store *store,
+                                                     const struct spate_table *table,
                                                      struct spate_version **version, struct spate_err *err);
 struct spate_version *spate_projection_find(const struct spate_projection *projection,
                                             const struct spate_table *table);
@@ -107,7 +108,8 @@ void spate_version_free(struct spate_version *version);
 /* Asks the target: types, columns used, result types (sinks/expressions.c). */
 SPATE_CHECKED enum spate_rc spate_version_ask(struct spate_version *version, struct spate_store *store,
                                               struct spate_err *err);
-/* What can come unchanged, and whether the expressions can live with it. Pure. Fills used, want, maybe, key_at. */
+/* What can come unchanged, and whether the expressions can live with it. Pure. Fills used, want, maybe,
+ * key_at. */
 SPATE_CHECKED enum spate_rc spate_version_plan(struct spate_version *version, struct spate_err *err);
 /* Builds version->sql. Pure. */
 void spate_version_sql(struct spate_version *version);

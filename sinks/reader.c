@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 enum spate_rc spate_feed_open(struct spate_feed *feed, struct spate_bus *bus, const char *topic,
-                                struct spate_err *err)
+                              struct spate_err *err)
 {
     struct spate_start oldest = {.from = SPATE_START_OLDEST};
 
@@ -28,7 +28,7 @@ void spate_feed_close(struct spate_feed *feed)
 }
 
 enum spate_rc spate_feed_begin(struct spate_feed *feed, uint64_t newest_epoch, const char *uuid,
-                                 struct spate_err *err)
+                               struct spate_err *err)
 {
     struct spate_start oldest = {.from = SPATE_START_OLDEST};
 
@@ -62,8 +62,9 @@ static void set_mark(struct spate_feed *feed, const struct spate_message *messag
     memcpy(feed->mark.uuid, feed->follower.uuid, sizeof feed->mark.uuid);
 }
 
-#define STALE_REMEDY                                                                                                \
-    "its tables no longer follow the source. `spate sink -c FILE --restart NAME` begins anew where a new sink would; "    \
+#define STALE_REMEDY                                                                                         \
+    "its tables no longer follow the source. `spate sink -c FILE --restart NAME` begins anew where a new "   \
+    "sink would; "                                                                                           \
     "rows that changed in between have to be loaded again by hand"
 
 static enum spate_rc stale_hole(struct spate_feed *feed, uint64_t seen, struct spate_err *err)
@@ -79,7 +80,8 @@ static enum spate_rc stale_hole(struct spate_feed *feed, uint64_t seen, struct s
     if (seen <= feed->follower.last.n) {
         spate_bus_pos_format(feed->driver, feed->mark.at, from);
         return spate_fail(err, SPATE_FATAL,
-                          "STALE: what was applied last (n=%" PRIu64 " of epoch %" PRIu64 ", at %s) is not on the "
+                          "STALE: what was applied last (n=%" PRIu64 " of epoch %" PRIu64
+                          ", at %s) is not on the "
                           "bus, nor is what follows it; the bus has lost its end: " STALE_REMEDY,
                           feed->follower.last.n, feed->follower.last.epoch, from);
     }
@@ -96,13 +98,14 @@ static enum spate_rc diverged(struct spate_feed *feed, const struct spate_head *
     spate_pos_format(feed->follower.last.pos, ours);
     spate_pos_format(head->pos, theirs);
     err->exit_code = SPATE_EXIT_FENCED;
-    return spate_fail(err, SPATE_FATAL,
-                      "history diverged: after n=%" PRIu64 " pos=%.25s of epoch %" PRIu64
-                      " topic %s has op=%.*s n=%" PRIu64 " pos=%.25s of epoch %" PRIu64
-                      ": the bus was restored from elsewhere, or two connectors use one name. Find out which; "
-                      "then `spate sink -c FILE --restart NAME` begins anew",
-                      feed->follower.last.n, ours, feed->follower.last.epoch, feed->topic,
-                      SPATE_SLICE_ARG(head->op_name), head->n, theirs, head->epoch);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "history diverged: after n=%" PRIu64 " pos=%.25s of epoch %" PRIu64 " topic %s has op=%.*s n=%" PRIu64
+        " pos=%.25s of epoch %" PRIu64
+        ": the bus was restored from elsewhere, or two connectors use one name. Find out which; "
+        "then `spate sink -c FILE --restart NAME` begins anew",
+        feed->follower.last.n, ours, feed->follower.last.epoch, feed->topic, SPATE_SLICE_ARG(head->op_name),
+        head->n, theirs, head->epoch);
 }
 
 static enum spate_rc meet_epoch(struct spate_feed *feed, struct spate_event *event,
@@ -130,8 +133,8 @@ static enum spate_rc meet_epoch(struct spate_feed *feed, struct spate_event *eve
         default:
             err->exit_code = SPATE_EXIT_FENCED;
             return spate_fail(err, SPATE_FATAL,
-                              "STALE: epoch %" PRIu64 " (%.*s) does not continue from n=%" PRIu64 " of epoch %" PRIu64
-                              ", where this sink stands: " STALE_REMEDY,
+                              "STALE: epoch %" PRIu64 " (%.*s) does not continue from n=%" PRIu64
+                              " of epoch %" PRIu64 ", where this sink stands: " STALE_REMEDY,
                               epoch.epoch, SPATE_SLICE_ARG(epoch.why), feed->follower.complete.n,
                               feed->follower.last.epoch);
         }
@@ -160,7 +163,8 @@ static bool try_begin(struct spate_feed *feed, struct spate_event *event, const 
 }
 
 /* True: it is the mark's own record, and all is well. */
-static bool anchored(struct spate_feed *feed, const struct spate_event *event, const struct spate_message *message)
+static bool anchored(struct spate_feed *feed, const struct spate_event *event,
+                     const struct spate_message *message)
 {
     char at[SPATE_BUS_POS_TEXT];
 
@@ -169,8 +173,8 @@ static bool anchored(struct spate_feed *feed, const struct spate_event *event, c
         return true;
     /* Search forward: what comes next may still be n+1 (HAZARDS 6.4). If not, the hole's clock is running. */
     spate_bus_pos_format(feed->driver, feed->mark.at, at);
-    spate_log(SPATE_LOG_WARN, "anchor-moved", "topic=%s pos=%s n=%" PRIu64 " found_n=%" PRIu64, feed->topic, at,
-              feed->mark.place.n, event->head.n);
+    spate_log(SPATE_LOG_WARN, "anchor-moved", "topic=%s pos=%s n=%" PRIu64 " found_n=%" PRIu64, feed->topic,
+              at, feed->mark.place.n, event->head.n);
     feed->hole_ms = spate_clock_ms();
     feed->hole_seen = event->head.n;
     return false;
@@ -188,8 +192,8 @@ static enum spate_rc met_hole(struct spate_feed *feed, const struct spate_event 
         feed->count.holes++;
     }
     if (spate_log_due(&feed->hole_log, spate_clock_ms(), 10000, &hidden))
-        spate_log(SPATE_LOG_WARN, "hole", "topic=%s after_n=%" PRIu64 " met_n=%" PRIu64 " hidden=%u", feed->topic,
-                  feed->follower.last.n, event->head.n, hidden);
+        spate_log(SPATE_LOG_WARN, "hole", "topic=%s after_n=%" PRIu64 " met_n=%" PRIu64 " hidden=%u",
+                  feed->topic, feed->follower.last.n, event->head.n, hidden);
     return SPATE_OK;
 }
 

@@ -42,8 +42,8 @@ struct spate_feed {
     uint64_t begin_epoch; /* BEGINNING: the newest epoch known */
     bool gap;             /* retention took something before what comes next */
     struct spate_bus_pos gap_from, gap_to;
-    int64_t hole_ms;      /* since when something is missing; 0: nothing is */
-    uint64_t hole_seen;   /* the first number behind the hole */
+    int64_t hole_ms;    /* since when something is missing; 0: nothing is */
+    uint64_t hole_seen; /* the first number behind the hole */
     struct {
         uint64_t taken, duplicates, old_epochs, holes;
     } count;
@@ -55,22 +55,22 @@ struct spate_feed {
 #define SPATE_HOLE_MS 60000
 
 /* SPATE_FAIL (retry): no such topic yet. Follow with _begin or _resume. */
-SPATE_CHECKED enum spate_rc spate_feed_open(struct spate_feed *feed, struct spate_bus *bus,
-                                              const char *topic, struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_feed_open(struct spate_feed *feed, struct spate_bus *bus, const char *topic,
+                                            struct spate_err *err);
 void spate_feed_close(struct spate_feed *feed);
 
 /* A new sink: from the oldest record of the newest epoch that the bus still holds, after the first one that
  * completes a transaction. */
-SPATE_CHECKED enum spate_rc spate_feed_begin(struct spate_feed *feed, uint64_t newest_epoch,
-                                               const char *uuid, struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_feed_begin(struct spate_feed *feed, uint64_t newest_epoch, const char *uuid,
+                                             struct spate_err *err);
 /* Goes (back) to a mark. That its record is still the same is checked when it is read. */
 SPATE_CHECKED enum spate_rc spate_feed_resume(struct spate_feed *feed, const struct spate_mark *mark,
-                                                struct spate_err *err);
+                                              struct spate_err *err);
 
 /* SPATE_OK: *event. SPATE_AGAIN: nothing more is durable now. SPATE_FAIL: as the bus says, or fatal with exit
  * code FENCED: this sink cannot go on exactly (the text says what it missed, and the remedy). */
 SPATE_CHECKED enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event,
-                                              struct spate_err *err);
+                                            struct spate_err *err);
 /* SPATE_OK: ask next(). SPATE_AGAIN: time is up. */
 SPATE_CHECKED enum spate_rc spate_feed_wait(struct spate_feed *feed, int timeout_ms, struct spate_err *err);
 

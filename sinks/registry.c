@@ -5,8 +5,8 @@
 #include <stdlib.h>
 
 enum spate_rc spate_registry_open(struct spate_registry *registry, struct spate_bus *bus, const char *topic,
-                                 bool (*wanted)(void *, struct spate_slice, struct spate_slice), void *arg,
-                                 struct spate_err *err)
+                                  bool (*wanted)(void *, struct spate_slice, struct spate_slice), void *arg,
+                                  struct spate_err *err)
 {
     struct spate_start oldest = {.from = SPATE_START_OLDEST};
 
@@ -36,8 +36,8 @@ static void keep_name(struct spate_registry *registry, const struct spate_head *
     spate_buf_fini(&name);
 }
 
-/* A version that is published again (after a restart) moves to the end: the last one is the table's present. Its
- * struct stays the same, because others point at it. */
+/* A version that is published again (after a restart) moves to the end: the last one is the table's present.
+ * Its struct stays the same, because others point at it. */
 static void keep_table(struct spate_registry *registry, struct spate_table *table)
 {
     for (size_t i = 0; i < registry->table_count; i++) {
@@ -53,12 +53,14 @@ static void keep_table(struct spate_registry *registry, struct spate_table *tabl
     }
     if (registry->table_count == registry->table_capacity) {
         registry->table_capacity = registry->table_capacity ? registry->table_capacity * 2 : 16;
-        registry->tables = spate_realloc(registry->tables, registry->table_capacity * sizeof *registry->tables);
+        registry->tables =
+            spate_realloc(registry->tables, registry->table_capacity * sizeof *registry->tables);
     }
     registry->tables[registry->table_count++] = table;
 }
 
-static enum spate_rc read_epoch(struct spate_registry *registry, struct spate_slice line, struct spate_err *err)
+static enum spate_rc read_epoch(struct spate_registry *registry, struct spate_slice line,
+                                struct spate_err *err)
 {
     struct spate_epoch epoch;
     size_t len;
@@ -110,10 +112,11 @@ enum spate_rc spate_registry_read(struct spate_registry *registry, struct spate_
             return spate_err_context(err, "topic %s", registry->topic);
         if (message.kind == SPATE_MESSAGE_GAP) {
             err->exit_code = SPATE_EXIT_FENCED;
-            return spate_fail(err, SPATE_FATAL,
-                              "topic %s has lost its beginning, and with it schemas that messages refer to: restore "
-                              "the bus' directory, or start the connector with --new-epoch",
-                              registry->topic);
+            return spate_fail(
+                err, SPATE_FATAL,
+                "topic %s has lost its beginning, and with it schemas that messages refer to: restore "
+                "the bus' directory, or start the connector with --new-epoch",
+                registry->topic);
         }
         if (read_message(registry, &message, err) != SPATE_OK) {
             /* A schema that cannot be read would make every message that uses it unreadable. */
@@ -124,8 +127,8 @@ enum spate_rc spate_registry_read(struct spate_registry *registry, struct spate_
     }
 }
 
-const struct spate_table *spate_registry_find(const struct spate_registry *registry, struct spate_slice schema,
-                                             struct spate_slice table, uint32_t v)
+const struct spate_table *spate_registry_find(const struct spate_registry *registry,
+                                              struct spate_slice schema, struct spate_slice table, uint32_t v)
 {
     for (size_t i = registry->table_count; i-- > 0;) {
         const struct spate_table *t = registry->tables[i];

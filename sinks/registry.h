@@ -1,4 +1,5 @@
-/* sinks/registry.h - what `<connector>._schemas` says: versions of the tables a sink listens to, and the epochs.
+/* sinks/registry.h - what `<connector>._schemas` says: versions of the tables a sink listens to, and the
+ * epochs.
  *
  * Thread: the sink's. Blocks: never; it reads what is durable there now. */
 #ifndef SPATE_SINKS_REGISTRY_H
@@ -25,15 +26,16 @@ struct spate_registry {
 };
 
 /* SPATE_FAIL (retry): there is no such topic yet. */
-SPATE_CHECKED enum spate_rc spate_registry_open(struct spate_registry *registry, struct spate_bus *bus,
-                                               const char *topic,
-                                               bool (*wanted)(void *, struct spate_slice, struct spate_slice),
-                                               void *arg, struct spate_err *err);
+SPATE_CHECKED enum spate_rc
+spate_registry_open(struct spate_registry *registry, struct spate_bus *bus, const char *topic,
+                    bool (*wanted)(void *, struct spate_slice, struct spate_slice), void *arg,
+                    struct spate_err *err);
 /* Reads on to the end of what is durable. */
 SPATE_CHECKED enum spate_rc spate_registry_read(struct spate_registry *registry, struct spate_err *err);
 /* v 0: the version published last. NULL: not there. */
-const struct spate_table *spate_registry_find(const struct spate_registry *registry, struct spate_slice schema,
-                                             struct spate_slice table, uint32_t v);
+const struct spate_table *spate_registry_find(const struct spate_registry *registry,
+                                              struct spate_slice schema, struct spate_slice table,
+                                              uint32_t v);
 void spate_registry_close(struct spate_registry *registry);
 
 #endif

@@ -1,4 +1,5 @@
-/* sinks/script.c - many statements, one round trip: what is sent, what each answer means, and COPY in between. */
+/* sinks/script.c - many statements, one round trip: what is sent, what each answer means, and COPY in
+ * between. */
 #include "sinks/script.h"
 
 #include "core/alloc.h"
@@ -12,8 +13,8 @@
 
 #define CHUNK (64 * 1024)
 
-void spate_script_step(struct spate_apply *apply, enum spate_step_kind kind, const struct spate_version *version,
-                       uint64_t expected)
+void spate_script_step(struct spate_apply *apply, enum spate_step_kind kind,
+                       const struct spate_version *version, uint64_t expected)
 {
     if (apply->step_count == apply->step_capacity) {
         apply->step_capacity = apply->step_capacity ? apply->step_capacity * 2 : 16;
@@ -174,9 +175,10 @@ static PGresult *await_result(struct spate_apply *apply)
         heed_stop(apply, now);
         if (now - told > 10000) { /* T25 */
             told = now;
-            spate_log(SPATE_LOG_WARN, "target-slow",
-                      "sink=%s waiting_ms=%lld backend_pid=%d remedy=\"SELECT pg_blocking_pids(%d) on the target\"",
-                      apply->store->config->name, (long long)(now - start), PQbackendPID(conn), PQbackendPID(conn));
+            spate_log(
+                SPATE_LOG_WARN, "target-slow",
+                "sink=%s waiting_ms=%lld backend_pid=%d remedy=\"SELECT pg_blocking_pids(%d) on the target\"",
+                apply->store->config->name, (long long)(now - start), PQbackendPID(conn), PQbackendPID(conn));
         }
     }
     return PQgetResult(conn);

@@ -17,8 +17,8 @@ struct spate_step {
 };
 
 /* The next statement of apply->sql is of this kind. */
-void spate_script_step(struct spate_apply *apply, enum spate_step_kind kind, const struct spate_version *version,
-                       uint64_t expected);
+void spate_script_step(struct spate_apply *apply, enum spate_step_kind kind,
+                       const struct spate_version *version, uint64_t expected);
 /* Appends one whole statement without meaning for the rows. */
 void spate_script_add(struct spate_apply *apply, const char *sql);
 void spate_script_reset(struct spate_apply *apply);

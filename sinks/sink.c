@@ -9,12 +9,12 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define SOFT_ROWS  20000               /* a batch is applied at the next transaction's end */
-#define SOFT_BYTES ((size_t)6 << 20)
-#define HARD_BYTES ((size_t)12 << 20)  /* a transaction that is still not complete is applied in pieces */
-#define TURN       1024                /* records between looks at the clock */
-#define STORE_MS   10000               /* what is passed by moves the stored position at least so often */
-#define UNFINISHED_MS 5000             /* a transaction that stops in the middle holds no locks longer */
+#define SOFT_ROWS     20000 /* a batch is applied at the next transaction's end */
+#define SOFT_BYTES    ((size_t)6 << 20)
+#define HARD_BYTES    ((size_t)12 << 20) /* a transaction that is still not complete is applied in pieces */
+#define TURN          1024               /* records between looks at the clock */
+#define STORE_MS      10000              /* what is passed by moves the stored position at least so often */
+#define UNFINISHED_MS 5000               /* a transaction that stops in the middle holds no locks longer */
 
 static struct spate_counts counts_of(const struct spate_sink *sink)
 {
@@ -36,7 +36,8 @@ static void tell_missing(struct spate_sink *sink)
         return;
     sink->missing_told = sink->apply.missing;
     spate_log(SPATE_LOG_WARN, "rows-missing",
-              "count=%" PRIu64 " detail=\"updates and deletes of rows that are not in the target: rows older than the "
+              "count=%" PRIu64
+              " detail=\"updates and deletes of rows that are not in the target: rows older than the "
               "stream have to be loaded by hand\"",
               sink->apply.missing);
 }
@@ -69,10 +70,11 @@ static enum spate_rc poison(struct spate_sink *sink, size_t count, struct spate_
     if (rc == SPATE_AGAIN || items[culprit].op == SPATE_OP_TRUNCATE) {
         size_t first = rc == SPATE_AGAIN ? 0 : culprit, last = rc == SPATE_AGAIN ? count - 1 : culprit;
 
-        return spate_err_context(err,
-                                 "the target refuses changes n=%" PRIu64 " to n=%" PRIu64
-                                 " (SQLSTATE %s); nothing of them was applied, mend it and start the sink again",
-                                 items[first].n, items[last].n, err->sqlstate);
+        return spate_err_context(
+            err,
+            "the target refuses changes n=%" PRIu64 " to n=%" PRIu64
+            " (SQLSTATE %s); nothing of them was applied, mend it and start the sink again",
+            items[first].n, items[last].n, err->sqlstate);
     }
     describe_row(&items[culprit], &key, &sink->arena);
     spate_err_context(err,
@@ -122,7 +124,8 @@ static enum spate_rc apply_failed(struct spate_sink *sink, size_t count, struct 
     return count ? poison(sink, count, err) : SPATE_FAIL;
 }
 
-/* Applies the first `count` items; commits up to the stream's mark, or leaves a piece in the open transaction. */
+/* Applies the first `count` items; commits up to the stream's mark, or leaves a piece in the open
+ * transaction. */
 static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, struct spate_err *err)
 {
     struct spate_counts counts;
@@ -141,8 +144,8 @@ static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, s
         sink->reprepared = false;
     }
     if (spate_log_on(SPATE_LOG_DEBUG))
-        spate_log(SPATE_LOG_DEBUG, "applied", "changes=%zu commit=%d n=%" PRIu64 " us=%" PRId64, count, commit,
-                  sink->feed.mark.place.n, spate_clock_us() - start);
+        spate_log(SPATE_LOG_DEBUG, "applied", "changes=%zu commit=%d n=%" PRIu64 " us=%" PRId64, count,
+                  commit, sink->feed.mark.place.n, spate_clock_us() - start);
     spate_batch_drop(&sink->batch, count);
     tell_missing(sink);
     return SPATE_OK;
@@ -192,8 +195,8 @@ static enum spate_rc add_truncate(struct spate_sink *sink, const struct spate_ev
     return SPATE_OK;
 }
 
-/* A version that is new needs the target's parser, which an open transaction is in the way of: it is given up and
- * read again. *rewound: the event is gone with it. */
+/* A version that is new needs the target's parser, which an open transaction is in the way of: it is given up
+ * and read again. *rewound: the event is gone with it. */
 static enum spate_rc version_of(struct spate_sink *sink, struct spate_projection *projection, uint32_t v,
                                 struct spate_version **version, bool *rewound, struct spate_err *err)
 {
@@ -249,7 +252,8 @@ static enum spate_rc add_change(struct spate_sink *sink, const struct spate_even
     return SPATE_OK;
 }
 
-static enum spate_rc add_failed(struct spate_sink *sink, const struct spate_event *event, struct spate_err *err)
+static enum spate_rc add_failed(struct spate_sink *sink, const struct spate_event *event,
+                                struct spate_err *err)
 {
     (void)sink;
     if (err->verdict == SPATE_QUARANTINE) {
@@ -287,8 +291,9 @@ static enum spate_rc take(struct spate_sink *sink, const struct spate_event *eve
     bytes = spate_batch_bytes(&sink->batch);
     if (sink->batch.complete > 0 && (bytes > SOFT_BYTES || sink->batch.count > SOFT_ROWS))
         return flush(sink, sink->batch.complete, true, err);
-    if (sink->batch.complete == 0 && (bytes > HARD_BYTES || sink->batch.count > 2 * SOFT_ROWS ||
-                                      (sink->apply.open && (bytes > SOFT_BYTES || sink->batch.count > SOFT_ROWS))))
+    if (sink->batch.complete == 0 &&
+        (bytes > HARD_BYTES || sink->batch.count > 2 * SOFT_ROWS ||
+         (sink->apply.open && (bytes > SOFT_BYTES || sink->batch.count > SOFT_ROWS))))
         return flush(sink, sink->batch.count, false, err);
     return SPATE_OK;
 }
@@ -339,8 +344,8 @@ static void log_stop(const struct spate_sink *sink, const char *why)
     struct spate_counts counts = counts_of(sink);
 
     spate_log(SPATE_LOG_INFO, "stopped",
-              "reason=%s epoch=%" PRIu64 " n=%" PRIu64 " applied=%" PRIu64 " duplicates=%" PRIu64 " holes=%" PRIu64
-              " missing=%" PRIu64,
+              "reason=%s epoch=%" PRIu64 " n=%" PRIu64 " applied=%" PRIu64 " duplicates=%" PRIu64
+              " holes=%" PRIu64 " missing=%" PRIu64,
               why, sink->store.mark.place.epoch, sink->store.mark.place.n, counts.applied, counts.duplicates,
               counts.holes, counts.missing);
 }

@@ -1,4 +1,5 @@
-/* sinks/sink.h - one team's sink: hears the stream, keeps the team's tables; and many of them in one process. */
+/* sinks/sink.h - one team's sink: hears the stream, keeps the team's tables; and many of them in one process.
+ */
 #ifndef SPATE_SINKS_SINK_H
 #define SPATE_SINKS_SINK_H
 
@@ -36,9 +37,9 @@ extern const struct spate_option_table spate_sink_tables[];
 extern const size_t spate_sink_table_count;
 
 /* Runs all sinks, a thread each, until a stop is asked for or every sink has stopped by itself. A sink that
- * stops is logged with its reason; the others go on. Returns the process' exit code: OK after an orderly stop,
- * else that of the first sink that stopped.
- * restart: the name of a sink that is to forget its position and begin as a new one would, or NULL. */
+ * stops is logged with its reason; the others go on. Returns the process' exit code: OK after an orderly
+ * stop, else that of the first sink that stopped. restart: the name of a sink that is to forget its position
+ * and begin as a new one would, or NULL. */
 enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count, const char *restart);
 
 #endif

@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define TABLE_PATIENCE_MS 10000 /* how long a table may be missing from `_schemas` after the epoch is there */
+#define TABLE_PATIENCE_MS 10000 /* how long a table may be missing from `_schemas` after the epoch is there  \
+                                 */
 
 bool spate_sink_pause(int ms)
 {
@@ -121,13 +122,15 @@ static enum spate_rc refuse_unknown(struct spate_sink *sink, const struct spate_
     char place[300];
 
     spate_buf_printf(&word, "%s.%s", projection->source_schema, projection->source_table);
-    near = spate_nearest(spate_buf_str(&word), (const char *const *)sink->registry.names, sink->registry.name_count);
+    near = spate_nearest(spate_buf_str(&word), (const char *const *)sink->registry.names,
+                         sink->registry.name_count);
     err->exit_code = SPATE_EXIT_REFUSED;
-    (void)spate_fail(err, SPATE_FATAL,
-                     "%s.from: connector %s publishes no table %s%s%s%s. Look at the publication (SELECT * FROM "
-                     "pg_publication_tables on the source) and the spelling",
-                     spate_projection_place(projection, place, sizeof place), sink->config->from, word.data,
-                     near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    (void)spate_fail(
+        err, SPATE_FATAL,
+        "%s.from: connector %s publishes no table %s%s%s%s. Look at the publication (SELECT * FROM "
+        "pg_publication_tables on the source) and the spelling",
+        spate_projection_place(projection, place, sizeof place), sink->config->from, word.data,
+        near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
     spate_buf_fini(&word);
     return SPATE_FAIL;
 }
@@ -178,11 +181,12 @@ static enum spate_rc broken(struct spate_sink *sink, const char *what, const cha
                             struct spate_err *err)
 {
     err->exit_code = SPATE_EXIT_FENCED;
-    return spate_fail(err, SPATE_FATAL,
-                      "STALE: %s is %s now, this sink stands at n=%" PRIu64 " of %s: the bus was emptied or replaced, "
-                      "and what was on it before is not known. `spate sink -c %s --restart %s` begins anew; rows that "
-                      "changed in between have to be loaded again by hand",
-                      what, theirs, sink->store.mark.place.n, ours, sink->config->path, sink->config->name);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "STALE: %s is %s now, this sink stands at n=%" PRIu64 " of %s: the bus was emptied or replaced, "
+        "and what was on it before is not known. `spate sink -c %s --restart %s` begins anew; rows that "
+        "changed in between have to be loaded again by hand",
+        what, theirs, sink->store.mark.place.n, ours, sink->config->path, sink->config->name);
 }
 
 enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
@@ -229,8 +233,8 @@ static void log_start(const struct spate_sink *sink)
         return;
     }
     spate_pos_format(sink->store.mark.place.pos, pos);
-    spate_log(SPATE_LOG_INFO, "streaming", "from=%s epoch=%" PRIu64 " n=%" PRIu64 " pos=%.25s", sink->config->from,
-              sink->store.mark.place.epoch, sink->store.mark.place.n, pos);
+    spate_log(SPATE_LOG_INFO, "streaming", "from=%s epoch=%" PRIu64 " n=%" PRIu64 " pos=%.25s",
+              sink->config->from, sink->store.mark.place.epoch, sink->store.mark.place.n, pos);
 }
 
 /* A connection that breaks on the way is tried again; everything here can be done twice. */
@@ -285,7 +289,8 @@ enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_c
     return SPATE_OK;
 }
 
-enum spate_rc spate_sink_recover(struct spate_sink *sink, const struct spate_err *cause, struct spate_err *err)
+enum spate_rc spate_sink_recover(struct spate_sink *sink, const struct spate_err *cause,
+                                 struct spate_err *err)
 {
     enum spate_rc rc;
 
@@ -306,8 +311,8 @@ enum spate_rc spate_sink_recover(struct spate_sink *sink, const struct spate_err
 }
 
 /* The schema is durable on `_schemas` before the first message that uses it (DESIGN 4). */
-static enum spate_rc find_table(struct spate_sink *sink, const struct spate_projection *projection, uint32_t v,
-                                const struct spate_table **table, struct spate_err *err)
+static enum spate_rc find_table(struct spate_sink *sink, const struct spate_projection *projection,
+                                uint32_t v, const struct spate_table **table, struct spate_err *err)
 {
     struct spate_slice schema = spate_slice_str(projection->source_schema);
     struct spate_slice name = spate_slice_str(projection->source_table);
@@ -322,10 +327,11 @@ static enum spate_rc find_table(struct spate_sink *sink, const struct spate_proj
             continue;
         if (spate_clock_ms() - start > TABLE_PATIENCE_MS) {
             err->exit_code = SPATE_EXIT_FENCED;
-            return spate_fail(err, SPATE_FATAL,
-                              "topic %s has no version %u of table %s.%s, which a change on the stream was written "
-                              "with: the topic was cut or replaced. `spate connector --new-epoch` publishes it again",
-                              sink->registry.topic, v, projection->source_schema, projection->source_table);
+            return spate_fail(
+                err, SPATE_FATAL,
+                "topic %s has no version %u of table %s.%s, which a change on the stream was written "
+                "with: the topic was cut or replaced. `spate connector --new-epoch` publishes it again",
+                sink->registry.topic, v, projection->source_schema, projection->source_table);
         }
         if (!spate_sink_pause(50))
             return SPATE_END;

@@ -24,11 +24,11 @@ struct spate_sink {
     size_t projection_count;
     struct spate_arena arena; /* of one message's decoding */
 
-    int64_t stored_ms;  /* when the position was written last */
-    int64_t event_ms;   /* when something was heard last */
-    bool parked;        /* an unfinished transaction was rolled back; it is read again when it goes on */
-    bool reprepared;    /* since the last commit: a stale statement gets one new connection */
-    unsigned failures;  /* in a row, for the back-off */
+    int64_t stored_ms; /* when the position was written last */
+    int64_t event_ms;  /* when something was heard last */
+    bool parked;       /* an unfinished transaction was rolled back; it is read again when it goes on */
+    bool reprepared;   /* since the last commit: a stale statement gets one new connection */
+    unsigned failures; /* in a row, for the back-off */
     struct spate_counts before; /* counters of earlier processes */
     uint64_t applied;
     struct spate_log_limit missing_log;
@@ -40,8 +40,8 @@ SPATE_CHECKED enum spate_rc spate_sink_open(struct spate_sink *sink, const struc
                                             bool restart, struct spate_err *err);
 void spate_sink_close(struct spate_sink *sink);
 
-/* Connects to the target again after a failure, with back-off, checks the tables anew and goes back to the stored
- * place. `cause` is what made it necessary. */
+/* Connects to the target again after a failure, with back-off, checks the tables anew and goes back to the
+ * stored place. `cause` is what made it necessary. */
 SPATE_CHECKED enum spate_rc spate_sink_recover(struct spate_sink *sink, const struct spate_err *cause,
                                                struct spate_err *err);
 /* Reads on from the stored place; what was read since is forgotten. */
@@ -49,7 +49,8 @@ SPATE_CHECKED enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct sp
 
 /* The version of a table that a message names; read from `_schemas` and checked when it is new. */
 SPATE_CHECKED enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projection *projection,
-                                               uint32_t v, struct spate_version **version, struct spate_err *err);
+                                               uint32_t v, struct spate_version **version,
+                                               struct spate_err *err);
 
 /* Waits. False: a stop was asked for. */
 bool spate_sink_pause(int ms);

@@ -7,8 +7,8 @@
 
 #include <inttypes.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 void spate_store_init(struct spate_store *store, const struct spate_sink_config *config)
@@ -34,19 +34,20 @@ void spate_store_close(struct spate_store *store)
     store->conn = NULL;
 }
 
-/* Position and rows are committed together, so a crash of the target that forgets the last commits forgets both
- * (T5). The planner must go by the key's index: staging tables have no statistics (T34). */
-static const char pin_sql[] = "SET synchronous_commit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; "
-                              "SET enable_seqscan = off; SET jit = off; SET standard_conforming_strings = on; "
-                              "SET transform_null_equals = off; SET lock_timeout = '60s'; "
-                              "SET default_transaction_isolation = 'read committed'; SET xmloption = content; "
-                              "SET client_min_messages = warning";
+/* Position and rows are committed together, so a crash of the target that forgets the last commits forgets
+ * both (T5). The planner must go by the key's index: staging tables have no statistics (T34). */
+static const char pin_sql[] =
+    "SET synchronous_commit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; "
+    "SET enable_seqscan = off; SET jit = off; SET standard_conforming_strings = on; "
+    "SET transform_null_equals = off; SET lock_timeout = '60s'; "
+    "SET default_transaction_isolation = 'read committed'; SET xmloption = content; "
+    "SET client_min_messages = warning";
 
 static enum spate_rc pin(struct spate_store *store, struct spate_err *err)
 {
-    static const char path_sql[] =
-        "SELECT DISTINCT quote_ident(n.nspname) FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n "
-        "ON n.oid = e.extnamespace WHERE n.nspname <> 'pg_catalog' ORDER BY 1";
+    static const char path_sql[] = "SELECT DISTINCT quote_ident(n.nspname) FROM pg_catalog.pg_extension e "
+                                   "JOIN pg_catalog.pg_namespace n "
+                                   "ON n.oid = e.extnamespace WHERE n.nspname <> 'pg_catalog' ORDER BY 1";
     struct spate_buf sql = {0};
     PGresult *res = NULL;
     enum spate_rc rc;
@@ -92,8 +93,9 @@ static enum spate_rc make_schema(struct spate_store *store, struct spate_err *er
     const char *values[] = {store->config->into.schema};
     struct spate_buf sql = {0};
     PGresult *res = NULL;
-    enum spate_rc rc = spate_pg_exec_params(store->conn, "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1",
-                                            1, values, PGRES_TUPLES_OK, &res, err);
+    enum spate_rc rc =
+        spate_pg_exec_params(store->conn, "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1", 1,
+                             values, PGRES_TUPLES_OK, &res, err);
 
     if (rc == SPATE_OK && PQntuples(res) == 0) {
         spate_buf_printf(&sql, "CREATE SCHEMA IF NOT EXISTS %s", store->schema);
@@ -119,29 +121,32 @@ static enum spate_rc make_tables(struct spate_store *store, struct spate_err *er
     PGresult *res = NULL;
     enum spate_rc rc;
 
-    rc = spate_pg_exec_params(store->conn,
-                              "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = "
-                              "c.relnamespace WHERE n.nspname = $1 AND c.relname IN ('spate_sink', 'spate_table')",
-                              1, values, PGRES_TUPLES_OK, &res, err);
+    rc = spate_pg_exec_params(
+        store->conn,
+        "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = "
+        "c.relnamespace WHERE n.nspname = $1 AND c.relname IN ('spate_sink', 'spate_table')",
+        1, values, PGRES_TUPLES_OK, &res, err);
     if (rc == SPATE_OK && PQntuples(res) < 2) {
         /* One hot row per sink: room for HOT updates on its page, and early vacuum (T28). */
-        spate_buf_printf(&sql,
-                         "CREATE TABLE IF NOT EXISTS %s.spate_sink (sink text PRIMARY KEY, generation bigint NOT NULL, "
-                         "source text NOT NULL, log_id text, epoch bigint, epoch_uuid text, n bigint, pos text, "
-                         "bus_position text, owner text, applied bigint NOT NULL DEFAULT 0, "
-                         "duplicates bigint NOT NULL DEFAULT 0, holes bigint NOT NULL DEFAULT 0, "
-                         "missing bigint NOT NULL DEFAULT 0, updated timestamptz) WITH (fillfactor = 50, "
-                         "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0); "
-                         "CREATE TABLE IF NOT EXISTS %s.spate_table (table_name text PRIMARY KEY, sink text NOT NULL, "
-                         "source text NOT NULL)",
-                         store->schema, store->schema);
+        spate_buf_printf(
+            &sql,
+            "CREATE TABLE IF NOT EXISTS %s.spate_sink (sink text PRIMARY KEY, generation bigint NOT NULL, "
+            "source text NOT NULL, log_id text, epoch bigint, epoch_uuid text, n bigint, pos text, "
+            "bus_position text, owner text, applied bigint NOT NULL DEFAULT 0, "
+            "duplicates bigint NOT NULL DEFAULT 0, holes bigint NOT NULL DEFAULT 0, "
+            "missing bigint NOT NULL DEFAULT 0, updated timestamptz) WITH (fillfactor = 50, "
+            "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0); "
+            "CREATE TABLE IF NOT EXISTS %s.spate_table (table_name text PRIMARY KEY, sink text NOT NULL, "
+            "source text NOT NULL)",
+            store->schema, store->schema);
         rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
         if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
             err->exit_code = SPATE_EXIT_REFUSED;
-            rc = spate_fail(err, SPATE_FATAL,
-                            "role %s may not create the sink's position tables in target schema %s: as its owner run "
-                            "GRANT USAGE, CREATE ON SCHEMA %s TO %s",
-                            PQuser(store->conn), store->schema, store->schema, PQuser(store->conn));
+            rc = spate_fail(
+                err, SPATE_FATAL,
+                "role %s may not create the sink's position tables in target schema %s: as its owner run "
+                "GRANT USAGE, CREATE ON SCHEMA %s TO %s",
+                PQuser(store->conn), store->schema, store->schema, PQuser(store->conn));
         }
     }
     PQclear(res);
@@ -159,22 +164,26 @@ static void lock_name(const struct spate_store *store, struct spate_buf *out)
 static void log_owner(struct spate_store *store, const char *key)
 {
     static const char sql[] =
-        "SELECT coalesce((SELECT string_agg(pid::text, ' ') FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND "
+        "SELECT coalesce((SELECT string_agg(pid::text, ' ') FROM pg_catalog.pg_locks WHERE locktype = "
+        "'advisory' AND "
         "granted AND objsubid = 1 AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = "
-        "current_database()) AND ((classid::bigint << 32) | objid::bigint) = hashtextextended($1, 0)), 'unknown')";
+        "current_database()) AND ((classid::bigint << 32) | objid::bigint) = hashtextextended($1, 0)), "
+        "'unknown')";
     struct spate_buf owner_sql = {0};
     const char *values[] = {key}, *names[] = {store->config->name};
     PGresult *pid = NULL, *owner = NULL;
     struct spate_err ignored = {0};
     char quoted[300];
 
-    spate_buf_printf(&owner_sql, "SELECT coalesce(owner, '') FROM %s.spate_sink WHERE sink = $1", store->schema);
+    spate_buf_printf(&owner_sql, "SELECT coalesce(owner, '') FROM %s.spate_sink WHERE sink = $1",
+                     store->schema);
     if (spate_pg_exec_params(store->conn, sql, 1, values, PGRES_TUPLES_OK, &pid, &ignored) == SPATE_OK &&
-        spate_pg_exec_params(store->conn, spate_buf_str(&owner_sql), 1, names, PGRES_TUPLES_OK, &owner, &ignored) ==
-            SPATE_OK)
-        spate_log(SPATE_LOG_WARN, "waiting-for-owner", "sink=%s owner=%s backend_pid=%s", store->config->name,
-                  spate_log_quote(quoted, sizeof quoted, PQntuples(owner) ? PQgetvalue(owner, 0, 0) : "unknown"),
-                  PQgetvalue(pid, 0, 0));
+        spate_pg_exec_params(store->conn, spate_buf_str(&owner_sql), 1, names, PGRES_TUPLES_OK, &owner,
+                             &ignored) == SPATE_OK)
+        spate_log(
+            SPATE_LOG_WARN, "waiting-for-owner", "sink=%s owner=%s backend_pid=%s", store->config->name,
+            spate_log_quote(quoted, sizeof quoted, PQntuples(owner) ? PQgetvalue(owner, 0, 0) : "unknown"),
+            PQgetvalue(pid, 0, 0));
     PQclear(pid);
     PQclear(owner);
     spate_buf_fini(&owner_sql);
@@ -195,8 +204,8 @@ static enum spate_rc lock_sink(struct spate_store *store, struct spate_err *err)
         unsigned hidden;
         struct pollfd stop = {.fd = spate_signals_fd(), .events = POLLIN};
 
-        rc = spate_pg_exec_params(store->conn, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", 1, values,
-                                  PGRES_TUPLES_OK, &res, err);
+        rc = spate_pg_exec_params(store->conn, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", 1,
+                                  values, PGRES_TUPLES_OK, &res, err);
         ours = rc == SPATE_OK && PQgetvalue(res, 0, 0)[0] == 't';
         PQclear(res);
         if (rc != SPATE_OK || ours)
@@ -224,8 +233,20 @@ static bool parse_pos(const char *text, struct spate_pos *pos)
     return true;
 }
 
-enum { COL_GENERATION, COL_EPOCH, COL_UUID, COL_N, COL_POS, COL_BUS, COL_LOG, COL_APPLIED, COL_DUP, COL_HOLES,
-       COL_MISSING, COL_SOURCE };
+enum {
+    COL_GENERATION,
+    COL_EPOCH,
+    COL_UUID,
+    COL_N,
+    COL_POS,
+    COL_BUS,
+    COL_LOG,
+    COL_APPLIED,
+    COL_DUP,
+    COL_HOLES,
+    COL_MISSING,
+    COL_SOURCE
+};
 
 static enum spate_rc read_mark(struct spate_store *store, const PGresult *res, struct spate_err *err)
 {
@@ -245,22 +266,25 @@ static enum spate_rc read_mark(struct spate_store *store, const PGresult *res, s
     mark->place.epoch = strtoull(PQgetvalue(res, 0, COL_EPOCH), NULL, 10);
     mark->place.n = strtoull(PQgetvalue(res, 0, COL_N), NULL, 10);
     snprintf(mark->uuid, sizeof mark->uuid, "%.36s", PQgetvalue(res, 0, COL_UUID));
-    snprintf(store->log_id, sizeof store->log_id, "%.*s", (int)sizeof store->log_id - 1, PQgetvalue(res, 0, COL_LOG));
+    snprintf(store->log_id, sizeof store->log_id, "%.*s", (int)sizeof store->log_id - 1,
+             PQgetvalue(res, 0, COL_LOG));
     if (!parse_pos(PQgetvalue(res, 0, COL_POS), &mark->place.pos) ||
         spate_bus_pos_parse(store->source_driver, PQgetvalue(res, 0, COL_BUS), &mark->at, err) != SPATE_OK) {
         err->exit_code = SPATE_EXIT_FENCED;
-        return spate_fail(err, SPATE_FATAL,
-                          "the position of sink %s in %s.spate_sink cannot be read (pos '%.40s', bus_position '%.40s'): "
-                          "it belongs to another kind of bus or was edited. `spate sink -c FILE --restart %s` begins "
-                          "anew",
-                          store->config->name, store->schema, PQgetvalue(res, 0, COL_POS),
-                          PQgetvalue(res, 0, COL_BUS), store->config->name);
+        return spate_fail(
+            err, SPATE_FATAL,
+            "the position of sink %s in %s.spate_sink cannot be read (pos '%.40s', bus_position '%.40s'): "
+            "it belongs to another kind of bus or was edited. `spate sink -c FILE --restart %s` begins "
+            "anew",
+            store->config->name, store->schema, PQgetvalue(res, 0, COL_POS), PQgetvalue(res, 0, COL_BUS),
+            store->config->name);
     }
     return SPATE_OK;
 }
 
-#define MARK_COLUMNS                                                                                                \
-    "generation, epoch, epoch_uuid, n, pos, bus_position, log_id, applied, duplicates, holes, missing, source"
+#define MARK_COLUMNS                                                                                         \
+    "generation, epoch, epoch_uuid, n, pos, bus_position, log_id, applied, duplicates, holes, missing, "     \
+    "source"
 
 /* The row's lock waits for a predecessor's last transaction to end, whichever way. */
 static enum spate_rc claim(struct spate_store *store, struct spate_err *err)
@@ -275,14 +299,16 @@ static enum spate_rc claim(struct spate_store *store, struct spate_err *err)
     gethostname(host, sizeof host - 1);
     snprintf(owner, sizeof owner, "%s %ld", host, (long)getpid());
     if (store->claimed)
-        spate_buf_printf(&sql, "UPDATE %s.spate_sink SET owner = $3 WHERE sink = $1 AND $2 <> '' RETURNING " MARK_COLUMNS,
-                         store->schema);
+        spate_buf_printf(
+            &sql, "UPDATE %s.spate_sink SET owner = $3 WHERE sink = $1 AND $2 <> '' RETURNING " MARK_COLUMNS,
+            store->schema);
     else
-        spate_buf_printf(&sql,
-                         "INSERT INTO %s.spate_sink AS s (sink, generation, source, owner) VALUES ($1, 1, $2, $3) "
-                         "ON CONFLICT (sink) DO UPDATE SET generation = s.generation + 1, owner = EXCLUDED.owner "
-                         "RETURNING " MARK_COLUMNS,
-                         store->schema);
+        spate_buf_printf(
+            &sql,
+            "INSERT INTO %s.spate_sink AS s (sink, generation, source, owner) VALUES ($1, 1, $2, $3) "
+            "ON CONFLICT (sink) DO UPDATE SET generation = s.generation + 1, owner = EXCLUDED.owner "
+            "RETURNING " MARK_COLUMNS,
+            store->schema);
     rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 3, values, PGRES_TUPLES_OK, &res, err);
     spate_buf_fini(&sql);
     if (rc != SPATE_OK)
@@ -301,11 +327,11 @@ static enum spate_rc claim(struct spate_store *store, struct spate_err *err)
     rc = read_mark(store, res, err);
     if (rc == SPATE_OK && strcmp(PQgetvalue(res, 0, COL_SOURCE), store->config->from) != 0) {
         err->exit_code = SPATE_EXIT_REFUSED;
-        rc = spate_fail(err, SPATE_FATAL,
-                        "%s: sink %s followed the stream of '%s' until now, the file says from: %s. Use another sink "
-                        "name for another source",
-                        store->config->path, store->config->name, PQgetvalue(res, 0, COL_SOURCE),
-                        store->config->from);
+        rc = spate_fail(
+            err, SPATE_FATAL,
+            "%s: sink %s followed the stream of '%s' until now, the file says from: %s. Use another sink "
+            "name for another source",
+            store->config->path, store->config->name, PQgetvalue(res, 0, COL_SOURCE), store->config->from);
     }
 out:
     PQclear(res);
@@ -354,19 +380,21 @@ static enum spate_rc claim_table(struct spate_store *store, const struct spate_s
     PGresult *res = NULL;
     enum spate_rc rc;
 
-    spate_buf_printf(&sql,
-                     "INSERT INTO %s.spate_table AS t (table_name, sink, source) VALUES ($1, $2, $3) ON CONFLICT "
-                     "(table_name) DO UPDATE SET source = CASE WHEN t.sink = EXCLUDED.sink THEN EXCLUDED.source ELSE "
-                     "t.source END RETURNING sink",
-                     store->schema);
+    spate_buf_printf(
+        &sql,
+        "INSERT INTO %s.spate_table AS t (table_name, sink, source) VALUES ($1, $2, $3) ON CONFLICT "
+        "(table_name) DO UPDATE SET source = CASE WHEN t.sink = EXCLUDED.sink THEN EXCLUDED.source ELSE "
+        "t.source END RETURNING sink",
+        store->schema);
     rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 3, values, PGRES_TUPLES_OK, &res, err);
     if (rc == SPATE_OK && strcmp(PQgetvalue(res, 0, 0), store->config->name) != 0) {
         err->exit_code = SPATE_EXIT_REFUSED;
-        rc = spate_fail(err, SPATE_FATAL,
-                        "%s:%d: tables.%s: sink %s writes this table already. Take it out of one of the two files; if "
-                        "that sink is gone: DELETE FROM %s.spate_table WHERE sink = '%s'",
-                        store->config->path, table->item.line, table->item.name, PQgetvalue(res, 0, 0),
-                        store->schema, PQgetvalue(res, 0, 0));
+        rc = spate_fail(
+            err, SPATE_FATAL,
+            "%s:%d: tables.%s: sink %s writes this table already. Take it out of one of the two files; if "
+            "that sink is gone: DELETE FROM %s.spate_table WHERE sink = '%s'",
+            store->config->path, table->item.line, table->item.name, PQgetvalue(res, 0, 0), store->schema,
+            PQgetvalue(res, 0, 0));
     }
     PQclear(res);
     spate_buf_fini(&sql);
@@ -394,8 +422,9 @@ enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_e
     return rc;
 }
 
-void spate_store_write_sql(const struct spate_store *store, struct spate_buf *sql, const struct spate_mark *mark,
-                           const char *log_id, const struct spate_counts *counts)
+void spate_store_write_sql(const struct spate_store *store, struct spate_buf *sql,
+                           const struct spate_mark *mark, const char *log_id,
+                           const struct spate_counts *counts)
 {
     char pos[SPATE_POS_TEXT], at[SPATE_BUS_POS_TEXT];
 
@@ -404,9 +433,10 @@ void spate_store_write_sql(const struct spate_store *store, struct spate_buf *sq
     spate_buf_printf(sql,
                      "WITH moved AS (UPDATE %s.spate_sink SET epoch = %" PRIu64 ", n = %" PRIu64
                      ", pos = '%.25s', bus_position = '%s', applied = %" PRIu64 ", duplicates = %" PRIu64
-                     ", holes = %" PRIu64 ", missing = %" PRIu64 ", updated = clock_timestamp(), epoch_uuid = ",
-                     store->schema, mark->place.epoch, mark->place.n, pos, at, counts->applied, counts->duplicates,
-                     counts->holes, counts->missing);
+                     ", holes = %" PRIu64 ", missing = %" PRIu64
+                     ", updated = clock_timestamp(), epoch_uuid = ",
+                     store->schema, mark->place.epoch, mark->place.n, pos, at, counts->applied,
+                     counts->duplicates, counts->holes, counts->missing);
     spate_pg_literal(sql, spate_slice_str(mark->uuid));
     spate_buf_puts(sql, ", log_id = ");
     spate_pg_literal(sql, spate_slice_str(log_id));
@@ -439,7 +469,8 @@ enum spate_rc spate_store_check(struct spate_store *store, struct spate_err *err
 
     if (rc != SPATE_OK)
         return rc;
-    if (stored != store->stored || before.place.epoch != store->mark.place.epoch || before.place.n != store->mark.place.n) {
+    if (stored != store->stored || before.place.epoch != store->mark.place.epoch ||
+        before.place.n != store->mark.place.n) {
         err->exit_code = SPATE_EXIT_FENCED;
         return spate_fail(err, SPATE_FATAL,
                           "the position of sink %s in %s.spate_sink was changed by somebody else (n=%" PRIu64

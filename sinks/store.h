@@ -26,20 +26,20 @@ struct spate_store {
     unsigned serial; /* counts connections: what was prepared on an older one is gone */
     char *schema;    /* quoted */
     int64_t generation;
-    bool claimed;      /* the generation is ours: a later connection must find it unchanged */
-    bool stored;       /* there is a stored mark; false: a new sink */
-    struct spate_mark mark; /* as stored; the guard of the next write */
-    char log_id[100];  /* of the log the mark belongs to */
+    bool claimed;               /* the generation is ours: a later connection must find it unchanged */
+    bool stored;                /* there is a stored mark; false: a new sink */
+    struct spate_mark mark;     /* as stored; the guard of the next write */
+    char log_id[100];           /* of the log the mark belongs to */
     struct spate_counts counts; /* since the sink was made; written with the position */
 };
 
 void spate_store_init(struct spate_store *store, const struct spate_sink_config *config);
 void spate_store_fini(struct spate_store *store);
 
-/* Connects, pins the session, makes schema and tables when they are missing, waits until no other process owns
- * the sink (naming the owner), reads the stored mark. The first time it raises the generation; later it must find
- * its own, or another process took over (T3).
- * SPATE_END: a stop was asked for. SPATE_FAIL: retry = connect again later; fatal = the text says why. */
+/* Connects, pins the session, makes schema and tables when they are missing, waits until no other process
+ * owns the sink (naming the owner), reads the stored mark. The first time it raises the generation; later it
+ * must find its own, or another process took over (T3). SPATE_END: a stop was asked for. SPATE_FAIL: retry =
+ * connect again later; fatal = the text says why. */
 SPATE_CHECKED enum spate_rc spate_store_open(struct spate_store *store, struct spate_err *err);
 void spate_store_close(struct spate_store *store);
 
@@ -49,14 +49,16 @@ SPATE_CHECKED enum spate_rc spate_store_forget(struct spate_store *store, struct
 /* Owns all tables of the file, or says which sink owns one of them. */
 SPATE_CHECKED enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_err *err);
 
-/* Appends one statement that writes the mark, guarded by the stored one and the generation: it raises an error
- * when another process has moved either (T1, T3). */
-void spate_store_write_sql(const struct spate_store *store, struct spate_buf *sql, const struct spate_mark *mark,
-                           const char *log_id, const struct spate_counts *counts);
+/* Appends one statement that writes the mark, guarded by the stored one and the generation: it raises an
+ * error when another process has moved either (T1, T3). */
+void spate_store_write_sql(const struct spate_store *store, struct spate_buf *sql,
+                           const struct spate_mark *mark, const char *log_id,
+                           const struct spate_counts *counts);
 /* After that was committed. */
 void spate_store_written(struct spate_store *store, const struct spate_mark *mark, const char *log_id,
                          const struct spate_counts *counts);
-/* After an error: is it still ours to write? SPATE_FAIL (fatal): another process took over, or the row is gone. */
+/* After an error: is it still ours to write? SPATE_FAIL (fatal): another process took over, or the row is
+ * gone. */
 SPATE_CHECKED enum spate_rc spate_store_check(struct spate_store *store, struct spate_err *err);
 
 #endif

@@ -1,10 +1,10 @@
-/* Folding (T10, T11, P42): what a run of changes to rows becomes, by hand-made cases, and against a model that
- * applies the same changes one by one. */
+/* Folding (T10, T11, P42): what a run of changes to rows becomes, by hand-made cases, and against a model
+ * that applies the same changes one by one. */
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include "sinks/fold.h"
 #include "sinks/projection.h"
@@ -17,12 +17,24 @@
 static uint32_t key_at[] = {0};
 static int maybe[] = {-1, -1, 0};
 static struct spate_projection projection = {.index = 0}, other_projection = {.index = 3};
-static const struct spate_version version = {.projection = &projection, .used_count = 3, .key_at = key_at,
-                                             .key_count = 1, .maybe = maybe, .maybe_count = 1};
-static const struct spate_version later = {.projection = &projection, .used_count = 3, .key_at = key_at,
-                                           .key_count = 1, .maybe = maybe, .maybe_count = 1};
-static const struct spate_version other = {.projection = &other_projection, .used_count = 3, .key_at = key_at,
-                                           .key_count = 1, .maybe = maybe, .maybe_count = 1};
+static const struct spate_version version = {.projection = &projection,
+                                             .used_count = 3,
+                                             .key_at = key_at,
+                                             .key_count = 1,
+                                             .maybe = maybe,
+                                             .maybe_count = 1};
+static const struct spate_version later = {.projection = &projection,
+                                           .used_count = 3,
+                                           .key_at = key_at,
+                                           .key_count = 1,
+                                           .maybe = maybe,
+                                           .maybe_count = 1};
+static const struct spate_version other = {.projection = &other_projection,
+                                           .used_count = 3,
+                                           .key_at = key_at,
+                                           .key_count = 1,
+                                           .maybe = maybe,
+                                           .maybe_count = 1};
 
 static struct spate_value text(const char *s)
 {
@@ -47,8 +59,12 @@ static void add(enum spate_op op, const char *key, const char *old, const char *
     v[1] = text(a);
     v[2] = text(b);
     v[4] = text(old);
-    items[count] = (struct spate_item){.op = op, .n = count + 1, .version = &version, .key = &v[3],
-                                       .old_key = old ? &v[4] : NULL, .values = op == SPATE_OP_DELETE ? NULL : v};
+    items[count] = (struct spate_item){.op = op,
+                                       .n = count + 1,
+                                       .version = &version,
+                                       .key = &v[3],
+                                       .old_key = old ? &v[4] : NULL,
+                                       .values = op == SPATE_OP_DELETE ? NULL : v};
     count++;
 }
 
@@ -67,7 +83,8 @@ static const struct spate_entry *entry(const struct spate_piece *piece, const ch
     return NULL;
 }
 
-static void assert_entry(const struct spate_piece *piece, const char *key, char op, const char *a, const char *b)
+static void assert_entry(const struct spate_piece *piece, const char *key, char op, const char *a,
+                         const char *b)
 {
     const struct spate_entry *e = entry(piece, key);
 
@@ -322,8 +339,8 @@ static void a_large_piece_leaves_a_small_one_clean(void **state)
         snprintf(keys[i], sizeof keys[i], "%d", i);
         held[i][0] = held[i][3] = text(keys[i]);
         held[i][1] = held[i][2] = text("v");
-        many[i] = (struct spate_item){.op = SPATE_OP_INSERT, .n = 1, .version = &version, .key = &held[i][3],
-                                      .values = held[i]};
+        many[i] = (struct spate_item){
+            .op = SPATE_OP_INSERT, .n = 1, .version = &version, .key = &held[i][3], .values = held[i]};
     }
     assert_int_equal(spate_fold(&piece, many, MANY), MANY);
     assert_int_equal(piece.count, MANY);

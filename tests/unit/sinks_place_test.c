@@ -1,10 +1,10 @@
 /* The acceptance rule (HAZARDS 6.4): tables of cases, and random schedules of writers that fail in every way
  * (the model of HAZARDS 10), with the control that must fail. */
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include "sinks/place.h"
 
@@ -13,13 +13,19 @@
 
 static struct spate_head change(uint64_t epoch, uint64_t n, uint64_t commit, uint32_t ordinal, uint64_t end)
 {
-    return (struct spate_head){.op = SPATE_OP_INSERT, .op_name = spate_slice_str("insert"), .n = n, .epoch = epoch,
-                               .has_pos = true, .pos = {commit, ordinal}, .end = end};
+    return (struct spate_head){.op = SPATE_OP_INSERT,
+                               .op_name = spate_slice_str("insert"),
+                               .n = n,
+                               .epoch = epoch,
+                               .has_pos = true,
+                               .pos = {commit, ordinal},
+                               .end = end};
 }
 
 static struct spate_head at(enum spate_op op, uint64_t epoch, uint64_t n, uint64_t end)
 {
-    return (struct spate_head){.op = op, .op_name = spate_slice_str("heartbeat"), .n = n, .epoch = epoch, .end = end};
+    return (struct spate_head){
+        .op = op, .op_name = spate_slice_str("heartbeat"), .n = n, .epoch = epoch, .end = end};
 }
 
 /* Stands after n=10, the end of the transaction that committed at 100. */
@@ -39,15 +45,15 @@ static void judges_changes(void **state)
         enum spate_judgement expected;
     } cases[] = {
         {2, 11, 120, 1, SPATE_JUDGE_TAKE},
-        {2, 11, 100, 3, SPATE_JUDGE_DIVERGED},     /* the next number at a place that was passed */
+        {2, 11, 100, 3, SPATE_JUDGE_DIVERGED}, /* the next number at a place that was passed */
         {2, 11, 90, 1, SPATE_JUDGE_DIVERGED},
         {2, 10, 100, 3, SPATE_JUDGE_DUPLICATE},
         {2, 1, 20, 1, SPATE_JUDGE_DUPLICATE},
-        {2, 10, 120, 1, SPATE_JUDGE_DIVERGED},     /* numbering began lower after the log lost its end (K25) */
+        {2, 10, 120, 1, SPATE_JUDGE_DIVERGED}, /* numbering began lower after the log lost its end (K25) */
         {2, 12, 130, 1, SPATE_JUDGE_HOLE},
         {1, 11, 120, 1, SPATE_JUDGE_OLD_EPOCH},
         {1, 9999, 9999, 1, SPATE_JUDGE_OLD_EPOCH},
-        {3, 1, 120, 1, SPATE_JUDGE_HOLE},          /* its epoch message was not met */
+        {3, 1, 120, 1, SPATE_JUDGE_HOLE}, /* its epoch message was not met */
     };
     struct spate_follower f = follower();
 
@@ -95,8 +101,8 @@ static void judges_what_stands_between(void **state)
 
 static struct spate_epoch epoch(uint64_t number, int previous, uint64_t of, uint64_t n, const char *uuid)
 {
-    struct spate_epoch e = {.epoch = number, .end = 500, .uuid = spate_slice_str(uuid), .previous_epoch = of,
-                            .previous_n = n};
+    struct spate_epoch e = {
+        .epoch = number, .end = 500, .uuid = spate_slice_str(uuid), .previous_epoch = of, .previous_n = n};
 
     if (previous == 1)
         e.previous = SPATE_PREVIOUS_CONTINUES;
@@ -170,9 +176,9 @@ static void anchors_are_compared(void **state)
     assert_true(spate_place_matches(&fresh, &opening));
 }
 
-/* The model. The WAL is a fixed list of transactions; change n stands at `wal[n]`. Writers append to one log: each
- * begins where a tail scan by the same rule tells it, loses records in the middle, repeats records, dies, and comes
- * back as a zombie that still empties its queue. */
+/* The model. The WAL is a fixed list of transactions; change n stands at `wal[n]`. Writers append to one log:
+ * each begins where a tail scan by the same rule tells it, loses records in the middle, repeats records,
+ * dies, and comes back as a zombie that still empties its queue. */
 enum { CHANGES = 40, LOG = 4000, QUEUE = 4, WRITERS = 64 };
 
 struct model {
@@ -369,7 +375,8 @@ static void random_schedules_are_taken_once_and_in_order(void **state)
 static void the_controls_fail(void **state)
 {
     (void)state;
-    assert_true(violations(2000, true, true) > 200);    /* writers that start at the greatest number in the log */
+    assert_true(violations(2000, true, true) >
+                200); /* writers that start at the greatest number in the log */
     assert_true(violations(2000, false, false) > 1000); /* a sink that takes what comes */
 }
 

@@ -1,9 +1,9 @@
 /* The feed over a bus of canned records: beginning, going on, gaps, holes, epochs, garbage. */
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include "core/log.h"
 #include "sinks/reader.h"
@@ -24,7 +24,8 @@ struct canned {
 };
 static struct canned canned;
 
-static enum spate_rc canned_next(struct spate_reader *reader, struct spate_message *message, struct spate_err *err)
+static enum spate_rc canned_next(struct spate_reader *reader, struct spate_message *message,
+                                 struct spate_err *err)
 {
     struct canned *c = (struct canned *)reader;
 
@@ -36,7 +37,8 @@ static enum spate_rc canned_next(struct spate_reader *reader, struct spate_messa
     }
     if (c->at >= visible)
         return SPATE_AGAIN;
-    *message = (struct spate_message){.pos = {c->at}, .next = {c->at + 1}, .value = spate_slice_str(lines[c->at])};
+    *message =
+        (struct spate_message){.pos = {c->at}, .next = {c->at + 1}, .value = spate_slice_str(lines[c->at])};
     c->at++;
     return SPATE_OK;
 }
@@ -63,7 +65,8 @@ static const struct spate_reader_ops canned_reader = {
     .next = canned_next, .wait = canned_wait, .seek = canned_seek, .close = canned_close};
 
 static enum spate_rc canned_open(struct spate_bus *bus, const char *topic, enum spate_visibility see,
-                                 struct spate_start start, struct spate_reader **reader, struct spate_err *err)
+                                 struct spate_start start, struct spate_reader **reader,
+                                 struct spate_err *err)
 {
     (void)bus, (void)topic, (void)err;
     assert_int_equal(see, SPATE_SEE_DURABLE);
@@ -102,7 +105,8 @@ static void write_change(uint64_t epoch, uint64_t n, uint64_t commit, uint32_t o
 
 static void write_heartbeat(uint64_t epoch, uint64_t n, uint64_t end)
 {
-    struct spate_heartbeat beat = {.at = n, .epoch = epoch, .end = end, .wall_us = FIXTURE_US, .source = S("shop")};
+    struct spate_heartbeat beat = {
+        .at = n, .epoch = epoch, .end = end, .wall_us = FIXTURE_US, .source = S("shop")};
     struct spate_buf buf = {0};
 
     spate_encode_heartbeat(&buf, &beat);
@@ -112,11 +116,21 @@ static void write_heartbeat(uint64_t epoch, uint64_t n, uint64_t end)
 static void write_epoch(uint64_t number, bool continues, uint64_t n)
 {
     char uuid[37];
-    struct spate_epoch epoch = {.at = n, .epoch = number, .end = number * 1000, .wall_us = FIXTURE_US, .source = S("shop"),
-                                .why = S("test"), .previous = continues ? SPATE_PREVIOUS_CONTINUES : SPATE_PREVIOUS_BROKEN,
-                                .previous_epoch = number - 1, .previous_n = n,
-                                .identity = {.system = S("7"), .timeline = 1, .database = S("shop"), .database_oid = 5,
-                                             .slot = S("spate"), .publication = S("spate")}};
+    struct spate_epoch epoch = {.at = n,
+                                .epoch = number,
+                                .end = number * 1000,
+                                .wall_us = FIXTURE_US,
+                                .source = S("shop"),
+                                .why = S("test"),
+                                .previous = continues ? SPATE_PREVIOUS_CONTINUES : SPATE_PREVIOUS_BROKEN,
+                                .previous_epoch = number - 1,
+                                .previous_n = n,
+                                .identity = {.system = S("7"),
+                                             .timeline = 1,
+                                             .database = S("shop"),
+                                             .database_oid = 5,
+                                             .slot = S("spate"),
+                                             .publication = S("spate")}};
     struct spate_buf buf = {0};
 
     snprintf(uuid, sizeof uuid, "00000000-0000-4000-8000-%012u", (unsigned)number);
@@ -346,16 +360,11 @@ int main(void)
 {
 #define FEED(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        FEED(a_new_sink_begins_at_the_epoch),
-        FEED(a_new_sink_begins_inside_a_running_stream),
-        FEED(a_known_sink_goes_on_after_its_mark),
-        FEED(holes_heal_or_make_it_stale),
-        FEED(a_gap_names_what_was_missed),
-        FEED(a_gap_before_a_heartbeat_counts_too),
-        FEED(another_history_is_refused),
-        FEED(a_lost_end_is_noticed),
-        FEED(epochs_are_entered_or_refused),
-        FEED(garbage_stops_it_with_the_place),
+        FEED(a_new_sink_begins_at_the_epoch),      FEED(a_new_sink_begins_inside_a_running_stream),
+        FEED(a_known_sink_goes_on_after_its_mark), FEED(holes_heal_or_make_it_stale),
+        FEED(a_gap_names_what_was_missed),         FEED(a_gap_before_a_heartbeat_counts_too),
+        FEED(another_history_is_refused),          FEED(a_lost_end_is_noticed),
+        FEED(epochs_are_entered_or_refused),       FEED(garbage_stops_it_with_the_place),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,9 @@
 /* What a projection becomes: the columns it uses, what it refuses for them, and the statements. */
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include "sinks/projection.h"
 #include "tests/support/schemas_fixture.h"
@@ -55,17 +55,19 @@ static void fake_answers(struct world *w, const char *const *uses, const char *w
     }
 }
 
-static void open_world(struct world *w, enum spate_identity identity, const char *where, const char *const *columns,
-                       const char *key)
+static void open_world(struct world *w, enum spate_identity identity, const char *where,
+                       const char *const *columns, const char *key)
 {
     struct spate_err err = {0};
 
     *w = (struct world){.table = fixture_orders(identity)};
     w->sink = (struct spate_sink_config){.path = "team.yaml", .name = "team", .into = {.schema = "team"}};
-    w->config = (struct spate_sink_table_config){.item = {.name = "Inv", .line = 7}, .from = "public.orders",
+    w->config = (struct spate_sink_table_config){.item = {.name = "Inv", .line = 7},
+                                                 .from = "public.orders",
                                                  .where = where ? spate_strdup(where) : NULL};
     for (size_t i = 0; columns && columns[i]; i += 2) {
-        w->columns[i / 2] = (struct spate_pair){(char *)(uintptr_t)columns[i], (char *)(uintptr_t)columns[i + 1], 9};
+        w->columns[i / 2] =
+            (struct spate_pair){(char *)(uintptr_t)columns[i], (char *)(uintptr_t)columns[i + 1], 9};
         w->config.columns = (struct spate_pairs){w->columns, i / 2 + 1};
     }
     if (key) {
@@ -140,12 +142,15 @@ static void all_columns_by_default(void **state)
     assert_true(w.version->outputs[0].key);
     spate_version_sql(w.version);
     assert_string_equal(w.version->sql.stage, "pg_temp.spate_s0_3");
-    assert_string_equal(w.version->sql.columns,
-                        "(\"~op\", \"~mask\", \"~old0\", \"id\", \"total\", \"paid\", \"tags\", \"doc\", \"notes\")");
+    assert_string_equal(
+        w.version->sql.columns,
+        "(\"~op\", \"~mask\", \"~old0\", \"id\", \"total\", \"paid\", \"tags\", \"doc\", \"notes\")");
+    assert_non_null(strstr(
+        w.version->sql.create,
+        "INSERT INTO \"team\".\"Inv\" (\"id\", \"total\", \"paid\", \"tags\", \"doc\", \"notes\") SELECT "
+        "(\"id\"\n), (\"total\"\n), "));
     assert_non_null(strstr(w.version->sql.create,
-                           "INSERT INTO \"team\".\"Inv\" (\"id\", \"total\", \"paid\", \"tags\", \"doc\", \"notes\") SELECT "
-                           "(\"id\"\n), (\"total\"\n), "));
-    assert_non_null(strstr(w.version->sql.create, " ON CONFLICT (\"id\") DO UPDATE SET \"total\" = EXCLUDED.\"total\", "));
+                           " ON CONFLICT (\"id\") DO UPDATE SET \"total\" = EXCLUDED.\"total\", "));
     assert_non_null(strstr(w.version->sql.create,
                            "\"total\" = CASE WHEN s.m0 THEN s.v1 ELSE t.\"total\" END, \"paid\" = s.v2, "));
     assert_non_null(w.version->sql.partial);
@@ -172,16 +177,19 @@ static void full_identity_leaves_nothing_out(void **state)
     assert_false(w.version->want_key[1]);
     spate_version_sql(w.version);
     assert_null(w.version->sql.partial);
-    /* A comment at the end of an expression ends there, and rows staged without values are kept from `where`. */
+    /* A comment at the end of an expression ends there, and rows staged without values are kept from `where`.
+     */
     assert_non_null(strstr(w.version->sql.create, "(total * 2 -- twice\n)"));
-    assert_non_null(strstr(w.version->sql.create, "WHEN 'u' THEN (paid and notes > ''\n) IS NOT TRUE ELSE false END"));
-    assert_non_null(strstr(w.version->sql.create,
-                           "WHERE CASE WHEN \"~op\" IN ('u', 'r') THEN (paid and notes > ''\n) ELSE false END"));
+    assert_non_null(
+        strstr(w.version->sql.create, "WHEN 'u' THEN (paid and notes > ''\n) IS NOT TRUE ELSE false END"));
+    assert_non_null(
+        strstr(w.version->sql.create,
+               "WHERE CASE WHEN \"~op\" IN ('u', 'r') THEN (paid and notes > ''\n) ELSE false END"));
     close_world(&w);
 }
 
-static void refused(const char *where, const char *where_uses, const char *const *columns, const char *const *uses,
-                    const char *key, const char *word)
+static void refused(const char *where, const char *where_uses, const char *const *columns,
+                    const char *const *uses, const char *key, const char *word)
 {
     struct spate_err err = {0};
     struct world w;
@@ -198,13 +206,16 @@ static void refused(const char *where, const char *where_uses, const char *const
 
 static void what_may_come_unchanged_is_refused_where_it_is_needed(void **state)
 {
-    static const char *const mixed[] = {"id", "id", "x", "notes || tags", NULL}, *const mixed_uses[] = {NULL, "notes tags"};
-    static const char *const half[] = {"id", "id", "x", "notes || paid", NULL}, *const half_uses[] = {NULL, "notes paid"};
+    static const char *const mixed[] = {"id", "id", "x", "notes || tags", NULL}, *const mixed_uses[] = {
+                                                                                     NULL, "notes tags"};
+    static const char *const half[] = {"id", "id", "x", "notes || paid", NULL}, *const half_uses[] = {
+                                                                                    NULL, "notes paid"};
     const char *remedy = "ALTER TABLE \"public\".\"orders\" REPLICA IDENTITY FULL";
 
     (void)state;
     refused("notes <> ''", "notes", NULL, NULL, NULL, remedy);
-    refused("paid", "paid", NULL, NULL, NULL, remedy); /* a row that enters needs all columns, notes among them */
+    refused("paid", "paid", NULL, NULL, NULL,
+            remedy); /* a row that enters needs all columns, notes among them */
     refused(NULL, NULL, mixed, mixed_uses, NULL, remedy);
     refused(NULL, NULL, half, half_uses, NULL, remedy);
 }
@@ -276,7 +287,7 @@ static void assignments_keep_values_or_ask_for_a_cast(void **state)
 {
     (void)state;
     assert_true(spate_type_lossless(23, -1, 23, -1));
-    assert_true(spate_type_lossless(23, -1, 20, -1));   /* int4 -> int8 */
+    assert_true(spate_type_lossless(23, -1, 20, -1)); /* int4 -> int8 */
     assert_false(spate_type_lossless(20, -1, 23, -1));
     assert_true(spate_type_lossless(20, -1, 1700, -1)); /* int8 -> numeric */
     assert_false(spate_type_lossless(20, -1, 701, -1)); /* int8 -> float8 rounds */
