@@ -1,10 +1,11 @@
 /* Folding (T10, T11, P42): what a run of changes to rows becomes, by hand-made cases, and against a model
  * that applies the same changes one by one. */
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <cmocka.h>
 
 #include "sinks/fold.h"
 #include "sinks/projection.h"

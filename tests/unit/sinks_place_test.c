@@ -1,10 +1,11 @@
 /* The acceptance rule (HAZARDS 6.4): tables of cases, and random schedules of writers that fail in every way
  * (the model of HAZARDS 10), with the control that must fail. */
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <cmocka.h>
 
 #include "sinks/place.h"
 

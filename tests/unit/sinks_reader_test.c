@@ -1,9 +1,10 @@
 /* The feed over a bus of canned records: beginning, going on, gaps, holes, epochs, garbage. */
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <cmocka.h>
 
 #include "core/log.h"
 #include "sinks/reader.h"

@@ -1,9 +1,10 @@
 /* What a projection becomes: the columns it uses, what it refuses for them, and the statements. */
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <cmocka.h>
 
 #include "sinks/projection.h"
 #include "tests/support/schemas_fixture.h"
