@@ -32,6 +32,19 @@ static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
 }
 #define check(rc, err) check_at((rc), (err), __LINE__)
 
+static _Atomic int failures;
+static int fail_with;
+
+static int failing_sync(int fd)
+{
+    if (atomic_load(&failures) > 0) {
+        atomic_fetch_sub(&failures, 1);
+        errno = fail_with;
+        return -1;
+    }
+    return fdatasync(fd);
+}
+
 struct fixture {
     struct bus_scratch scratch;
     struct spate_bus *bus;
@@ -43,6 +56,7 @@ static int set_up(void **state)
     struct fixture *f = calloc(1, sizeof *f);
     struct spate_err err = {0};
 
+    spate_local_archive_sync_hook = failing_sync; /* before any archiver runs */
     bus_scratch_init(&f->scratch, (int64_t)CAP);
     check(spate_bus_open(&f->scratch.config, &f->bus, &err), &err);
     *state = f;
@@ -53,7 +67,7 @@ static int tear_down(void **state)
 {
     struct fixture *f = *state;
 
-    spate_local_archive_sync_hook = NULL;
+    atomic_store(&failures, 0);
     spate_bus_close(f->bus);
     if (f->mounted)
         umount2(f->mounted, MNT_DETACH);
@@ -211,19 +225,6 @@ static void a_container_s_shared_memory_is_enough(void **state)
         spate_writer_close(w[i]);
 }
 
-static _Atomic int failures;
-static int fail_with;
-
-static int failing_sync(int fd)
-{
-    if (atomic_load(&failures) > 0) {
-        atomic_fetch_sub(&failures, 1);
-        errno = fail_with;
-        return -1;
-    }
-    return fdatasync(fd);
-}
-
 static void a_failed_sync_is_written_again_into_a_new_file(void **state)
 {
     struct fixture *f = *state;
@@ -240,7 +241,6 @@ static void a_failed_sync_is_written_again_into_a_new_file(void **state)
     assert_int_equal(stat(path, &before), 0);
     fail_with = EIO;
     atomic_store(&failures, 1);
-    spate_local_archive_sync_hook = failing_sync;
     check(bus_log_publish(w, 101, 200, &acks, &err), &err);
     check(bus_log_settle(w, 200, &acks, &err), &err);
     assert_int_equal(atomic_load(&failures), 0);
@@ -266,7 +266,6 @@ static void a_disk_that_fails_twice_ends_all_promises(void **state)
     check(bus_log_settle(w, 100, &acks, &err), &err);
     fail_with = EIO;
     atomic_store(&failures, 1000);
-    spate_local_archive_sync_hook = failing_sync;
     check(spate_writer_publish(w, &record, 1, &taken, &err), &err);
     assert_int_equal(bus_log_settle(w, 101, &acks, &err), SPATE_FAIL);
     assert_non_null(strstr(err.text, f->scratch.path));
