@@ -175,9 +175,14 @@ static const char *place(const struct spate_pg_where *where, PGconn *conn, char 
 static enum spate_rc failed(const struct dial *dial, PGconn *conn, struct spate_err *err)
 {
     char context[400];
+    size_t len;
 
-    return spate_pg_connect_failed(err, place(dial->where, conn, context, sizeof context),
-                                   PQerrorMessage(conn));
+    spate_pg_connect_failed(err, place(dial->where, conn, context, sizeof context), PQerrorMessage(conn));
+    /* At the door of a replication connection only one right can be missing (P65): name its statement. */
+    len = strlen(err->text);
+    if (dial->where->replication && strcmp(err->sqlstate, "42501") == 0 && PQuser(conn))
+        snprintf(err->text + len, sizeof err->text - len, ": ALTER ROLE \"%s\" REPLICATION", PQuser(conn));
+    return SPATE_FAIL;
 }
 
 static enum spate_rc handshake(const struct dial *dial, PGconn *conn, struct spate_err *err)
