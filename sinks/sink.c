@@ -157,12 +157,18 @@ static bool mark_moved(const struct spate_sink *sink)
            (!sink->store.stored || sink->feed.mark.at.at != sink->store.mark.at.at);
 }
 
+/* Is there something to be written besides rows? The counters of a batch are known only after its commit. */
+static bool position_moved(const struct spate_sink *sink)
+{
+    return mark_moved(sink) || (sink->store.stored && counts_of(sink).missing != sink->store.counts.missing);
+}
+
 /* Brings what is complete into the target. */
 static enum spate_rc flush_complete(struct spate_sink *sink, struct spate_err *err)
 {
     bool due = !sink->store.stored || spate_clock_ms() - sink->stored_ms >= STORE_MS;
 
-    if (sink->batch.complete > 0 || (!sink->apply.open && due && mark_moved(sink)))
+    if (sink->batch.complete > 0 || (!sink->apply.open && due && position_moved(sink)))
         return flush(sink, sink->batch.complete, true, err);
     return SPATE_OK;
 }
@@ -200,10 +206,9 @@ static enum spate_rc add_truncate(struct spate_sink *sink, const struct spate_ev
 static enum spate_rc version_of(struct spate_sink *sink, struct spate_projection *projection, uint32_t v,
                                 struct spate_version **version, bool *rewound, struct spate_err *err)
 {
-    bool known = projection->current && projection->current->table->v == v;
     enum spate_rc rc;
 
-    *rewound = !known && sink->apply.open;
+    *rewound = sink->apply.open && !spate_sink_knows(sink, projection, v);
     if (*rewound)
         spate_apply_rollback(&sink->apply);
     rc = spate_sink_version(sink, projection, v, version, err);
@@ -357,7 +362,8 @@ static void finish(struct spate_sink *sink)
 
     if (sink->apply.open)
         spate_apply_rollback(&sink->apply);
-    else if (PQstatus(sink->store.conn) == CONNECTION_OK && (sink->batch.complete > 0 || mark_moved(sink)) &&
+    else if (PQstatus(sink->store.conn) == CONNECTION_OK &&
+             (sink->batch.complete > 0 || position_moved(sink)) &&
              flush(sink, sink->batch.complete, true, &err) != SPATE_OK)
         spate_log_err(SPATE_LOG_WARN, "last-batch", &err);
 }
@@ -379,10 +385,11 @@ enum spate_rc spate_sink_run(const struct spate_sink_config *config, bool restar
         if (rc == SPATE_FAIL)
             *err = now;
     }
-    if (spate_signals_stop() && (rc == SPATE_OK || err->verdict == SPATE_RETRY))
-        rc = SPATE_END;
-    if (opened && (rc == SPATE_OK || rc == SPATE_END))
+    /* What was cut short by the stop is read again next time; it must not make it wait a second time. */
+    if (opened && rc == SPATE_OK)
         finish(&sink);
+    if (rc == SPATE_FAIL && spate_signals_stop() && err->verdict == SPATE_RETRY)
+        rc = SPATE_END;
     if (opened)
         log_stop(&sink, rc == SPATE_FAIL ? "error" : "asked");
     spate_sink_close(&sink);

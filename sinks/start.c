@@ -10,8 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define TABLE_PATIENCE_MS 10000 /* how long a table may be missing from `_schemas` after the epoch is there  \
-                                 */
+#define TABLE_PATIENCE_MS                                                                                    \
+    10000 /* how long a table may be missing from `_schemas` after the epoch is there                        \
+           */
 
 bool spate_sink_pause(int ms)
 {
@@ -337,6 +338,14 @@ static enum spate_rc find_table(struct spate_sink *sink, const struct spate_proj
             return SPATE_END;
     }
     return SPATE_OK;
+}
+
+bool spate_sink_knows(const struct spate_sink *sink, const struct spate_projection *projection, uint32_t v)
+{
+    for (size_t i = 0; i < projection->version_count; i++)
+        if (projection->versions[i]->table->v == v)
+            return projection->versions[i]->state->serial == sink->store.serial;
+    return false;
 }
 
 enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projection *projection, uint32_t v,

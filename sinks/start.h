@@ -52,6 +52,9 @@ SPATE_CHECKED enum spate_rc spate_sink_version(struct spate_sink *sink, struct s
                                                uint32_t v, struct spate_version **version,
                                                struct spate_err *err);
 
+/* Is that version checked and prepared, so that it can be had inside a transaction? */
+bool spate_sink_knows(const struct spate_sink *sink, const struct spate_projection *projection, uint32_t v);
+
 /* Waits. False: a stop was asked for. */
 bool spate_sink_pause(int ms);
 

@@ -1,0 +1,215 @@
+"""How a sink applies: conditions, TRUNCATE, deferrable constraints, huge transactions, zombies, starting anew."""
+import re
+import signal
+
+from tests.support import scratch
+
+
+def table(**more):
+    return {"t": {"from": "public.t", **more}}
+
+
+def position(world, sink="team", schema="team"):
+    return world.tgt(f"SELECT n, generation, applied, missing FROM {schema}.spate_sink WHERE sink = '{sink}'")[0]
+
+
+def test_rows_enter_and_leave_a_condition(world):
+    """T13: what stops matching is deleted, what starts matching appears, whatever else changes in the batch."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, status text, note text); ALTER TABLE t REPLICA IDENTITY FULL")
+    world.connector()
+    world.sink(world.sink_file("team", table(where="status = 'paid' -- only those", columns={"id": "id", "note": "upper(note) -- loud"})))
+    pairs = [("SELECT id, upper(note) FROM t WHERE status = 'paid'", "SELECT id, note FROM team.t")]
+    for sql in ("INSERT INTO t SELECT i, CASE i % 3 WHEN 0 THEN 'paid' WHEN 1 THEN 'open' END, 'n' || i FROM generate_series(1, 300) i",
+                "UPDATE t SET status = 'open' WHERE id % 6 = 0", "UPDATE t SET status = 'paid' WHERE id % 5 = 0",
+                "UPDATE t SET status = NULL WHERE id % 7 = 0", "UPDATE t SET id = id + 1000 WHERE id < 50",
+                "DELETE FROM t WHERE id % 11 = 0",
+                "BEGIN; UPDATE t SET status = 'paid'; UPDATE t SET status = 'open' WHERE id % 2 = 0; UPDATE t SET note = note || '!'; COMMIT"):
+        world.src(sql)
+    world.wait_equal(pairs)
+    assert position(world)[3] == 0
+
+
+def test_truncate_of_several_tables_and_of_referenced_ones(world):
+    """T17: TRUNCATE all at once; DELETE where the team's own foreign key forbids it."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)")
+    world.tgt("CREATE SCHEMA team; CREATE TABLE team.u (id int PRIMARY KEY); CREATE TABLE team.mine (u int REFERENCES team.u ON DELETE CASCADE)")
+    world.connector()
+    world.sink(world.sink_file("team", {"t": {"from": "public.t"}, "u": {"from": "public.u"}, "copy": {"from": "public.t"}}))
+    world.src("INSERT INTO t SELECT generate_series(1, 20); INSERT INTO u SELECT generate_series(1, 20); INSERT INTO other VALUES (1)")
+    world.wait_equal([("SELECT * FROM u", "SELECT * FROM team.u")])
+    world.tgt("INSERT INTO team.mine VALUES (3), (20)")
+    world.src("BEGIN; INSERT INTO t VALUES (99); TRUNCATE t, u, other; INSERT INTO t VALUES (5); INSERT INTO u VALUES (3); COMMIT; TRUNCATE other")
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t"), ("SELECT * FROM t", "SELECT * FROM team.copy"), ("SELECT * FROM u", "SELECT * FROM team.u")])
+    assert world.tgt("SELECT count(*) FROM team.mine") == [(0,)]
+
+
+def test_deferrable_unique_constraints_stay(world):
+    """T7: a swap of another unique value inside one transaction."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v int, w text, UNIQUE (v) DEFERRABLE INITIALLY DEFERRED)")
+    world.tgt("CREATE SCHEMA team; CREATE TABLE team.t (id int PRIMARY KEY, v int UNIQUE DEFERRABLE INITIALLY IMMEDIATE, w text)")
+    world.connector()
+    sink = world.sink(world.sink_file("team", table()))
+    world.src("INSERT INTO t SELECT i, i, repeat(md5(i::text), 500) FROM generate_series(1, 9) i")
+    world.src("BEGIN; UPDATE t SET v = 2 WHERE id = 1; UPDATE t SET v = 3 WHERE id = 2; UPDATE t SET v = 1 WHERE id = 3; COMMIT")
+    world.src("BEGIN; DELETE FROM t WHERE id = 4; INSERT INTO t VALUES (40, 4, 'x'); UPDATE t SET v = -v; COMMIT")
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")])
+    assert sink.running()
+
+
+def test_a_new_version_in_the_middle_of_a_huge_transaction(world):
+    """P35: the target's parser is needed while pieces wait in an open transaction."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    world.connector()
+    sink = world.sink(world.sink_file("team", table(columns={"id": "id", "v": "v"})))
+    world.src("INSERT INTO t VALUES (0, 'first')")
+    world.wait_rows("SELECT * FROM team.t", [(0, "first")])
+    world.src("BEGIN; INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 120000) i; ALTER TABLE t ADD COLUMN w int;"
+              "UPDATE t SET w = 1, v = v || '!' WHERE id % 10 = 0; INSERT INTO t SELECT i, 'w', 2 FROM generate_series(200000, 260000) i; COMMIT")
+    world.wait_equal([("SELECT id, v FROM t", "SELECT id, v FROM team.t")])
+    assert sink.running()
+
+
+def test_an_unfinished_transaction_holds_no_locks(world):
+    """The connector dies in the middle of a transaction: the sink gives its locks back, and reads it again later."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    connector = world.connector()
+    sink = world.sink(world.sink_file("team", table()))
+    world.src("INSERT INTO t VALUES (0, 'first')")
+    world.wait_rows("SELECT * FROM team.t", [(0, "first")])
+    world.src("INSERT INTO t SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 400000) i")
+    open_piece = ("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'spate sink%' AND state = 'idle in transaction'"
+                  " AND datname = current_database()")
+    scratch.until(lambda: world.tgt("SELECT 1 FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace"
+                                    " WHERE c.relname = 't' AND n.nspname = 'team' AND l.mode = 'RowExclusiveLock'"), "a piece is applied", 60, every=0.005)
+    connector.kill()
+    assert world.tgt("SELECT count(*) FROM team.t") == [(1,)]
+    sink.wait_log("event=transaction-unfinished", 30)
+    scratch.until(lambda: not world.tgt(open_piece), "no transaction is open", 10)
+    world.connector()
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")], seconds=120)
+    assert sink.running() and position(world)[0] == 400001
+
+
+def test_a_zombie_is_fenced(world):
+    """T3: whoever finds another generation than its own writes nothing more."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY)")
+    world.connector()
+    sink = world.sink(world.sink_file("team", table()))
+    world.src("INSERT INTO t VALUES (1)")
+    world.wait_rows("SELECT * FROM team.t", [(1,)])
+    world.tgt("UPDATE team.spate_sink SET generation = generation + 1")
+    world.src("INSERT INTO t VALUES (2)")
+    assert sink.wait_exit() == 3
+    sink.wait_log("another process has taken over")
+    assert world.tgt("SELECT * FROM team.t") == [(1,)]
+
+
+def test_a_position_that_somebody_changed_is_noticed(world):
+    world.src("CREATE TABLE t (id int PRIMARY KEY)")
+    world.connector()
+    sink = world.sink(world.sink_file("team", table()))
+    world.src("INSERT INTO t VALUES (1)")
+    world.wait_rows("SELECT * FROM team.t", [(1,)])
+    world.tgt("UPDATE team.spate_sink SET n = n - 1")
+    world.src("INSERT INTO t VALUES (2)")
+    assert sink.wait_exit() == 3
+    sink.wait_log("was changed by somebody else")
+    assert world.tgt("SELECT * FROM team.t") == [(1,)]
+
+
+def test_restart_begins_anew(world):
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v int)")
+    world.connector()
+    file = world.sink_file("team", table())
+    sink = world.sink(file)
+    world.src("INSERT INTO t SELECT i, i FROM generate_series(1, 2000) i; UPDATE t SET v = -v WHERE id > 100")
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")])
+    assert sink.stop() == 0
+    world.tgt("DELETE FROM team.t WHERE id > 50")
+    assert world.run("sink", "-c", file, "--restart", "nobody", check=None)[0] == 2
+    again = world.sink(file, arguments=("--restart", "team"))
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")])
+    assert again.stop() == 0
+    once_more = world.sink(file)  # the plain INSERTs of T33 met rows on the way, and that is no error
+    once_more.wait_log("event=streaming")
+    assert once_more.stop() == 0
+
+
+def test_changes_of_rows_that_are_not_there_are_counted(world):
+    """T12: rows older than the stream."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v int, large text); ALTER TABLE t ALTER large SET STORAGE EXTERNAL;"
+              "INSERT INTO t SELECT i, i, repeat('x', 9000) FROM generate_series(1, 5) i")
+    world.connector()
+    sink = world.sink(world.sink_file("team", table()))
+    sink.wait_log("event=streaming")
+    world.src("UPDATE t SET v = 0 WHERE id = 1; DELETE FROM t WHERE id = 2; UPDATE t SET id = 30, v = 1 WHERE id = 3;"
+              "UPDATE t SET large = 'whole' WHERE id = 4; INSERT INTO t VALUES (6, 6, 'new')")
+    world.wait_rows("SELECT id, v, large FROM team.t ORDER BY id", [(4, 4, "whole"), (6, 6, "new")])
+    assert sink.stop() == 0
+    assert position(world)[3] == 3
+    sink.wait_log("missing=3")
+
+
+def test_what_is_passed_by_moves_the_position(world):
+    world.src("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE busy (id int PRIMARY KEY)")
+    world.connector()
+    sink = world.sink(world.sink_file("team", table()))
+    world.src("INSERT INTO t VALUES (1); INSERT INTO busy SELECT generate_series(1, 1000)")
+    world.wait_rows("SELECT * FROM team.t", [(1,)])
+    scratch.until(lambda: position(world)[0] >= 1001, "the position moves without rows", 25)
+    assert sink.running()
+
+
+def test_merges_go_by_the_key(world):
+    """T34: staging tables have no statistics, and a scan of a large target would be minutes per batch."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v int, large text); ALTER TABLE t ALTER large SET STORAGE EXTERNAL")
+    world.connector()
+    world.sink(world.sink_file("team", table()))
+    world.src("INSERT INTO t SELECT i, i, CASE WHEN i <= 400 THEN repeat('x', 5000) END FROM generate_series(1, 30000) i")
+    world.wait_rows("SELECT count(*) FROM team.t", [(30000,)])
+
+    def scans():
+        return world.tgt("SELECT coalesce(pg_stat_get_numscans('team.t'::regclass), 0), coalesce(pg_stat_get_tuples_returned('team.t'::regclass), 0)")[0]
+
+    world.src("UPDATE t SET v = v + 1 WHERE id <= 400; DELETE FROM t WHERE id BETWEEN 500 AND 700; UPDATE t SET v = 7 WHERE id > 29000")
+    world.src("UPDATE t SET v = v + 1 WHERE id = 1; DELETE FROM t WHERE id = 2")
+    world.wait_rows("SELECT count(*) FROM team.t WHERE v = 7 AND id > 29000", [(1000,)])
+    world.wait_rows("SELECT id, v FROM team.t WHERE id < 3", [(1, 3)])
+    plans = world.tgt("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;"
+                      "CREATE TEMP TABLE s (id int); EXPLAIN DELETE FROM team.t t USING (SELECT id AS k0 FROM s) AS s WHERE t.id = s.k0")
+    assert any("t_pkey" in row[0] for row in plans), plans
+
+
+def test_a_stop_in_the_middle_of_a_wait_for_a_lock(world):
+    """T25: the target is locked by somebody; SIGTERM ends the sink within its deadline, and nothing is lost."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY)")
+    world.connector()
+    file = world.sink_file("team", table(), stop_deadline="4s")
+    sink = world.sink(file)
+    world.src("INSERT INTO t VALUES (1)")
+    world.wait_rows("SELECT * FROM team.t", [(1,)])
+    locker = world.target.connect(world.db, autocommit=False)
+    try:
+        locker.cursor().execute("LOCK TABLE team.t IN ACCESS EXCLUSIVE MODE")
+        world.src("INSERT INTO t VALUES (2)")
+        scratch.until(lambda: world.tgt("SELECT 1 FROM pg_stat_activity WHERE application_name = 'spate sink team' AND wait_event_type = 'Lock'"),
+                      "the sink waits for the lock", 20)
+        sink.process.send_signal(signal.SIGTERM)
+        assert sink.wait_exit(8) == 0, sink.tail()
+    finally:
+        locker.close()
+    again = world.sink(file)
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")])
+    assert again.running()
+
+
+def test_types_that_the_target_lacks_are_text(world):
+    world.src("CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN cents AS int CHECK (VALUE >= 0); CREATE TYPE pair AS (a int, b text);"
+              "CREATE TABLE t (id int PRIMARY KEY, m mood, c cents, p pair, ms mood[])")
+    world.connector()
+    sink = world.sink(world.sink_file("team", table()))
+    world.src("INSERT INTO t VALUES (1, 'sad', 5, ROW(1, 'x,y'), '{ok,sad}'), (2, NULL, NULL, NULL, '{}')")
+    world.wait_rows("SELECT id, m, c, p, ms FROM team.t ORDER BY id", [(1, "sad", 5, '(1,"x,y")', "{ok,sad}"), (2, None, None, None, "{}")])
+    types = dict(world.tgt("SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'team.t'::regclass AND attnum > 0"))
+    assert types == {"id": "integer", "m": "text", "c": "integer", "p": "text", "ms": "text"}
+    assert re.search(r"type-unknown-in-target.*public\.mood", sink.text())
