@@ -17,22 +17,22 @@
 #include <string.h>
 
 struct pin {
-    const char *name, *value;
-    const char *reads; /* how current_setting() begins then */
+    const char *name, *value; /* current_setting() then begins with the value */
+    const char *variable; /* libpq sends this one on as a parameter of the packet, which wins over options */
 };
 
 static const struct pin pins[] = {
-    {"datestyle", "ISO", "ISO"},
-    {"intervalstyle", "postgres", "postgres"},
-    {"extra_float_digits", "3", "3"},
-    {"bytea_output", "hex", "hex"},
-    {"timezone", "UTC", "UTC"},
-    {"lc_monetary", "C", "C"},
-    {"search_path", "pg_catalog", "pg_catalog"},
-    {"standard_conforming_strings", "on", "on"}, /* pg/text.c relies on it */
-    {"statement_timeout", "0", "0"},             /* P78: nobody's defaults for people may cut us off */
-    {"lock_timeout", "0", "0"},
-    {"idle_in_transaction_session_timeout", "0", "0"},
+    {"datestyle", "ISO", "PGDATESTYLE"},
+    {"intervalstyle", "postgres", NULL},
+    {"extra_float_digits", "3", NULL},
+    {"bytea_output", "hex", NULL},
+    {"timezone", "UTC", "PGTZ"},
+    {"lc_monetary", "C", NULL},
+    {"search_path", "pg_catalog", NULL},
+    {"standard_conforming_strings", "on", NULL}, /* pg/text.c relies on it */
+    {"statement_timeout", "0", NULL},            /* P78: nobody's defaults for people may cut us off */
+    {"lock_timeout", "0", NULL},
+    {"idle_in_transaction_session_timeout", "0", NULL},
 };
 
 /* Unknown to older servers, which refuse a startup packet that names them: set afterwards. */
@@ -42,9 +42,11 @@ static const struct {
 } later_pins[] = {{140000, "idle_session_timeout"}, {170000, "transaction_timeout"}};
 
 /* A dead peer is noticed within half a minute (P8). The url may say otherwise. */
-static const struct pin dials[] = {
-    {"keepalives", "1", NULL},       {"keepalives_idle", "10", NULL},     {"keepalives_interval", "5", NULL},
-    {"keepalives_count", "3", NULL}, {"tcp_user_timeout", "30000", NULL},
+static const struct {
+    const char *name, *value;
+} dials[] = {
+    {"keepalives", "1"},       {"keepalives_idle", "10"},     {"keepalives_interval", "5"},
+    {"keepalives_count", "3"}, {"tcp_user_timeout", "30000"},
 };
 
 #define PARAMS_MAX 24
@@ -81,7 +83,8 @@ static enum spate_rc password(struct dial *dial, struct spate_err *err)
 {
     const struct spate_pg_where *where = dial->where;
     const char *text;
-    char line[1024];
+    char *line = NULL; /* of any length: a token may stand in for the password */
+    size_t cap = 0;
     FILE *in;
 
     if (where->password_env) {
@@ -97,11 +100,12 @@ static enum spate_rc password(struct dial *dial, struct spate_err *err)
         spate_buf_puts(&dial->secret, text);
     } else if (where->password_file) {
         in = fopen(where->password_file, "re");
-        if (!in || !fgets(line, sizeof line, in)) {
+        if (!in || getline(&line, &cap, in) < 0) {
             int why = in && feof(in) ? 0 : errno;
 
             if (in)
                 fclose(in);
+            free(line);
             return spate_fail(
                 err, SPATE_RETRY,
                 "%s: no password can be read from password_file %s: %s; its first line is the password",
@@ -110,7 +114,8 @@ static enum spate_rc password(struct dial *dial, struct spate_err *err)
         fclose(in);
         line[strcspn(line, "\r\n")] = '\0';
         spate_buf_puts(&dial->secret, line);
-        explicit_bzero(line, sizeof line);
+        explicit_bzero(line, cap);
+        free(line);
     }
     return SPATE_OK;
 }
@@ -121,9 +126,10 @@ static enum spate_rc malformed(const struct spate_pg_where *where, const char *w
     if (strchr(where->url, '@') || strstr(where->url, "password"))
         words = "not shown, since it may hold a password; percent-encode special characters";
     err->exit_code = SPATE_EXIT_CONFIG;
-    return spate_fail(err, SPATE_FATAL,
-                      "%s: the url is neither postgres://user@host:port/database nor \"host=.. dbname=..\": %.*s",
-                      where->what, (int)strcspn(words, "\n"), words);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "%s: the url is neither postgres://user@host:port/database nor \"host=.. dbname=..\": %.*s",
+        where->what, (int)strcspn(words, "\n"), words);
 }
 
 /* Everything that is passed beside the url. Later parameters win over what the url says. */
@@ -261,9 +267,20 @@ static enum spate_rc start(struct dial *dial, PGconn **out, struct spate_err *er
     return rc;
 }
 
-/* Reads every pinned setting back in one answer. */
-static enum spate_rc verify(const struct dial *dial, PGconn *conn, struct spate_err *err)
+static enum spate_rc dropped(const struct dial *dial, const char *name, const char *got, const char *asked,
+                             struct spate_err *err)
 {
+    return spate_fail(err, SPATE_FATAL,
+                      "%s: the session's %s is '%s' though '%s' was asked for; something between here and "
+                      "the server dropped it: connect to the server itself, without a pooler (P69)",
+                      dial->where->what, name, got, asked);
+}
+
+/* Reads every pinned setting back in one answer; the server reports client_encoding by itself. */
+static enum spate_rc verify(const struct dial *dial, PGconn *conn, const char *encoding,
+                            struct spate_err *err)
+{
+    const char *reported;
     int left_ms = (int)(dial->deadline_ms - spate_clock_ms());
     struct spate_buf sql = {0};
     PGresult *res = NULL;
@@ -277,14 +294,12 @@ static enum spate_rc verify(const struct dial *dial, PGconn *conn, struct spate_
     for (size_t i = 0; rc == SPATE_OK && i < SPATE_COUNT(pins); i++) {
         const char *value = PQgetvalue(res, 0, (int)i);
 
-        if (strncmp(value, pins[i].reads, strlen(pins[i].reads)) == 0)
-            continue;
-        rc = spate_fail(
-            err, SPATE_FATAL,
-            "%s: the session's %s is '%s' though '%s' was asked for; something between here and the "
-            "server dropped it: connect to the server itself, without a pooler (P69)",
-            dial->where->what, pins[i].name, value, pins[i].value);
+        if (strncmp(value, pins[i].value, strlen(pins[i].value)) != 0)
+            rc = dropped(dial, pins[i].name, value, pins[i].value, err);
     }
+    reported = PQparameterStatus(conn, "client_encoding");
+    if (rc == SPATE_OK && reported && strcmp(reported, encoding) != 0)
+        rc = dropped(dial, "client_encoding", reported, encoding, err);
     PQclear(res);
     spate_buf_fini(&sql);
     return rc;
@@ -292,15 +307,20 @@ static enum spate_rc verify(const struct dial *dial, PGconn *conn, struct spate_
 
 static enum spate_rc pin(const struct dial *dial, PGconn *conn, struct spate_err *err)
 {
-    const char *encoding = PQparameterStatus(conn, "server_encoding");
+    const char *server = PQparameterStatus(conn, "server_encoding");
+    bool ascii = server && strcmp(server, "SQL_ASCII") == 0;
     struct spate_buf sql = {0};
     enum spate_rc rc = SPATE_OK;
+
+    for (size_t i = 0; i < SPATE_COUNT(pins); i++)
+        if (pins[i].variable && getenv(pins[i].variable))
+            spate_buf_printf(&sql, "SET %s = '%s'; ", pins[i].name, pins[i].value);
 
     for (size_t i = 0; i < SPATE_COUNT(later_pins); i++)
         if (PQserverVersion(conn) >= later_pins[i].since)
             spate_buf_printf(&sql, "SET %s = 0; ", later_pins[i].name);
     /* P83: such a database has bytes, not text; asking for UTF8 would end the stream at the first odd one. */
-    if (encoding && strcmp(encoding, "SQL_ASCII") == 0)
+    if (ascii)
         spate_buf_puts(&sql, "SET client_encoding = 'SQL_ASCII'; ");
     if (sql.len > 0) {
         int64_t left_ms = dial->deadline_ms - spate_clock_ms();
@@ -310,7 +330,7 @@ static enum spate_rc pin(const struct dial *dial, PGconn *conn, struct spate_err
     }
     spate_buf_fini(&sql);
     if (rc == SPATE_OK)
-        rc = verify(dial, conn, err);
+        rc = verify(dial, conn, ascii ? "SQL_ASCII" : "UTF8", err);
     return rc == SPATE_OK ? rc
                           : spate_err_context(err, "%s: pinning the session's settings", dial->where->what);
 }

@@ -6,10 +6,13 @@
 
 #include <ctype.h>
 #include <poll.h>
+#include <pthread.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <time.h>
 
 #define FOREVER  INT64_MAX
-#define DRAIN_MS 1000 /* how long a cancelled command may take to end */
+#define DRAIN_MS 1000 /* how long cancelling a command, and its end, may take */
 
 struct patience {
     int64_t deadline_ms;
@@ -36,14 +39,44 @@ static enum spate_rc wait_for(PGconn *conn, bool out, const struct patience *pat
     }
 }
 
-static void cancel(PGconn *conn)
+/* A thread of its own: takes the request and frees it. */
+static void *send_cancel(void *request)
 {
     char why[256];
-    PGcancel *request = PQgetCancel(conn);
 
-    if (request && !PQcancel(request, why, sizeof why))
+    if (!PQcancel(request, why, sizeof why))
         why[0] = '\0'; /* the connection is closed next anyway */
     PQfreeCancel(request);
+    return NULL;
+}
+
+/* Tells the server to cancel, until the deadline. PQcancel connects and then waits for the server to hang up,
+ * both without a limit: a server that is frozen, or behind a cut network, would hold up whoever calls it. */
+static void cancel(PGconn *conn, int64_t deadline_ms)
+{
+    PGcancel *request = PQgetCancel(conn);
+    int64_t left_ms = deadline_ms - spate_clock_ms();
+    struct timespec until;
+    pthread_t thread;
+
+    if (!request)
+        return;
+    if (pthread_create(&thread, NULL, send_cancel, request) != 0) {
+        PQfreeCancel(request);
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += left_ms / 1000;
+    until.tv_nsec += left_ms % 1000 * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    if (pthread_timedjoin_np(thread, NULL, &until) == 0)
+        return;
+    /* It may still arrive, and must then not meet another command of this connection. */
+    pthread_detach(thread);
+    shutdown(PQsocket(conn), SHUT_RDWR);
+    while (PQconsumeInput(conn))
+        continue; /* up to the end, so that libpq knows it */
 }
 
 static enum spate_rc flush(PGconn *conn, const struct patience *patience, struct spate_err *err)
@@ -130,7 +163,7 @@ static enum spate_rc finish(PGconn *conn, const char *sql, ExecStatusType expect
         const struct patience drain = {.deadline_ms = spate_clock_ms() + DRAIN_MS};
         struct spate_err ignored = {0};
 
-        cancel(conn);
+        cancel(conn, drain.deadline_ms);
         if (collect(conn, &got, &drain, &ignored) != SPATE_OK)
             ignored.text[0] = '\0'; /* it will end when the connection is closed */
     }

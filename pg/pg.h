@@ -2,8 +2,9 @@
  * quoting, and errors with a verdict.
  *
  * Thread: a PGconn belongs to one thread.
- * Blocks: spate_pg_connect and spate_pg_exec, within the stated time; both end early with SPATE_END when a
- *         stop was asked for (core/signals.h). */
+ * Blocks: spate_pg_connect and spate_pg_exec, within the stated time and the second that cancelling may take;
+ *         both end early with SPATE_END when a stop was asked for (core/signals.h). Only the look-up of a
+ *         host's name, which is libpq's, heeds neither. */
 #ifndef SPATE_PG_PG_H
 #define SPATE_PG_PG_H
 
@@ -63,7 +64,8 @@ SPATE_CHECKED enum spate_rc spate_pg_exec_params(PGconn *conn, const char *sql, 
                                                  PGresult **res, struct spate_err *err);
 
 /* The same, whether or not a stop was asked for, but for at most timeout_ms (-1: no limit): for the last
- * words of an orderly stop. Time is up: the server was told to cancel; SPATE_FAIL (retry), SQLSTATE 57014. */
+ * words of an orderly stop. Time is up: the server was told to cancel; SPATE_FAIL (retry), SQLSTATE 57014:
+ * close the connection. */
 SPATE_CHECKED enum spate_rc spate_pg_exec_within(PGconn *conn, const char *sql, int timeout_ms,
                                                  ExecStatusType expect, PGresult **res,
                                                  struct spate_err *err);
