@@ -247,14 +247,11 @@ def test_garbage_in_the_protocol(world, what):
     world.src("INSERT INTO t VALUES (2, 'damaged on the way')")
     line = stops_or_says(connector, "(level=error|level=warn)[^\n]*(expected|describ|columns|ends after|not protocol|contradict)")
     assert proxy.flipped
-    scratch.until(lambda: not connector.running() or connector.text().count("streaming") >= 2, "it stops, or tries anew", 30)
+    # It tries once more; since the same bytes come again, it stops.
+    assert connector.wait_exit() == 1, connector.tail()
+    assert "lsn=" in line
     proxy.flip = None
-    if connector.running():
-        world.wait_streaming(connector)
-    else:
-        assert connector.process.returncode == 1
-        assert "/" in line  # an LSN
-        world.connector(file=file)
+    world.connector(file=file)
     world.src("INSERT INTO t VALUES (3, 'later')")
     world.wait_equal(PAIR)
     assert world.tgt("SELECT count(*) FROM team.t") == [(3,)]
@@ -342,7 +339,7 @@ def test_full_disk_under_the_bus(world, small_disk, which):
     for part in range(8):
         world.src("INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(%s, %s) g", [part * 2000 + 1, part * 2000 + 2000])
     if which == "path":
-        line = stops_or_says(connector, "(no space|disk is full|full|ENOSPC)")
+        line = stops_or_says(connector, "(no space|disk.full|ENOSPC)")
         assert small_disk in line or "bus" in line
         assert connector.running()
     os.unlink(filler)

@@ -76,7 +76,7 @@ def test_an_unfinished_transaction_holds_no_locks(world):
     sink = world.sink(world.sink_file("team", table()))
     world.src("INSERT INTO t VALUES (0, 'first')")
     world.wait_rows("SELECT * FROM team.t", [(0, "first")])
-    world.src("INSERT INTO t SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 400000) i")
+    world.src("INSERT INTO t SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 150000) i")
     open_piece = ("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'spate sink%' AND state = 'idle in transaction'"
                   " AND datname = current_database()")
     scratch.until(lambda: world.tgt("SELECT 1 FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -87,7 +87,7 @@ def test_an_unfinished_transaction_holds_no_locks(world):
     scratch.until(lambda: not world.tgt(open_piece), "no transaction is open", 10)
     world.connector()
     world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")], seconds=120)
-    assert sink.running() and position(world)[0] == 400001
+    assert sink.running() and position(world)[0] == 150001
 
 
 def test_a_zombie_is_fenced(world):
@@ -169,15 +169,15 @@ def test_merges_go_by_the_key(world):
     world.wait_rows("SELECT count(*) FROM team.t", [(30000,)])
 
     def scans():
-        return world.tgt("SELECT coalesce(pg_stat_get_numscans('team.t'::regclass), 0), coalesce(pg_stat_get_tuples_returned('team.t'::regclass), 0)")[0]
+        return world.tgt("SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relid = 'team.t'::regclass")[0]
 
+    before = scans()
     world.src("UPDATE t SET v = v + 1 WHERE id <= 400; DELETE FROM t WHERE id BETWEEN 500 AND 700; UPDATE t SET v = 7 WHERE id > 29000")
     world.src("UPDATE t SET v = v + 1 WHERE id = 1; DELETE FROM t WHERE id = 2")
-    world.wait_rows("SELECT count(*) FROM team.t WHERE v = 7 AND id > 29000", [(1000,)])
-    world.wait_rows("SELECT id, v FROM team.t WHERE id < 3", [(1, 3)])
-    plans = world.tgt("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;"
-                      "CREATE TEMP TABLE s (id int); EXPLAIN DELETE FROM team.t t USING (SELECT id AS k0 FROM s) AS s WHERE t.id = s.k0")
-    assert any("t_pkey" in row[0] for row in plans), plans
+    # 400 partial rows, 202 deletes: the statistics arrive when the session is idle.
+    scratch.until(lambda: scans()[1] >= before[1] + 602, lambda: f"rows are found by the key's index: {before} became {scans()}", 20)
+    assert scans()[0] == before[0]
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")])
 
 
 def test_a_stop_in_the_middle_of_a_wait_for_a_lock(world):

@@ -17,46 +17,46 @@ CASES = {
     "key is wider than the source's": (
         "CREATE TABLE t (id int PRIMARY KEY, v int)", None, table(key=["id", "v"]), r"key"),
     "source table has no key": (
-        "CREATE TABLE t (id int); ALTER TABLE t REPLICA IDENTITY FULL", None, table(), r"(?i)key"),
+        "CREATE TABLE t (id int); ALTER TABLE t REPLICA IDENTITY FULL", None, table(), r"key"),
     "expression is not immutable": (
         "CREATE TABLE t (id int PRIMARY KEY, at timestamptz)", None, table(columns={"id": "id", "day": "at::date"}, key=["id"]),
-        r"(?i)(immutable|AT TIME ZONE)"),
+        r"(immutable|AT TIME ZONE)"),
     "expression has a subquery": (
         "CREATE TABLE t (id int PRIMARY KEY, v int)", None, table(columns={"id": "id", "m": "(SELECT max(x) FROM (VALUES (1)) AS y (x))"}, key=["id"]),
-        r"(?i)(subquer|immutable|index expression)"),
+        r"(subquer|immutable|index expression)"),
     "expression uses a column that is not there": (
         "CREATE TABLE t (id int PRIMARY KEY, amount int)", None, table(columns={"id": "id", "x": "amuont + 1"}, key=["id"]), r"amuont"),
     "assignment would shorten": (
-        "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE team.t (id int PRIMARY KEY, v varchar(5))", table(), r"(?i)(cast|varchar|character varying)"),
+        "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE team.t (id int PRIMARY KEY, v varchar(5))", table(), r"(cast|varchar|character varying)"),
     "assignment would round": (
-        "CREATE TABLE t (id int PRIMARY KEY, v numeric)", "CREATE TABLE team.t (id int PRIMARY KEY, v numeric(10,2))", table(), r"(?i)(cast|numeric\(10,2\))"),
+        "CREATE TABLE t (id int PRIMARY KEY, v numeric)", "CREATE TABLE team.t (id int PRIMARY KEY, v numeric(10,2))", table(), r"(cast|numeric\(10,2\))"),
     "where over a column that may come unchanged": (
         "CREATE TABLE t (id int PRIMARY KEY, status text)", None, table(where="status = 'paid'"), r"REPLICA IDENTITY FULL"),
     "expression mixes columns that may come unchanged": (
         "CREATE TABLE t (id int PRIMARY KEY, a text, b text)", None, table(columns={"id": "id", "ab": "a || b"}, key=["id"]), r"REPLICA IDENTITY FULL"),
     "another immediate unique constraint": (
-        "CREATE TABLE t (id int PRIMARY KEY, v int)", "CREATE TABLE team.t (id int PRIMARY KEY, v int UNIQUE)", table(), r"(?i)(unique|deferrable)"),
+        "CREATE TABLE t (id int PRIMARY KEY, v int)", "CREATE TABLE team.t (id int PRIMARY KEY, v int UNIQUE)", table(), r"(unique|deferrable)"),
     "row trigger": (
         "CREATE TABLE t (id int PRIMARY KEY, v int)",
         "CREATE TABLE team.t (id int PRIMARY KEY, v int); CREATE FUNCTION team.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
-        "CREATE TRIGGER drop_all BEFORE INSERT ON team.t FOR EACH ROW EXECUTE FUNCTION team.f()", table(), r"(?i)trigger"),
+        "CREATE TRIGGER drop_all BEFORE INSERT ON team.t FOR EACH ROW EXECUTE FUNCTION team.f()", table(), r"trigger"),
     "target table lacks the key's index": (
-        "CREATE TABLE t (id int PRIMARY KEY, v int)", "CREATE TABLE team.t (id int, v int)", table(), r"(?i)(PRIMARY KEY|UNIQUE)"),
+        "CREATE TABLE t (id int PRIMARY KEY, v int)", "CREATE TABLE team.t (id int, v int)", table(), r"(PRIMARY KEY|UNIQUE)"),
     "target column is missing": (
         "CREATE TABLE t (id int PRIMARY KEY, v int)", "CREATE TABLE team.t (id int PRIMARY KEY)", table(), r"ALTER TABLE .*ADD COLUMN"),
     "target column has the wrong type": (
-        "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE team.t (id int PRIMARY KEY, v int)", table(), r"(?i)(ALTER TABLE|cast)"),
+        "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE team.t (id int PRIMARY KEY, v int)", table(), r"(ALTER TABLE|cast)"),
     "target column must not be null": (
         "CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE team.t (id int PRIMARY KEY, must int NOT NULL)", table(), r"must"),
     "source table does not exist": (
         "CREATE TABLE tt (id int PRIMARY KEY)", None, table(), r"public\.tt"),
     "exclusion constraint": (
         "CREATE TABLE t (id int PRIMARY KEY, r int4range)",
-        "CREATE TABLE team.t (id int PRIMARY KEY, r int4range, EXCLUDE USING gist (r WITH &&))", table(), r"(?i)exclu"),
+        "CREATE TABLE team.t (id int PRIMARY KEY, r int4range, EXCLUDE USING gist (r WITH &&))", table(), r"exclu"),
     "nondeterministic key": (
         "CREATE TABLE t (id text PRIMARY KEY)",
         "CREATE COLLATION team.nd (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
-        "CREATE TABLE team.t (id text COLLATE team.nd PRIMARY KEY)", table(), r"(?i)collation"),
+        "CREATE TABLE team.t (id text COLLATE team.nd PRIMARY KEY)", table(), r"collation"),
 }
 
 
@@ -69,7 +69,7 @@ def test_refused_at_start(world, case):
     world.connector()
     sink = world.sink(world.sink_file("team", tables))
     assert sink.wait_exit() == REFUSED, sink.tail()
-    line = sink.wait_log(rf"[^\n]*{words}[^\n]*").group(0)
+    line = sink.wait_log(rf"(?i)[^\n]*{words}[^\n]*").group(0)
     assert "level=error" in sink.text() and ("team" in line or "public.t" in line), line
 
 

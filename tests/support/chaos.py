@@ -52,6 +52,8 @@ class Chaos:
         code = process.process.poll()
         if code is not None:
             raise scratch.Failure(f"seed {self.seed}: {process.name} ended by itself with {code}:\n{process.tail(20)}")
+        if "event=sink-stopped" in process.text():
+            raise scratch.Failure(f"seed {self.seed}: one of the teams stopped:\n{process.tail(20)}")
 
     def pause(self):
         """Mostly a fraction of a second; sometimes so short that it hits the start, sometimes long enough to catch up."""

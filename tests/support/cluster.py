@@ -73,7 +73,7 @@ class Cluster:
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.dir,
             "unix_socket_permissions": "0777", "fsync": "on" if fsync else "off", "full_page_writes": "on" if fsync else "off",
             "wal_level": "logical", "max_wal_senders": 20, "max_replication_slots": 20, "max_connections": 60,
-            "shared_buffers": "64MB", "max_wal_size": "2GB", "wal_sender_timeout": "10s", "logging_collector": "off",
+            "shared_buffers": "64MB", "max_wal_size": "2GB", "wal_sender_timeout": "10s", "max_slot_wal_keep_size": "20GB", "logging_collector": "off",
             "log_line_prefix": "'%m [%p] %d '", "autovacuum_naptime": "10s",
         }
         self.settings.update(settings)
