@@ -225,9 +225,8 @@ static void a_container_s_shared_memory_is_enough(void **state)
         spate_writer_close(w[i]);
 }
 
-static void a_failed_sync_is_written_again_into_a_new_file(void **state)
+static void sync_fails_once(struct fixture *f, int with)
 {
-    struct fixture *f = *state;
     struct spate_writer *w = open_writer(f);
     struct bus_log_acks acks = {0};
     struct spate_err err = {0};
@@ -239,7 +238,7 @@ static void a_failed_sync_is_written_again_into_a_new_file(void **state)
     spate_local_segment_name(CAP, name);
     snprintf(path, sizeof path, "%s/log/%s", f->scratch.path, name);
     assert_int_equal(stat(path, &before), 0);
-    fail_with = EIO;
+    fail_with = with;
     atomic_store(&failures, 1);
     check(bus_log_publish(w, 101, 200, &acks, &err), &err);
     check(bus_log_settle(w, 200, &acks, &err), &err);
@@ -249,6 +248,17 @@ static void a_failed_sync_is_written_again_into_a_new_file(void **state)
     spate_writer_close(w);
     bus_scratch_reboot(&f->scratch);
     expect_all(f, SPATE_SEE_DURABLE, 200);
+}
+
+static void a_failed_sync_is_written_again_into_a_new_file(void **state)
+{
+    sync_fails_once(*state, EIO);
+}
+
+/* Blocks are given out late: a full disk may show only here, and the pages are lost just so. */
+static void a_sync_that_finds_no_room_is_written_again_as_well(void **state)
+{
+    sync_fails_once(*state, ENOSPC);
 }
 
 static void a_disk_that_fails_twice_ends_all_promises(void **state)
@@ -568,6 +578,7 @@ int main(void)
         TEST(a_shared_memory_without_room_is_said_at_open),
         TEST(a_container_s_shared_memory_is_enough),
         TEST(a_failed_sync_is_written_again_into_a_new_file),
+        TEST(a_sync_that_finds_no_room_is_written_again_as_well),
         TEST(a_disk_that_fails_twice_ends_all_promises),
         TEST(localbus_8_13_a_damaged_record_is_refused_with_its_position),
         TEST(localbus_8_13_foreign_segments_are_refused),

@@ -278,8 +278,17 @@ static void localbus_8_4_a_kill_is_no_recovery(void **state)
     spate_writer_close(w);
     bus_scratch_reboot(&s);
     check(spate_bus_writer_open(bus, "log", 0, &w, &err), &err);
-    assert_true(spate_writer_end(w).at >= end.at + CAP - end.at % CAP);
+    struct spate_bus_pos base = spate_writer_end(w);
+    assert_true(base.at >= end.at + CAP - end.at % CAP);
     spate_writer_close(w);
+    /* Nothing of that generation reached the disk but the promise not to use its bases again. */
+    for (int i = 0; i < 3; i++) {
+        bus_scratch_reboot(&s);
+        check(spate_bus_writer_open(bus, "log", 0, &w, &err), &err);
+        assert_true(spate_writer_end(w).at > base.at);
+        base = spate_writer_end(w);
+        spate_writer_close(w);
+    }
     spate_bus_close(bus);
     bus_scratch_fini(&s);
 }
