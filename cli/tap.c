@@ -61,7 +61,7 @@ static const struct option options[] = {{"config", required_argument, NULL, 'c'}
 
 static enum spate_exit add_ops(struct spate_tap *tap, const char *list)
 {
-    while (*list) {
+    do { /* an empty list names no op either */
         size_t len = strcspn(list, ",");
         enum spate_op op = spate_op_parse(spate_slice(list, len));
 
@@ -78,7 +78,7 @@ static enum spate_exit add_ops(struct spate_tap *tap, const char *list)
         }
         tap->ops |= 1u << op;
         list += len + (list[len] == ',');
-    }
+    } while (*list);
     return SPATE_EXIT_OK;
 }
 
@@ -103,28 +103,23 @@ static enum spate_exit from_file(struct spate_tap *tap, const char *path)
     struct spate_connector_config connector;
     struct spate_sink_config sink;
     struct spate_err err = {0};
+    enum spate_rc rc;
     bool is_sink;
 
     memset(&connector, 0, sizeof connector);
     memset(&sink, 0, sizeof sink);
-    if (spate_config_has(path, "sink", &is_sink, &err) != SPATE_OK)
-        return spate_cli_failed(&err);
-    if (is_sink) {
-        if (spate_config_load(path, spate_sink_tables, spate_sink_table_count, &sink, &err) != SPATE_OK)
-            return spate_cli_failed(&err);
-    } else if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &connector,
-                                 &err) != SPATE_OK) {
-        return spate_cli_failed(&err);
-    }
-    if (spate_bus_open(is_sink ? &sink.bus : &connector.bus, &tap->bus, &err) != SPATE_OK)
-        return spate_cli_failed(&err);
-    if (!tap->stream)
+    rc = spate_config_has(path, "sink", &is_sink, &err);
+    if (rc == SPATE_OK && is_sink)
+        rc = spate_config_load(path, spate_sink_tables, spate_sink_table_count, &sink, &err);
+    else if (rc == SPATE_OK)
+        rc = spate_config_load(path, spate_connector_tables, spate_connector_table_count, &connector, &err);
+    if (rc == SPATE_OK)
+        rc = spate_bus_open(is_sink ? &sink.bus : &connector.bus, &tap->bus, &err);
+    if (rc == SPATE_OK && !tap->stream)
         tap->stream = tap->owned = spate_strdup(is_sink ? sink.from : connector.name);
-    if (is_sink)
-        spate_options_fini(&sink, spate_sink_tables, spate_sink_table_count);
-    else
-        spate_options_fini(&connector, spate_connector_tables, spate_connector_table_count);
-    return SPATE_EXIT_OK;
+    spate_options_fini(&sink, spate_sink_tables, spate_sink_table_count);
+    spate_options_fini(&connector, spate_connector_tables, spate_connector_table_count);
+    return rc == SPATE_OK ? SPATE_EXIT_OK : spate_cli_failed(&err);
 }
 
 static enum spate_exit open_bus(struct spate_tap *tap, const char *file, const char *path)
@@ -145,8 +140,7 @@ static enum spate_exit open_bus(struct spate_tap *tap, const char *file, const c
 }
 
 struct streams {
-    struct spate_buf names;
-    char one[SPATE_TAP_TOPIC];
+    struct spate_buf names; /* as their connectors are called: what --stream takes */
     size_t count;
 };
 
@@ -154,25 +148,21 @@ struct streams {
 static void count_stream(void *arg, const char *topic)
 {
     struct streams *streams = arg;
+    char name[SPATE_TAP_TOPIC];
 
-    if (strstr(topic, "._"))
+    if (strstr(topic, "._") || !spate_topic_unescape(topic, name, sizeof name))
         return;
-    spate_buf_printf(&streams->names, "%s%s", streams->count ? ", " : "", topic);
-    snprintf(streams->one, sizeof streams->one, "%s", topic);
+    spate_buf_printf(&streams->names, "%s%s", streams->count ? ", " : "", name);
     streams->count++;
 }
 
-static enum spate_exit choose_stream(struct spate_tap *tap)
+/* The only stream that there is. */
+static enum spate_exit find_stream(struct spate_tap *tap)
 {
     struct streams streams = {0};
     struct spate_err err = {0};
     enum spate_exit result = SPATE_EXIT_OK;
 
-    if (tap->stream) {
-        if (spate_topic_escape(tap->stream, tap->topic, sizeof tap->topic, &err) != SPATE_OK)
-            return spate_cli_failed(&err);
-        return SPATE_EXIT_OK;
-    }
     if (spate_bus_topics(tap->bus, count_stream, &streams, &err) != SPATE_OK)
         result = spate_cli_failed(&err);
     else if (streams.count == 0)
@@ -183,8 +173,19 @@ static enum spate_exit choose_stream(struct spate_tap *tap)
         result = spate_cli_misuse(&text, "several streams are on this bus: %s; choose one with --stream NAME",
                                   spate_buf_str(&streams.names));
     else
-        memcpy(tap->topic, streams.one, sizeof tap->topic);
+        tap->stream = tap->owned = spate_strdup(spate_buf_str(&streams.names));
     spate_buf_fini(&streams.names);
+    return result;
+}
+
+static enum spate_exit choose_stream(struct spate_tap *tap)
+{
+    struct spate_err err = {0};
+    enum spate_exit result = tap->stream ? SPATE_EXIT_OK : find_stream(tap);
+
+    if (result == SPATE_EXIT_OK &&
+        spate_topic_escape(tap->stream, tap->topic, sizeof tap->topic, &err) != SPATE_OK)
+        result = spate_cli_failed(&err);
     return result;
 }
 

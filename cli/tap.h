@@ -17,7 +17,7 @@
 struct spate_tap {
     struct spate_bus *bus; /* owned */
     const char *stream;    /* as the user named it, or NULL */
-    char *owned;           /* the stream's name where a file gave it */
+    char *owned;           /* the stream's name where a file or the bus gave it */
     char topic[SPATE_TAP_TOPIC];
     struct spate_glob **globs; /* owned; none: all tables, and messages of no table */
     size_t glob_count;
