@@ -37,8 +37,8 @@ SPATE_CHECKED enum spate_rc spate_pg_connect(const struct spate_pg_where *where,
 
 /* Fills *err from a result or (res NULL) the connection: "CONTEXT: server's words", SQLSTATE, and the
  * verdict of the one table in pg/verdict.c (HAZARDS 8). Returns SPATE_FAIL.
- * The server's words may quote a value for SQLSTATE classes 22 and 23: those are replaced by the condition's
- * name and the table, column and constraint that the server named. */
+ * Where the server's words may quote a value (spate_pg_quotes_values), the condition's name and the table,
+ * column and constraint that the server named take their place. */
 enum spate_rc spate_pg_fail(struct spate_err *err, PGconn *conn, const PGresult *res, const char *fmt, ...)
     SPATE_PRINTF(4, 5);
 

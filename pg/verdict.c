@@ -8,7 +8,8 @@
 
 enum {
     OPERATOR = 1, /* goes away only when somebody changes something over there: retry slowly */
-    VALUES = 2    /* the server's words may quote a row's value: they never reach a log */
+    VALUES = 2 /* the server's words may quote a row's value: they never reach a log. So may those of a code
+                  that is not in the table */
 };
 
 struct condition {
@@ -73,6 +74,10 @@ static const struct condition conditions[] = {
     {"3D000", SPATE_RETRY, OPERATOR, "invalid_catalog_name",
      "create the database, or mend its name in the url"},
     {"3F000", SPATE_QUARANTINE, 0, "invalid_schema_name", "create the schema, or mend its name"},
+    {"38", SPATE_QUARANTINE, VALUES, "external_routine_exception",
+     "a function on the target raised it: mend it, or leave it out of the expression"},
+    {"39", SPATE_QUARANTINE, VALUES, "external_routine_invocation_exception",
+     "a function on the target raised it: mend it, or leave it out of the expression"},
     {"40002", SPATE_QUARANTINE, VALUES, "transaction_integrity_constraint_violation", NULL},
     {"40P01", SPATE_RETRY, 0, "deadlock_detected", NULL},
     {"40", SPATE_RETRY, 0, "transaction_rollback", NULL},
@@ -151,7 +156,10 @@ bool spate_pg_needs_operator(const char *sqlstate)
 
 bool spate_pg_quotes_values(const char *sqlstate)
 {
-    const struct condition *found = sqlstate && *sqlstate ? condition_of(sqlstate) : NULL;
+    const struct condition *found;
 
-    return found && (found->flags & VALUES);
+    if (!sqlstate || !*sqlstate)
+        return false; /* libpq's own words */
+    found = condition_of(sqlstate);
+    return !found || (found->flags & VALUES); /* a code of somebody's own: a function made up the words */
 }
