@@ -2,6 +2,7 @@
 #include "config/keys.h"
 #include "config/load.h"
 #include "config/scalar.h"
+#include "core/alloc.h"
 
 #include <ctype.h>
 #include <stdint.h>
@@ -204,20 +205,24 @@ void spate_config_print(struct spate_buf *out, const struct spate_option_table *
 
 static bool is_password_key(const char *at, size_t len)
 {
-    return (len == 8 && strncmp(at, "password", 8) == 0) ||
-           (len == 11 && strncmp(at, "sslpassword", 11) == 0);
+    static const char *const keys[] = {"password", "sslpassword", "oauth_client_secret", "scram_client_key",
+                                       "scram_server_key"};
+
+    for (size_t i = 0; i < SPATE_COUNT(keys); i++)
+        if (spate_slice_is(spate_slice(at, len), keys[i]))
+            return true;
+    return false;
 }
 
 /* scheme://user:PASSWORD@host/db?password=PASSWORD */
 static void mask_uri(struct spate_buf *out, const char *url, const char *rest)
 {
-    size_t authority = strcspn(rest, "/?");
-    const char *colon = memchr(rest, ':', authority);
+    const char *colon = strchr(rest, ':');
     const char *at = strrchr(rest, '@');
     const char *query;
 
-    /* Where an @ stands behind the authority, somebody may have forgotten to percent-encode a slash of the
-     * password: rather too much is hidden than too little. */
+    /* Wherever the @ stands: somebody may have forgotten to percent-encode a slash of the name or the
+     * password. Rather too much is hidden than too little. */
     if (at && colon && colon < at) {
         spate_buf_add(out, url, (size_t)(colon + 1 - url));
         spate_buf_puts(out, "***");
