@@ -50,7 +50,7 @@ static void civil(int64_t days, int64_t *year, int64_t *month, int64_t *day)
 void spate_clock_format(int64_t wall_us, char out[SPATE_TIMESTAMP_LEN])
 {
     const int64_t day_us = INT64_C(86400000000);
-    const int64_t oldest = INT64_C(-62167219200000000);  /* 0000-01-01 */
+    const int64_t oldest = INT64_C(-62167219200000000); /* 0000-01-01 */
     const int64_t newest = INT64_C(253402300799999999); /* 9999-12-31 23:59:59.999999 */
     int64_t days, rest, year, month, day;
 

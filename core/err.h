@@ -24,9 +24,9 @@ enum spate_verdict {
 /* Documented exit codes of every subcommand (docs/operating.md). */
 enum spate_exit {
     SPATE_EXIT_OK = 0,
-    SPATE_EXIT_FAILED = 1, /* stopped by an error that is none of the below */
-    SPATE_EXIT_CONFIG = 2, /* configuration or arguments; nothing was started */
-    SPATE_EXIT_FENCED = 3, /* continuity is broken: a human must decide (--new-epoch) */
+    SPATE_EXIT_FAILED = 1,  /* stopped by an error that is none of the below */
+    SPATE_EXIT_CONFIG = 2,  /* configuration or arguments; nothing was started */
+    SPATE_EXIT_FENCED = 3,  /* continuity is broken: a human must decide (--new-epoch) */
     SPATE_EXIT_REFUSED = 4, /* a sink or the source cannot do exactly what was asked */
     SPATE_EXIT_DEADLINE = 5 /* told to stop, but could not flush in time */
 };
@@ -41,13 +41,12 @@ struct spate_err {
     char text[1000]; /* what happened, to what, and what to do next; no secret, no row value */
 };
 
-#define spate_fail(err, verdict, ...) \
-    spate_fail_at((err), (verdict), __FILE__, __LINE__, __VA_ARGS__)
+#define spate_fail(err, verdict, ...) spate_fail_at((err), (verdict), __FILE__, __LINE__, __VA_ARGS__)
 
 /* Fills *err and returns SPATE_FAIL, so that `return spate_fail(...)` reads well.
  * Text that does not fit is cut at the end. Keeps err->exit_code, err->lsn and err->sqlstate. */
-enum spate_rc spate_fail_at(struct spate_err *err, enum spate_verdict verdict, const char *file,
-                            int line, const char *fmt, ...) SPATE_PRINTF(5, 6);
+enum spate_rc spate_fail_at(struct spate_err *err, enum spate_verdict verdict, const char *file, int line,
+                            const char *fmt, ...) SPATE_PRINTF(5, 6);
 
 /* Puts "fmt: " before the text that is there already. Returns SPATE_FAIL. */
 enum spate_rc spate_err_context(struct spate_err *err, const char *fmt, ...) SPATE_PRINTF(2, 3);

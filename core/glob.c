@@ -79,12 +79,12 @@ enum spate_rc spate_glob_new(const char *pattern, struct spate_glob **glob, stru
         why = part_read(&at, &new->table);
         if (!why && *at != '\0')
             why = "there are more than two parts";
-        new->exact = !why &&part_exact(&new->schema) && part_exact(&new->table);
     }
     if (why) {
         spate_glob_free(new);
         return malformed(err, pattern, why);
     }
+    new->exact = new->schema.code &&part_exact(&new->schema) && part_exact(&new->table);
     *glob = new;
     return SPATE_OK;
 }

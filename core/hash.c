@@ -98,7 +98,8 @@ uint32_t spate_murmur2(const void *at, size_t len)
     uint32_t hash = UINT32_C(0x9747b28c) ^ (uint32_t)len;
 
     for (; len >= 4; byte += 4, len -= 4) {
-        uint32_t k = (uint32_t)byte[0] | (uint32_t)byte[1] << 8 | (uint32_t)byte[2] << 16 | (uint32_t)byte[3] << 24;
+        uint32_t k =
+            (uint32_t)byte[0] | (uint32_t)byte[1] << 8 | (uint32_t)byte[2] << 16 | (uint32_t)byte[3] << 24;
 
         k *= m;
         k ^= k >> 24;

@@ -58,8 +58,8 @@ void spate_log(enum spate_log_level level, const char *event, const char *fmt, .
     if (!spate_log_on(level))
         return;
     spate_clock_format(spate_clock_wall_us(), stamp);
-    at = addf(line, sizeof line - 1, 0, "time=%.*s level=%s event=%s", SPATE_TIMESTAMP_LEN, stamp, names[level],
-              event);
+    at = addf(line, sizeof line - 1, 0, "time=%.*s level=%s event=%s", SPATE_TIMESTAMP_LEN, stamp,
+              names[level], event);
     if (context[0])
         at = addf(line, sizeof line - 1, at, " %s", context);
     if (fmt[0]) {

@@ -19,8 +19,7 @@ bool spate_log_on(enum spate_log_level level);
 /* Facts that every line of this thread carries, e.g. "sink=billing". Copied; NULL clears. */
 void spate_log_context(const char *facts);
 
-void spate_log(enum spate_log_level level, const char *event, const char *fmt, ...)
-    SPATE_PRINTF(3, 4);
+void spate_log(enum spate_log_level level, const char *event, const char *fmt, ...) SPATE_PRINTF(3, 4);
 
 /* Logs an error once, where the decision is taken: verdict, sqlstate, lsn and text. */
 void spate_log_err(enum spate_log_level level, const char *event, const struct spate_err *err);

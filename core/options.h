@@ -21,9 +21,9 @@ enum spate_option_type {
 
 enum spate_option_flags {
     SPATE_OPT_REQUIRED = 1,
-    SPATE_OPT_SECRET = 2,    /* never printed */
+    SPATE_OPT_SECRET = 2, /* never printed */
     SPATE_OPT_RELOADABLE = 4,
-    SPATE_OPT_URL = 8        /* may hold a password: printed with it masked */
+    SPATE_OPT_URL = 8 /* may hold a password: printed with it masked */
 };
 
 struct spate_strings {

@@ -8,8 +8,8 @@
 #include <stdbool.h>
 
 void spate_signals_init(void);
-int spate_signals_fd(void);      /* readable once a stop was asked for, and stays so; for poll(2) */
-bool spate_signals_stop(void);   /* has a stop been asked for? any thread */
+int spate_signals_fd(void);       /* readable once a stop was asked for, and stays so; for poll(2) */
+bool spate_signals_stop(void);    /* has a stop been asked for? any thread */
 void spate_signals_request(void); /* asks for a stop from within (tests, tap) */
 
 #endif
