@@ -50,12 +50,11 @@ static void *send_cancel(void *request)
     return NULL;
 }
 
-/* Tells the server to cancel, until the deadline. PQcancel connects and then waits for the server to hang up,
- * both without a limit: a server that is frozen, or behind a cut network, would hold up whoever calls it. */
-static void cancel(PGconn *conn, int64_t deadline_ms)
+/* PQcancel connects and then waits for the server to hang up, both without a limit: a server that is frozen,
+ * or behind a cut network, would hold up whoever calls it. */
+void spate_pg_cancel(PGconn *conn, int timeout_ms)
 {
     PGcancel *request = PQgetCancel(conn);
-    int64_t left_ms = deadline_ms - spate_clock_ms();
     struct timespec until;
     pthread_t thread;
 
@@ -66,8 +65,8 @@ static void cancel(PGconn *conn, int64_t deadline_ms)
         return;
     }
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += left_ms / 1000;
-    until.tv_nsec += left_ms % 1000 * 1000000;
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += timeout_ms % 1000 * 1000000L;
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
     if (pthread_timedjoin_np(thread, NULL, &until) == 0)
@@ -163,7 +162,7 @@ static enum spate_rc finish(PGconn *conn, const char *sql, ExecStatusType expect
         const struct patience drain = {.deadline_ms = spate_clock_ms() + DRAIN_MS};
         struct spate_err ignored = {0};
 
-        cancel(conn, drain.deadline_ms);
+        spate_pg_cancel(conn, DRAIN_MS);
         if (collect(conn, &got, &drain, &ignored) != SPATE_OK)
             ignored.text[0] = '\0'; /* it will end when the connection is closed */
     }
