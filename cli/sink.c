@@ -97,6 +97,8 @@ enum spate_exit spate_cli_sink(int argc, char **argv)
     else if (result == SPATE_EXIT_OK)
         result = run(&sinks, restart);
 out:
+    if (result == SPATE_EXIT_DEADLINE) /* a sink that did not end in time still reads its file's settings */
+        return result;
     for (size_t i = 0; i < sinks.count; i++)
         spate_options_fini(&sinks.at[i], spate_sink_tables, spate_sink_table_count);
     free(sinks.at);
