@@ -70,8 +70,8 @@ SPATE_CHECKED enum spate_rc spate_pg_exec_within(PGconn *conn, const char *sql, 
                                                  ExecStatusType expect, PGresult **res,
                                                  struct spate_err *err);
 
-/* Asks the server to cancel the command that runs on the connection, and waits for at most timeout_ms until it
- * has heard that. Where it has not, the connection is broken: the request may still arrive. */
+/* Asks the server to cancel the command that runs on the connection, and waits for at most timeout_ms until
+ * it has heard that. Where it has not, the connection is broken: the request may still arrive. */
 void spate_pg_cancel(PGconn *conn, int timeout_ms);
 
 /* Appends "name" / 'text' quoted for SQL; works on slices with any bytes but NUL (P85). */
