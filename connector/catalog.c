@@ -27,10 +27,12 @@ static const char select_columns[] =
     "     UNION ALL SELECT u.oid, d.typtypmod, u.typtype, u.typbasetype, u.typtypmod"
     "     FROM d JOIN pg_catalog.pg_type u ON d.typtype = 'd' AND u.oid = d.typbasetype)"
     "   SELECT d.oid, d.mod FROM d WHERE d.typtype <> 'd') b"
-    " LEFT JOIN LATERAL (SELECT (pg_catalog.string_to_array(i.indkey::text, ' ')::int2[])[1:i.indnkeyatts] AS keys"
+    " LEFT JOIN LATERAL (SELECT (pg_catalog.string_to_array(i.indkey::text, ' ')::int2[])[1:i.indnkeyatts] "
+    "AS keys"
     "   FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate"
     "   AND i.indisvalid) k ON true"
-    " LEFT JOIN LATERAL (SELECT (pg_catalog.string_to_array(i.indkey::text, ' ')::int2[])[1:i.indnkeyatts] AS keys"
+    " LEFT JOIN LATERAL (SELECT (pg_catalog.string_to_array(i.indkey::text, ' ')::int2[])[1:i.indnkeyatts] "
+    "AS keys"
     "   FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisreplident) x ON c.relreplident = 'i'"
     " %s ORDER BY c.oid, a.attnum";
 
@@ -49,7 +51,21 @@ static const char select_types[] =
     " ORDER BY o.ord";
 
 /* Columns of select_columns. */
-enum { C_OID, C_SCHEMA, C_TABLE, C_IDENTITY, C_NAME, C_TYPE, C_MOD, C_LEN, C_SPELLED, C_BASE_OID, C_BASE, C_PK, C_INDEX };
+enum {
+    C_OID,
+    C_SCHEMA,
+    C_TABLE,
+    C_IDENTITY,
+    C_NAME,
+    C_TYPE,
+    C_MOD,
+    C_LEN,
+    C_SPELLED,
+    C_BASE_OID,
+    C_BASE,
+    C_PK,
+    C_INDEX
+};
 
 static enum spate_rc run(struct spate_catalog *catalog, const char *sql, int count, const char *const *values,
                          PGresult **res, struct spate_err *err)
@@ -118,7 +134,7 @@ static bool is_identity(const PGresult *res, int row)
 /* The column that holds the key's position: the row's identity now (DESIGN 4, `key`). */
 static int key_column(char identity)
 {
-    return identity == SPATE_IDENTITY_INDEX                                         ? C_INDEX
+    return identity == SPATE_IDENTITY_INDEX                                        ? C_INDEX
            : identity == SPATE_IDENTITY_DEFAULT || identity == SPATE_IDENTITY_FULL ? C_PK
                                                                                    : -1;
 }
@@ -154,14 +170,17 @@ static struct spate_table *make_table(const PGresult *res, int first, int count)
     return table;
 }
 
-/* Generated columns are never sent before server 18 (P38); from 18 the publication's own list says which. From
- * 15 on a publication may list columns (P49). */
+/* Generated columns are never sent before server 18 (P38); from 18 the publication's own list says which.
+ * From 15 on a publication may list columns (P49). */
 static void columns_sql(struct spate_buf *sql, PGconn *conn, bool one)
 {
     int version = PQserverVersion(conn);
-    const char *which = version >= 180000 ? "AND (a.attname = ANY (p.attnames) OR (p.attnames IS NULL AND a.attgenerated = ''))"
-                        : version >= 150000 ? "AND a.attgenerated = '' AND (p.attnames IS NULL OR a.attname = ANY (p.attnames))"
-                                            : "AND a.attgenerated = ''";
+    const char *which =
+        version >= 180000
+            ? "AND (a.attname = ANY (p.attnames) OR (p.attnames IS NULL AND a.attgenerated = ''))"
+        : version >= 150000
+            ? "AND a.attgenerated = '' AND (p.attnames IS NULL OR a.attname = ANY (p.attnames))"
+            : "AND a.attgenerated = ''";
 
     spate_buf_reset(sql);
 #pragma GCC diagnostic push

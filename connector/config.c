@@ -42,7 +42,8 @@ static const struct spate_option options[] = {
      .type = SPATE_OPT_BOOL,
      .offset = AT(source.create),
      .fallback = "false",
-     .doc = "Create the publication and the slot when they are missing. Otherwise they are taken as they are."},
+     .doc =
+         "Create the publication and the slot when they are missing. Otherwise they are taken as they are."},
     {.key = "tables",
      .type = SPATE_OPT_LIST,
      .offset = AT(tables),

@@ -130,17 +130,19 @@ static enum spate_rc stop(struct connector *c, struct spate_err *err)
         if (spate_clock_ms() > until_ms) {
             err->exit_code = SPATE_EXIT_DEADLINE;
             err->lsn = stream->ledger.confirmed;
-            return spate_fail(err, SPATE_FATAL,
-                              "told to stop, but the bus did not make everything durable within %" PRId64
-                              " ms (stop_deadline): confirmed up to %X/%X; the rest is read again at the next start",
-                              stream->config->stop_deadline_ms, LSN(stream->ledger.confirmed));
+            return spate_fail(
+                err, SPATE_FATAL,
+                "told to stop, but the bus did not make everything durable within %" PRId64
+                " ms (stop_deadline): confirmed up to %X/%X; the rest is read again at the next start",
+                stream->config->stop_deadline_ms, LSN(stream->ledger.confirmed));
         }
         struct pollfd fd = {.fd = spate_writer_fd(stream->publisher.stream), .events = POLLIN};
         poll(&fd, 1, 5);
     }
     spate_replication_finish(&stream->repl, &stream->ledger, 1000);
     spate_log(SPATE_LOG_INFO, "stopped", "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64,
-              stream->config->source.slot, LSN(stream->ledger.confirmed), stream->tx.epoch, stream->tx.next_n - 1);
+              stream->config->source.slot, LSN(stream->ledger.confirmed), stream->tx.epoch,
+              stream->tx.next_n - 1);
     spate_session_close(stream);
     return SPATE_OK;
 }

@@ -7,9 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define LSN(lsn)  (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
-#define WAY_ON                                                                                                \
-    "Nothing was confirmed or published. When the loss is accepted: spate connector -c FILE --new-epoch "     \
+#define LSN(lsn) (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
+#define WAY_ON                                                                                               \
+    "Nothing was confirmed or published. When the loss is accepted: spate connector -c FILE --new-epoch "    \
     "(every sink then asks for everything anew)"
 
 /* One allocation for all the strings. */
@@ -59,11 +59,12 @@ static bool same_source(const struct spate_source_state *now, const struct spate
                         const struct spate_bus_state *bus, struct spate_err *err)
 {
     if (!spate_slice_is(then->system, now->system))
-        spate_fail(err, SPATE_FATAL,
-                   "the source is another cluster: its system identifier is %s, and the stream was read from "
-                   "%.*s. Its log positions mean other data. Either the URL points at the wrong server, or the "
-                   "server was made anew (initdb, pg_upgrade, restore into a new cluster). " WAY_ON,
-                   now->system, SPATE_SLICE_ARG(then->system));
+        spate_fail(
+            err, SPATE_FATAL,
+            "the source is another cluster: its system identifier is %s, and the stream was read from "
+            "%.*s. Its log positions mean other data. Either the URL points at the wrong server, or the "
+            "server was made anew (initdb, pg_upgrade, restore into a new cluster). " WAY_ON,
+            now->system, SPATE_SLICE_ARG(then->system));
     else if (then->database_oid != now->database_oid || !spate_slice_is(then->database, now->database))
         spate_fail(err, SPATE_FATAL,
                    "the source is another database: %s (OID %" PRIu32 "), and the stream was read from %.*s "
@@ -71,12 +72,13 @@ static bool same_source(const struct spate_source_state *now, const struct spate
                    "anew, or renamed. " WAY_ON,
                    now->database, now->database_oid, SPATE_SLICE_ARG(then->database), then->database_oid);
     else if (then->timeline != now->timeline)
-        spate_fail(err, SPATE_FATAL,
-                   "the source is on timeline %" PRIu32 ", and the stream was read on timeline %" PRIu32
-                   ": a standby was promoted or a backup restored. From the fork on, the same log positions "
-                   "name other data; what the bus holds up to %X/%X may contain changes that this server never "
-                   "had. " WAY_ON,
-                   now->timeline, then->timeline, LSN(bus->greatest_end));
+        spate_fail(
+            err, SPATE_FATAL,
+            "the source is on timeline %" PRIu32 ", and the stream was read on timeline %" PRIu32
+            ": a standby was promoted or a backup restored. From the fork on, the same log positions "
+            "name other data; what the bus holds up to %X/%X may contain changes that this server never "
+            "had. " WAY_ON,
+            now->timeline, then->timeline, LSN(bus->greatest_end));
     else if (now->wal < bus->greatest_end || now->wal < bus->last_commit)
         spate_fail(err, SPATE_FATAL,
                    "the source's WAL went back: it ends at %X/%X, and the bus already holds changes up to "
@@ -93,23 +95,25 @@ static bool slot_alive(const char *slot, const struct spate_source_state *now,
                        const struct spate_bus_state *bus, struct spate_err *err)
 {
     if (!now->slot.exists) {
-        spate_fail(err, SPATE_FATAL,
-                   "replication slot \"%s\" does not exist, though this stream was read from it up to %X/%X. "
-                   "Somebody dropped it, or the server failed over to one that never had it. Every change "
-                   "after %X/%X that was not read is lost to the stream (the source's WAL is now at %X/%X). " WAY_ON,
-                   slot, LSN(bus->greatest_end), LSN(bus->greatest_end), LSN(now->wal));
+        spate_fail(
+            err, SPATE_FATAL,
+            "replication slot \"%s\" does not exist, though this stream was read from it up to %X/%X. "
+            "Somebody dropped it, or the server failed over to one that never had it. Every change "
+            "after %X/%X that was not read is lost to the stream (the source's WAL is now at %X/%X). " WAY_ON,
+            slot, LSN(bus->greatest_end), LSN(bus->greatest_end), LSN(now->wal));
         return false;
     }
     if (strcmp(now->slot.status, "lost") == 0 || now->slot.invalidation[0]) {
-        spate_fail(err, SPATE_FATAL,
-                   "replication slot \"%s\" was invalidated by the server (wal_status %s%s%s): the WAL between "
-                   "%X/%X, which was confirmed, and %X/%X, where the source is now, can no longer be read: up to "
-                   "%" PRIu64 " bytes of WAL are lost to the stream. Usual cause: the connector was away longer than "
-                   "max_slot_wal_keep_size allows. " WAY_ON,
-                   slot, now->slot.status[0] ? now->slot.status : "unknown",
-                   now->slot.invalidation[0] ? ", reason " : "", now->slot.invalidation,
-                   LSN(now->slot.confirmed), LSN(now->wal),
-                   now->wal > now->slot.confirmed ? now->wal - now->slot.confirmed : 0);
+        spate_fail(
+            err, SPATE_FATAL,
+            "replication slot \"%s\" was invalidated by the server (wal_status %s%s%s): the WAL between "
+            "%X/%X, which was confirmed, and %X/%X, where the source is now, can no longer be read: up to "
+            "%" PRIu64
+            " bytes of WAL are lost to the stream. Usual cause: the connector was away longer than "
+            "max_slot_wal_keep_size allows. " WAY_ON,
+            slot, now->slot.status[0] ? now->slot.status : "unknown",
+            now->slot.invalidation[0] ? ", reason " : "", now->slot.invalidation, LSN(now->slot.confirmed),
+            LSN(now->wal), now->wal > now->slot.confirmed ? now->wal - now->slot.confirmed : 0);
         return false;
     }
     return true;
@@ -121,12 +125,13 @@ static bool slot_meets_bus(const char *slot, const struct spate_source_state *no
 {
     if (now->slot.confirmed <= reached)
         return true;
-    spate_fail(err, SPATE_FATAL,
-               "replication slot \"%s\" stands at %X/%X, beyond the last position the bus holds (%X/%X). Either "
-               "the slot was dropped and made anew or moved by somebody (pg_replication_slot_advance, another "
-               "program reading from it), or the bus lost its tail. Changes between %X/%X and %X/%X are lost "
-               "to the stream. " WAY_ON,
-               slot, LSN(now->slot.confirmed), LSN(reached), LSN(reached), LSN(now->slot.confirmed));
+    spate_fail(
+        err, SPATE_FATAL,
+        "replication slot \"%s\" stands at %X/%X, beyond the last position the bus holds (%X/%X). Either "
+        "the slot was dropped and made anew or moved by somebody (pg_replication_slot_advance, another "
+        "program reading from it), or the bus lost its tail. Changes between %X/%X and %X/%X are lost "
+        "to the stream. " WAY_ON,
+        slot, LSN(now->slot.confirmed), LSN(reached), LSN(reached), LSN(now->slot.confirmed));
     return false;
 }
 
@@ -134,11 +139,12 @@ static bool usable(const char *slot, const struct spate_source_state *now, struc
 {
     err->exit_code = SPATE_EXIT_REFUSED;
     if (now->slot.exists && strcmp(now->slot.plugin, "pgoutput") != 0)
-        spate_fail(err, SPATE_FATAL,
-                   "replication slot \"%s\" uses the plugin \"%s\", and spate reads pgoutput. Configure another "
-                   "slot name (source.postgres.slot), or drop this one if nobody needs it: SELECT "
-                   "pg_drop_replication_slot('%s')",
-                   slot, now->slot.plugin, slot);
+        spate_fail(
+            err, SPATE_FATAL,
+            "replication slot \"%s\" uses the plugin \"%s\", and spate reads pgoutput. Configure another "
+            "slot name (source.postgres.slot), or drop this one if nobody needs it: SELECT "
+            "pg_drop_replication_slot('%s')",
+            slot, now->slot.plugin, slot);
     else if (now->slot.exists && strcmp(now->slot.database, now->database) != 0)
         spate_fail(err, SPATE_FATAL,
                    "replication slot \"%s\" belongs to database \"%s\", and the URL names \"%s\" (P66). "
@@ -181,23 +187,25 @@ enum spate_continuity spate_epoch_judge(const char *slot, const char *publicatio
     if (!spate_slice_is(epoch->identity.slot, slot) ||
         !spate_slice_is(epoch->identity.publication, publication)) {
         /* Another slot stands elsewhere, another publication numbers the same WAL differently (P29). */
-        spate_fail(err, SPATE_FATAL,
-                   "the configuration names slot \"%s\" and publication \"%s\", but this stream was read from "
-                   "slot \"%.*s\" with publication \"%.*s\". Either put the old names back, or: " WAY_ON,
-                   slot, publication, SPATE_SLICE_ARG(epoch->identity.slot),
-                   SPATE_SLICE_ARG(epoch->identity.publication));
+        spate_fail(
+            err, SPATE_FATAL,
+            "the configuration names slot \"%s\" and publication \"%s\", but this stream was read from "
+            "slot \"%.*s\" with publication \"%.*s\". Either put the old names back, or: " WAY_ON,
+            slot, publication, SPATE_SLICE_ARG(epoch->identity.slot),
+            SPATE_SLICE_ARG(epoch->identity.publication));
         return broken(err);
     }
     /* An epoch is written to `_schemas` first. When the slot was never confirmed beyond its opening, nothing
      * of it is lost, whether its stream was cut off or never begun. */
     half = bus->stream_epoch < epoch->epoch;
     if (half && bus->stream_empty && source->slot.confirmed > epoch->end) {
-        spate_fail(err, SPATE_FATAL,
-                   "the stream is empty, though _schemas says that epoch %" PRIu64 " began at %X/%X and the slot "
-                   "\"%s\" was confirmed up to %X/%X: the stream's topic was removed or lost. Changes between "
-                   "%X/%X and %X/%X are lost to it. " WAY_ON,
-                   epoch->epoch, LSN(epoch->end), slot, LSN(source->slot.confirmed), LSN(epoch->end),
-                   LSN(source->slot.confirmed));
+        spate_fail(
+            err, SPATE_FATAL,
+            "the stream is empty, though _schemas says that epoch %" PRIu64 " began at %X/%X and the slot "
+            "\"%s\" was confirmed up to %X/%X: the stream's topic was removed or lost. Changes between "
+            "%X/%X and %X/%X are lost to it. " WAY_ON,
+            epoch->epoch, LSN(epoch->end), slot, LSN(source->slot.confirmed), LSN(epoch->end),
+            LSN(source->slot.confirmed));
         return broken(err);
     }
     if (!slot_meets_bus(slot, source, half ? epoch->end : bus->greatest_end, err))

@@ -50,11 +50,11 @@ struct spate_bus_state {
 };
 
 enum spate_continuity {
-    SPATE_CONTINUITY_FIRST,    /* nothing was ever published: a first start */
-    SPATE_CONTINUITY_GOES_ON,  /* slot and stream meet */
-    SPATE_CONTINUITY_HALF,     /* a new epoch stands in `_schemas` only: its opening was cut short, finish it */
-    SPATE_CONTINUITY_BROKEN,   /* *err says why, what is lost and what to do (exit code FENCED) */
-    SPATE_CONTINUITY_UNUSABLE  /* the slot can never be used as configured (exit code REFUSED) */
+    SPATE_CONTINUITY_FIRST,   /* nothing was ever published: a first start */
+    SPATE_CONTINUITY_GOES_ON, /* slot and stream meet */
+    SPATE_CONTINUITY_HALF,   /* a new epoch stands in `_schemas` only: its opening was cut short, finish it */
+    SPATE_CONTINUITY_BROKEN, /* *err says why, what is lost and what to do (exit code FENCED) */
+    SPATE_CONTINUITY_UNUSABLE /* the slot can never be used as configured (exit code REFUSED) */
 };
 
 /* slot, publication: as configured. `newest` is the newest epoch of `_schemas`. */

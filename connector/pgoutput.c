@@ -208,9 +208,10 @@ static enum spate_rc finish(struct cursor *c, struct spate_err *err)
                           "expected at byte %zu, found 0x%02X",
                           c->data[0] > 32 && c->data[0] < 127 ? c->data[0] : '?', c->end, c->wanted, c->at,
                           c->data[c->at]);
-    return spate_fail(err, SPATE_FATAL,
-                      "the source sent a pgoutput message '%c' that ends after %zu bytes, where %s was expected",
-                      c->end && c->data[0] > 32 && c->data[0] < 127 ? c->data[0] : '?', c->end, c->wanted);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "the source sent a pgoutput message '%c' that ends after %zu bytes, where %s was expected",
+        c->end && c->data[0] > 32 && c->data[0] < 127 ? c->data[0] : '?', c->end, c->wanted);
 }
 
 enum spate_rc spate_pgoutput_decode(struct spate_slice bytes, struct spate_pgoutput *msg,

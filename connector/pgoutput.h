@@ -28,8 +28,8 @@ enum spate_pgoutput_kind {
 /* The rest of a message that holds a list: walked by the functions below, bounds already checked. */
 struct spate_pgoutput_tuple {
     bool present;
-    bool whole;          /* an old row ('O') or a new one; false: only the old key ('K') */
-    uint16_t count;      /* columns */
+    bool whole;            /* an old row ('O') or a new one; false: only the old key ('K') */
+    uint16_t count;        /* columns */
     struct spate_slice at; /* the columns' bytes */
 };
 
@@ -93,9 +93,9 @@ SPATE_CHECKED enum spate_rc spate_pgoutput_decode(struct spate_slice bytes, stru
 struct spate_pgoutput_attribute spate_pgoutput_attribute(struct spate_slice *at);
 uint32_t spate_pgoutput_oid(struct spate_slice *at);
 
-/* Fills tuple->count values. 'u' becomes ABSENT; so does a NULL of an old key ('K'), where it means "not sent",
- * when the caller says that the column is not part of the key: this function only knows bytes, so it gives
- * NULL. */
+/* Fills tuple->count values. 'u' becomes ABSENT; so does a NULL of an old key ('K'), where it means "not
+ * sent", when the caller says that the column is not part of the key: this function only knows bytes, so it
+ * gives NULL. */
 void spate_pgoutput_values(const struct spate_pgoutput_tuple *tuple, struct spate_value *values);
 
 #endif

@@ -45,10 +45,11 @@ static enum spate_rc check_wal_level(const char *level, struct spate_err *err)
 {
     if (strcmp(level, "logical") == 0)
         return SPATE_OK;
-    spate_fail(err, SPATE_FATAL,
-               "the source has wal_level = %s, and changes can only be read with wal_level = logical. Mend it "
-               "with: ALTER SYSTEM SET wal_level = 'logical'; then restart the server",
-               level);
+    spate_fail(
+        err, SPATE_FATAL,
+        "the source has wal_level = %s, and changes can only be read with wal_level = logical. Mend it "
+        "with: ALTER SYSTEM SET wal_level = 'logical'; then restart the server",
+        level);
     return refuse(err);
 }
 
@@ -57,8 +58,8 @@ static enum spate_rc check_role(const char *user, bool may_replicate, struct spa
     if (may_replicate)
         return SPATE_OK;
     spate_fail(err, SPATE_FATAL,
-               "the source's role \"%s\" may not replicate. Mend it with: ALTER ROLE \"%s\" REPLICATION", user,
-               user);
+               "the source's role \"%s\" may not replicate. Mend it with: ALTER ROLE \"%s\" REPLICATION",
+               user, user);
     return refuse(err);
 }
 
@@ -73,19 +74,22 @@ static void check_settings(const char *sync_names, const char *keep_size, const 
     char text[600];
 
     if (sync_names[0] && names_us(sync_names, application)) {
-        snprintf(text, sizeof text,
-                 "synchronous_standby_names = '%s' matches this connector (application_name %s): the source's "
-                 "commits then wait until the bus has made them durable, and hang while the connector is down. "
-                 "Unless that is wanted, name the real standbys there instead",
-                 sync_names, application);
+        snprintf(
+            text, sizeof text,
+            "synchronous_standby_names = '%s' matches this connector (application_name %s): the source's "
+            "commits then wait until the bus has made them durable, and hang while the connector is down. "
+            "Unless that is wanted, name the real standbys there instead",
+            sync_names, application);
         warn_about("synchronous_standby_names", text);
     }
     if (strcmp(keep_size, "-1") == 0)
-        warn_about("max_slot_wal_keep_size",
-                   "max_slot_wal_keep_size is not limited: while this connector is down its slot keeps WAL until "
-                   "the source's disk is full. Set it to what the disk can spare (ALTER SYSTEM SET "
-                   "max_slot_wal_keep_size = '50GB'; SELECT pg_reload_conf()); beyond it the slot is lost instead, and "
-                   "sinks must copy anew");
+        warn_about(
+            "max_slot_wal_keep_size",
+            "max_slot_wal_keep_size is not limited: while this connector is down its slot keeps WAL until "
+            "the source's disk is full. Set it to what the disk can spare (ALTER SYSTEM SET "
+            "max_slot_wal_keep_size = '50GB'; SELECT pg_reload_conf()); beyond it the slot is lost instead, "
+            "and "
+            "sinks must copy anew");
     if (strcmp(sender_timeout, "0") == 0)
         warn_about("wal_sender_timeout",
                    "wal_sender_timeout = 0: the source never notices a dead connection, and a crashed "
@@ -103,16 +107,17 @@ enum spate_rc spate_preflight_server(PGconn *sql, const struct spate_connector_c
     enum spate_rc rc;
 
     (void)config;
-    rc = spate_pg_exec(sql,
-                       "SELECT pg_catalog.current_setting('wal_level'), current_user,"
-                       " (SELECT r.rolreplication OR r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = "
-                       "current_user), pg_catalog.current_setting('synchronous_standby_names'),"
-                       " (SELECT s.setting FROM pg_catalog.pg_settings s WHERE s.name = "
-                       "'max_slot_wal_keep_size'),"
-                       " (SELECT s.setting FROM pg_catalog.pg_settings s WHERE s.name = 'wal_sender_timeout'),"
-                       " pg_catalog.current_setting('synchronous_commit'),"
-                       " pg_catalog.current_setting('application_name')",
-                       PGRES_TUPLES_OK, &res, err);
+    rc =
+        spate_pg_exec(sql,
+                      "SELECT pg_catalog.current_setting('wal_level'), current_user,"
+                      " (SELECT r.rolreplication OR r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = "
+                      "current_user), pg_catalog.current_setting('synchronous_standby_names'),"
+                      " (SELECT s.setting FROM pg_catalog.pg_settings s WHERE s.name = "
+                      "'max_slot_wal_keep_size'),"
+                      " (SELECT s.setting FROM pg_catalog.pg_settings s WHERE s.name = 'wal_sender_timeout'),"
+                      " pg_catalog.current_setting('synchronous_commit'),"
+                      " pg_catalog.current_setting('application_name')",
+                      PGRES_TUPLES_OK, &res, err);
     if (rc != SPATE_OK)
         return rc;
     rc = check_wal_level(PQgetvalue(res, 0, 0), err);
@@ -170,13 +175,14 @@ enum spate_rc spate_preflight_state(struct spate_replication *repl, PGconn *sql,
     rc = identify(repl, state, err);
     if (rc != SPATE_OK)
         return rc;
-    spate_buf_printf(&text,
-                     "SELECT d.datname, d.oid, s.slot_name IS NOT NULL, coalesce(s.plugin, 'physical'),"
-                     " coalesce(s.database, ''), coalesce(s.wal_status, ''), %s, coalesce(s.restart_lsn::text, ''),"
-                     " coalesce(s.confirmed_flush_lsn::text, ''), coalesce(s.active_pid, 0)"
-                     " FROM pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_replication_slots s"
-                     " ON s.slot_name = $1 WHERE d.datname = pg_catalog.current_database()",
-                     invalidation_column(sql));
+    spate_buf_printf(
+        &text,
+        "SELECT d.datname, d.oid, s.slot_name IS NOT NULL, coalesce(s.plugin, 'physical'),"
+        " coalesce(s.database, ''), coalesce(s.wal_status, ''), %s, coalesce(s.restart_lsn::text, ''),"
+        " coalesce(s.confirmed_flush_lsn::text, ''), coalesce(s.active_pid, 0)"
+        " FROM pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_replication_slots s"
+        " ON s.slot_name = $1 WHERE d.datname = pg_catalog.current_database()",
+        invalidation_column(sql));
     rc = spate_pg_exec_params(sql, spate_buf_str(&text), 1, &slot, PGRES_TUPLES_OK, &res, err);
     spate_buf_fini(&text);
     if (rc != SPATE_OK)
@@ -227,11 +233,12 @@ enum spate_rc spate_preflight_publication(PGconn *sql, const char *publication, 
     *exists = PQntuples(res) == 1;
     if (*exists && PQgetvalue(res, 0, 0)[0] != 't') {
         /* Sinks mirror tables: a publication that hides deletes would leave rows behind for ever. */
-        spate_log(SPATE_LOG_WARN, "preflight",
-                  "about=publication text=\"publication %s does not publish insert, update, delete and truncate "
-                  "alike: what it leaves out never reaches the bus; mend with ALTER PUBLICATION ... SET (publish = "
-                  "'insert, update, delete, truncate')\"",
-                  publication);
+        spate_log(
+            SPATE_LOG_WARN, "preflight",
+            "about=publication text=\"publication %s does not publish insert, update, delete and truncate "
+            "alike: what it leaves out never reaches the bus; mend with ALTER PUBLICATION ... SET (publish = "
+            "'insert, update, delete, truncate')\"",
+            publication);
     }
     PQclear(res);
     return SPATE_OK;

@@ -9,8 +9,9 @@
 #include <poll.h>
 #include <stdio.h>
 
-#define BATCH_BYTES ((size_t)64 * 1024)
-#define KEEP_BYTES  ((size_t)512 * 1024) /* a batch buffer that a large row made larger is given back */
+#define BATCH_BYTES     ((size_t)64 * 1024)
+#define KEEP_BYTES      ((size_t)512 * 1024) /* a batch buffer that a large row made larger is given back */
+#define DURABLE_POLL_MS 5 /* records without a token wake nobody: looked at again this often */
 
 struct topic {
     const char *suffix;
@@ -236,7 +237,7 @@ enum spate_rc spate_publisher_settle(struct spate_publisher *publisher, struct s
     for (;;) {
         enum spate_rc rc = spate_publisher_flush(publisher, err);
 
-        if (rc == SPATE_FAIL || poll_stream(publisher, ledger, 100, err))
+        if (rc == SPATE_FAIL || poll_stream(publisher, ledger, DURABLE_POLL_MS, err))
             return SPATE_FAIL;
         if (rc == SPATE_OK &&
             spate_writer_durable(publisher->stream).at >= spate_writer_end(publisher->stream).at)

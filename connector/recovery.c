@@ -229,8 +229,8 @@ static enum spate_rc seek_number(struct pass *pass, const struct spate_recheck *
 
     do
         rc = step(pass, err);
-    while (rc == SPATE_OK && !(spate_op_counts(pass->head.op) && pass->head.epoch == recheck->epoch &&
-                               pass->head.n == n));
+    while (rc == SPATE_OK &&
+           !(spate_op_counts(pass->head.op) && pass->head.epoch == recheck->epoch && pass->head.n == n));
     return rc;
 }
 
@@ -257,14 +257,14 @@ enum spate_rc spate_recheck_change(struct spate_recheck *recheck, const struct s
     }
     err->exit_code = SPATE_EXIT_FENCED;
     err->lsn = change->pos.commit_lsn;
-    return spate_fail(err, SPATE_FATAL,
-                      "what the source sends again is not what the bus holds: number %" PRIu64
-                      " is a %s of transaction %" PRIu32 " committed at %X/%X (change %" PRIu32
-                      ") on the source, and a %.*s of transaction %" PRIu32 " committed at %X/%X (change %" PRIu32
-                      ") on the bus. The source was restored to another history, or another publication "
-                      "numbered its changes. Nothing more was confirmed or published. When the loss is "
-                      "accepted: spate connector -c FILE --new-epoch (every sink then asks for everything anew)",
-                      change->n, spate_op_name(change->op), change->xid, LSN(change->pos.commit_lsn),
-                      change->pos.ordinal, SPATE_SLICE_ARG(pass.head.op_name), meta.xid,
-                      LSN(pass.head.pos.commit_lsn), pass.head.pos.ordinal);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "what the source sends again is not what the bus holds: number %" PRIu64
+        " is a %s of transaction %" PRIu32 " committed at %X/%X (change %" PRIu32
+        ") on the source, and a %.*s of transaction %" PRIu32 " committed at %X/%X (change %" PRIu32
+        ") on the bus. The source was restored to another history, or another publication "
+        "numbered its changes. Nothing more was confirmed or published. When the loss is "
+        "accepted: spate connector -c FILE --new-epoch (every sink then asks for everything anew)",
+        change->n, spate_op_name(change->op), change->xid, LSN(change->pos.commit_lsn), change->pos.ordinal,
+        SPATE_SLICE_ARG(pass.head.op_name), meta.xid, LSN(pass.head.pos.commit_lsn), pass.head.pos.ordinal);
 }

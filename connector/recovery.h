@@ -39,11 +39,11 @@ bool spate_rule_anchor(const struct spate_head *head, uint64_t epoch, uint64_t c
 
 struct spate_tail {
     struct spate_bus_state bus;
-    uint64_t first;           /* n of the first change that Postgres sends again, less one */
-    uint64_t last;            /* T: greater numbers are new */
-    uint64_t last_commit;     /* commit LSN of T's transaction */
-    uint64_t skip_below;      /* transactions with a smaller commit LSN belong to before: passed by */
-    bool has_align;           /* retention took the anchor: changes before `align` are passed by */
+    uint64_t first;       /* n of the first change that Postgres sends again, less one */
+    uint64_t last;        /* T: greater numbers are new */
+    uint64_t last_commit; /* commit LSN of T's transaction */
+    uint64_t skip_below;  /* transactions with a smaller commit LSN belong to before: passed by */
+    bool has_align;       /* retention took the anchor: changes before `align` are passed by */
     struct spate_pos align;
     struct spate_bus_pos from; /* where the comparing reader begins */
 };

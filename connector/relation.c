@@ -111,8 +111,8 @@ static size_t count_identity(const struct spate_pgoutput *msg)
 
 /* Fills key with column numbers, in key order, and returns how many.
  * The catalog speaks of now, the message of then. Its key stands when it names the same columns as the
- * message's identity flags, or, under FULL, where every column is flagged (P45), columns that the message has.
- * Otherwise the flags are the key, in column order; under FULL there is none. */
+ * message's identity flags, or, under FULL, where every column is flagged (P45), columns that the message
+ * has. Otherwise the flags are the key, in column order; under FULL there is none. */
 static size_t choose_key(const struct spate_pgoutput *msg, const struct spate_table *hint, uint32_t *key)
 {
     bool full = msg->relation.identity == SPATE_IDENTITY_FULL;
@@ -186,7 +186,8 @@ struct spate_table *spate_relation_copy(const struct spate_table *from)
 
 static int by_oid(const void *a, const void *b)
 {
-    uint32_t x = ((const struct spate_catalog_table *)a)->oid, y = ((const struct spate_catalog_table *)b)->oid;
+    uint32_t x = ((const struct spate_catalog_table *)a)->oid,
+             y = ((const struct spate_catalog_table *)b)->oid;
 
     return x < y ? -1 : x > y;
 }

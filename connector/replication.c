@@ -16,10 +16,12 @@
 #include <stdlib.h>
 
 #define POSTGRES_EPOCH_US INT64_C(946684800000000)
-#define STATUS_SOON_MS    100   /* after the confirmable LSN moved: often enough for the slot, rare on the wire */
-#define STATUS_LATEST_MS  10000 /* and at least this often (P7) */
-#define IDLE_DEFAULT_MS   60000 /* our own read timer where the server has none (P9) */
-#define CONNECT_MS        15000
+#define STATUS_SOON_MS                                                                                       \
+    100 /* after the confirmable LSN moved: often enough for the slot, rare on the wire                      \
+         */
+#define STATUS_LATEST_MS 10000 /* and at least this often (P7) */
+#define IDLE_DEFAULT_MS  60000 /* our own read timer where the server has none (P9) */
+#define CONNECT_MS       15000
 
 static uint64_t load_u64(const char *p)
 {
@@ -46,7 +48,8 @@ enum spate_rc spate_replication_connect(struct spate_replication *repl, const st
     rc = spate_pg_connect(where, CONNECT_MS, &repl->conn, err);
     if (rc != SPATE_OK)
         return rc;
-    rc = spate_pg_exec(repl->conn, "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'",
+    rc = spate_pg_exec(repl->conn,
+                       "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'",
                        PGRES_TUPLES_OK, &res, err); /* in milliseconds, unlike SHOW */
     if (rc == SPATE_OK && PQntuples(res) == 1)
         repl->sender_timeout_ms = strtoll(PQgetvalue(res, 0, 0), NULL, 10);
@@ -184,8 +187,10 @@ static enum spate_rc copy_ended(struct spate_replication *repl, struct spate_err
 
 static enum spate_rc bad_frame(char *buffer, int len, struct spate_err *err)
 {
-    spate_fail(err, SPATE_FATAL, "the source sent a replication frame of kind 0x%02X with %d bytes, which is "
-               "neither data nor keepalive", (unsigned char)buffer[0], len);
+    spate_fail(err, SPATE_FATAL,
+               "the source sent a replication frame of kind 0x%02X with %d bytes, which is "
+               "neither data nor keepalive",
+               (unsigned char)buffer[0], len);
     PQfreemem(buffer);
     return SPATE_FAIL;
 }

@@ -19,15 +19,15 @@
 #include <stdint.h>
 
 struct spate_replication {
-    PGconn *conn;           /* owned; NULL when closed */
+    PGconn *conn;              /* owned; NULL when closed */
     int64_t sender_timeout_ms; /* the server's wal_sender_timeout; 0: it never drops us (P9) */
-    uint64_t wal_end;       /* greatest walEnd of a keepalive: safe to carry when nothing is open (P4) */
-    bool reply_wanted;      /* the server asked; answered once per drain (P6, P10) */
-    bool flush_pending;     /* libpq still has bytes for the socket */
-    bool copying;           /* between START_REPLICATION and the end of COPY */
-    uint64_t said;          /* the flush LSN of the last status */
-    int64_t status_ms;      /* when the last status went out */
-    int64_t read_ms;        /* when the last byte came in */
+    uint64_t wal_end;          /* greatest walEnd of a keepalive: safe to carry when nothing is open (P4) */
+    bool reply_wanted;         /* the server asked; answered once per drain (P6, P10) */
+    bool flush_pending;        /* libpq still has bytes for the socket */
+    bool copying;              /* between START_REPLICATION and the end of COPY */
+    uint64_t said;             /* the flush LSN of the last status */
+    int64_t status_ms;         /* when the last status went out */
+    int64_t read_ms;           /* when the last byte came in */
 };
 
 /* One message of the stream. `buffer` belongs to the caller: PQfreemem it when `data` is no longer needed. */
@@ -43,8 +43,8 @@ SPATE_CHECKED enum spate_rc spate_replication_connect(struct spate_replication *
 void spate_replication_close(struct spate_replication *repl);
 
 /* Runs a replication command that may take long. `tick` (may be NULL) is called about once a second while it
- * does, with the seconds so far; false gives up. Giving up and a stop cancel it on the server (P70): SPATE_AGAIN
- * and SPATE_END. */
+ * does, with the seconds so far; false gives up. Giving up and a stop cancel it on the server (P70):
+ * SPATE_AGAIN and SPATE_END. */
 SPATE_CHECKED enum spate_rc spate_replication_command(struct spate_replication *repl, const char *sql,
                                                       ExecStatusType expect,
                                                       bool (*tick)(void *arg, int seconds), void *arg,

@@ -44,9 +44,9 @@ static enum spate_rc read_schemas(struct spate_stream *stream, struct spate_err 
     struct spate_reader *reader = NULL;
     struct spate_arena arena = {0};
     struct spate_message message;
-    enum spate_rc rc = spate_bus_reader_open(stream->publisher.bus, stream->publisher.schemas_topic,
-                                             SPATE_SEE_DURABLE,
-                                             (struct spate_start){.from = SPATE_START_OLDEST}, &reader, err);
+    enum spate_rc rc =
+        spate_bus_reader_open(stream->publisher.bus, stream->publisher.schemas_topic, SPATE_SEE_DURABLE,
+                              (struct spate_start){.from = SPATE_START_OLDEST}, &reader, err);
 
     while (rc == SPATE_OK && (rc = spate_reader_next(reader, &message, err)) == SPATE_OK) {
         if (message.kind != SPATE_MESSAGE_RECORD)
@@ -161,7 +161,8 @@ static enum spate_rc publish_tables(struct spate_stream *stream, struct spate_er
         rc = spate_stream_schemas_durable(stream, err);
     if (rc == SPATE_OK && count == 0)
         spate_log(SPATE_LOG_WARN, "publication-empty",
-                  "publication=%s text=\"no table is published: nothing will be read until ALTER PUBLICATION ... ADD "
+                  "publication=%s text=\"no table is published: nothing will be read until ALTER PUBLICATION "
+                  "... ADD "
                   "TABLE\"",
                   stream->config->source.publication);
     return rc;
@@ -218,11 +219,12 @@ static enum spate_rc set_up(struct spate_stream *stream, struct spate_source_sta
     }
     if (!published && slot) {
         err->exit_code = SPATE_EXIT_REFUSED;
-        return spate_fail(err, SPATE_FATAL,
-                          "replication slot \"%s\" is older than publication \"%s\", which does not exist yet: what "
-                          "the slot holds would be decoded without it and fail (P55). Drop the slot, it will be made "
-                          "anew: SELECT pg_drop_replication_slot('%s')",
-                          config->source.slot, config->source.publication, config->source.slot);
+        return spate_fail(
+            err, SPATE_FATAL,
+            "replication slot \"%s\" is older than publication \"%s\", which does not exist yet: what "
+            "the slot holds would be decoded without it and fail (P55). Drop the slot, it will be made "
+            "anew: SELECT pg_drop_replication_slot('%s')",
+            config->source.slot, config->source.publication, config->source.slot);
     }
     if (!published)
         rc = spate_setup_publication(stream->sql, config, err);
@@ -244,7 +246,8 @@ static enum spate_rc first_start(struct spate_stream *stream, struct spate_sourc
     if (rc != SPATE_OK)
         return rc;
     return open_epoch(stream, source, "first start",
-                      (struct spate_epoch){.previous = SPATE_PREVIOUS_NONE, .end = source->slot.confirmed}, err);
+                      (struct spate_epoch){.previous = SPATE_PREVIOUS_NONE, .end = source->slot.confirmed},
+                      err);
 }
 
 /* --new-epoch where nothing is wrong: the numbers begin anew, the history goes on. */
@@ -276,11 +279,12 @@ static enum spate_rc break_epoch(struct spate_stream *stream, struct spate_sourc
         source->slot.exists = false;
     } else if (lost) {
         err->exit_code = SPATE_EXIT_REFUSED;
-        return spate_fail(err, SPATE_FATAL,
-                          "replication slot \"%s\" is invalidated and must be made anew, and source.postgres.create "
-                          "is false: SELECT pg_drop_replication_slot('%s'); SELECT "
-                          "pg_create_logical_replication_slot('%s', 'pgoutput')",
-                          config->source.slot, config->source.slot, config->source.slot);
+        return spate_fail(
+            err, SPATE_FATAL,
+            "replication slot \"%s\" is invalidated and must be made anew, and source.postgres.create "
+            "is false: SELECT pg_drop_replication_slot('%s'); SELECT "
+            "pg_create_logical_replication_slot('%s', 'pgoutput')",
+            config->source.slot, config->source.slot, config->source.slot);
     }
     if (rc == SPATE_OK)
         rc = set_up(stream, source, err);
@@ -326,7 +330,8 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
             return SPATE_FAIL;
         case SPATE_CONTINUITY_FIRST:
             if (*new_epoch)
-                spate_log(SPATE_LOG_INFO, "new-epoch", "text=\"this stream was never started: an ordinary first start\"");
+                spate_log(SPATE_LOG_INFO, "new-epoch",
+                          "text=\"this stream was never started: an ordinary first start\"");
             *new_epoch = false;
             rc = first_start(stream, source, err);
             break;
@@ -352,7 +357,8 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
         if (rc != SPATE_OK)
             return rc;
     }
-    return spate_fail(err, SPATE_RETRY, "source and bus did not come to rest: somebody else moves slot \"%s\"",
+    return spate_fail(err, SPATE_RETRY,
+                      "source and bus did not come to rest: somebody else moves slot \"%s\"",
                       config->source.slot);
 }
 
@@ -366,11 +372,12 @@ static enum spate_rc need_publication(struct spate_stream *stream, struct spate_
     if (rc != SPATE_OK || exists)
         return rc;
     err->exit_code = SPATE_EXIT_REFUSED;
-    return spate_fail(err, SPATE_FATAL,
-                      "publication \"%s\" is gone from the source: changes made without it cannot be read. Create it "
-                      "again; changes made in between are refused by the server, and then the slot must be made anew: "
-                      "drop slot \"%s\" and run spate connector -c FILE --new-epoch",
-                      publication, stream->config->source.slot);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "publication \"%s\" is gone from the source: changes made without it cannot be read. Create it "
+        "again; changes made in between are refused by the server, and then the slot must be made anew: "
+        "drop slot \"%s\" and run spate connector -c FILE --new-epoch",
+        publication, stream->config->source.slot);
 }
 
 /* P62: who holds our slot? */
@@ -381,17 +388,19 @@ static void name_owner(struct spate_stream *stream, struct spate_err *err)
     PGresult *res = NULL;
     char words[400];
 
-    if (spate_pg_exec_params(stream->sql,
-                             "SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),"
-                             " coalesce(pg_catalog.host(a.client_addr), 'local socket')"
-                             " FROM pg_catalog.pg_replication_slots s"
-                             " JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1",
-                             1, &slot, PGRES_TUPLES_OK, &res, &ignored) != SPATE_OK)
+    if (spate_pg_exec_params(
+            stream->sql,
+            "SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),"
+            " coalesce(pg_catalog.host(a.client_addr), 'local socket')"
+            " FROM pg_catalog.pg_replication_slots s"
+            " JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1",
+            1, &slot, PGRES_TUPLES_OK, &res, &ignored) != SPATE_OK)
         return;
     if (PQntuples(res) == 1) {
         snprintf(words, sizeof words, "%.*s", (int)sizeof words - 1, err->text);
         spate_fail(err, SPATE_RETRY,
-                   "replication slot \"%s\" is in use by server process %s (user %s, application %s, from %s): another "
+                   "replication slot \"%s\" is in use by server process %s (user %s, application %s, from "
+                   "%s): another "
                    "connector, or our own earlier connection that the server has not yet given up (at most "
                    "wal_sender_timeout). It is tried again. Server: %s",
                    slot, PQgetvalue(res, 0, 0), PQgetvalue(res, 0, 1), PQgetvalue(res, 0, 2),
@@ -409,8 +418,8 @@ static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, stru
 
     if (rc == SPATE_FAIL && strcmp(err->sqlstate, "55006") == 0)
         name_owner(stream, err);
-    /* 42704 missing, 55000 invalidated, 58P01 WAL removed: it happened since we looked. Looking again finds the
-     * words for it. */
+    /* 42704 missing, 55000 invalidated, 58P01 WAL removed: it happened since we looked. Looking again finds
+     * the words for it. */
     if (rc == SPATE_FAIL && (!strcmp(err->sqlstate, "42704") || !strcmp(err->sqlstate, "55000")))
         err->verdict = SPATE_RETRY;
     if (rc != SPATE_OK)
@@ -419,9 +428,10 @@ static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, stru
      * old start without a word. Now that the slot is ours it can no longer move. */
     rc = spate_preflight_confirmed(stream->sql, config->source.slot, &again, err);
     if (rc == SPATE_OK && again != confirmed)
-        return spate_fail(err, SPATE_RETRY,
-                          "replication slot \"%s\" moved from %X/%X to %X/%X while it was being started: starting over",
-                          config->source.slot, LSN(confirmed), LSN(again));
+        return spate_fail(
+            err, SPATE_RETRY,
+            "replication slot \"%s\" moved from %X/%X to %X/%X while it was being started: starting over",
+            config->source.slot, LSN(confirmed), LSN(again));
     return rc;
 }
 
@@ -442,9 +452,9 @@ static void begin_streaming(struct spate_stream *stream, uint64_t confirmed)
     stream->changes = 0;
     stream->dry = false;
     stream->dense = false;
-    spate_log(SPATE_LOG_INFO, "streaming",
-              "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64 " compare=%" PRIu64, stream->config->source.slot,
-              LSN(confirmed), stream->tx.epoch, tail->last, tail->last - tail->first);
+    spate_log(
+        SPATE_LOG_INFO, "streaming", "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64 " compare=%" PRIu64,
+        stream->config->source.slot, LSN(confirmed), stream->tx.epoch, tail->last, tail->last - tail->first);
 }
 
 enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, bool first,
@@ -468,8 +478,9 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
         rc = publish_tables(stream, err);
     if (rc != SPATE_OK)
         return rc;
-    spate_log(SPATE_LOG_INFO, "connected", "system=%s timeline=%" PRIu32 " database=%s server=%d slot=%s lsn=%X/%X",
-              source.system, source.timeline, source.database, PQserverVersion(stream->sql), config->source.slot,
+    spate_log(SPATE_LOG_INFO, "connected",
+              "system=%s timeline=%" PRIu32 " database=%s server=%d slot=%s lsn=%X/%X", source.system,
+              source.timeline, source.database, PQserverVersion(stream->sql), config->source.slot,
               LSN(source.slot.confirmed));
     rc = start(stream, source.slot.confirmed, err);
     if (rc == SPATE_OK)

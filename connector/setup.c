@@ -7,9 +7,9 @@
 
 #include <stdlib.h>
 
-/* Every table that a publication may hold. `usable`: its rows can be identified, so that publishing it does not
- * make the application's UPDATE and DELETE fail (P47); a deferrable primary key does not count [X33], and a
- * partitioned table is as good as its worst leaf. `root`: its topmost partitioned table. */
+/* Every table that a publication may hold. `usable`: its rows can be identified, so that publishing it does
+ * not make the application's UPDATE and DELETE fail (P47); a deferrable primary key does not count [X33], and
+ * a partitioned table is as good as its worst leaf. `root`: its topmost partitioned table. */
 static const char select_candidates[] =
     "SELECT n.nspname, c.relname, coalesce(pg_catalog.pg_partition_root(c.oid), c.oid) <> c.oid,"
     " (SELECT bool_and(l.relreplident = 'f' OR (l.relreplident IN ('d', 'i') AND EXISTS ("
@@ -77,16 +77,18 @@ static enum spate_rc no_identity(const PGresult *res, int row, bool exact, bool 
     char quoted[600];
 
     add_name(&name, res, row);
-    spate_fail(err, SPATE_FATAL,
-               "table %s has no usable replica identity (no primary key, or a deferrable one): publishing it would "
-               "make the application's UPDATE and DELETE fail. Mend it with: ALTER TABLE %s ADD PRIMARY KEY (...), "
-               "or: ALTER TABLE %s REPLICA IDENTITY FULL",
-               spate_buf_str(&name), spate_buf_str(&name), spate_buf_str(&name));
+    spate_fail(
+        err, SPATE_FATAL,
+        "table %s has no usable replica identity (no primary key, or a deferrable one): publishing it would "
+        "make the application's UPDATE and DELETE fail. Mend it with: ALTER TABLE %s ADD PRIMARY KEY (...), "
+        "or: ALTER TABLE %s REPLICA IDENTITY FULL",
+        spate_buf_str(&name), spate_buf_str(&name), spate_buf_str(&name));
     spate_buf_fini(&name);
     if (exact)
         return refuse(err);
     if (say)
-        spate_log(SPATE_LOG_WARN, "table-left-out", "text=%s", spate_log_quote(quoted, sizeof quoted, err->text));
+        spate_log(SPATE_LOG_WARN, "table-left-out", "text=%s",
+                  spate_log_quote(quoted, sizeof quoted, err->text));
     *err = (struct spate_err){0};
     return SPATE_OK;
 }
@@ -113,7 +115,8 @@ static void choice_fini(struct choice *choice)
 static int row_of(const PGresult *res, struct spate_slice schema, struct spate_slice table)
 {
     for (int row = 0; row < PQntuples(res); row++)
-        if (spate_slice_eq(cell(res, row, T_SCHEMA), schema) && spate_slice_eq(cell(res, row, T_TABLE), table))
+        if (spate_slice_eq(cell(res, row, T_SCHEMA), schema) &&
+            spate_slice_eq(cell(res, row, T_TABLE), table))
             return row;
     return -1;
 }
@@ -138,21 +141,22 @@ static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *co
                             bool strict, struct spate_err *err)
 {
     const char *publication = config->source.publication;
-    enum spate_rc rc = spate_pg_exec_params(sql, select_candidates, 1, &publication, PGRES_TUPLES_OK,
-                                            &choice->res, err);
+    enum spate_rc rc =
+        spate_pg_exec_params(sql, select_candidates, 1, &publication, PGRES_TUPLES_OK, &choice->res, err);
     size_t rows;
 
     if (rc != SPATE_OK)
         return rc;
     rows = (size_t)PQntuples(choice->res);
-    choice->globs = spate_zalloc((config->tables.count + 1) * sizeof *choice->globs);
+    choice->globs = spate_zalloc((config->tables.count + 1) * sizeof(void *));
     choice->chosen = spate_zalloc(rows + 1);
     choice->exact = spate_zalloc(rows + 1);
     for (size_t g = 0; g < config->tables.count; g++) {
         bool any = false;
 
         if (spate_glob_new(config->tables.at[g], &choice->globs[g], err))
-            return spate_err_context(err, "line %d: tables", config->tables.line ? config->tables.line[g] : 0);
+            return spate_err_context(err, "line %d: tables",
+                                     config->tables.line ? config->tables.line[g] : 0);
         choice->glob_count = g + 1;
         for (size_t row = 0; row < rows; row++) {
             if (!spate_glob_match(choice->globs[g], cell(choice->res, (int)row, T_SCHEMA),
@@ -204,11 +208,13 @@ enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_
     }
     rc = spate_pg_exec(sql, spate_buf_str(&text), PGRES_COMMAND_OK, NULL, err);
     if (rc == SPATE_FAIL)
-        spate_err_context(err, "cannot create publication \"%s\" for %u tables (its maker must own them; an owner "
-                          "can create it beforehand)", config->source.publication, count);
+        spate_err_context(err,
+                          "cannot create publication \"%s\" for %u tables (its maker must own them; an owner "
+                          "can create it beforehand)",
+                          config->source.publication, count);
     if (rc == SPATE_OK)
-        spate_log(SPATE_LOG_INFO, "publication-created", "publication=%s tables=%u", config->source.publication,
-                  count);
+        spate_log(SPATE_LOG_INFO, "publication-created", "publication=%s tables=%u",
+                  config->source.publication, count);
 out:
     spate_buf_fini(&text);
     choice_fini(&choice);
@@ -231,8 +237,9 @@ enum spate_rc spate_setup_compare(PGconn *sql, const struct spate_connector_conf
             continue;
         spate_buf_reset(&text);
         add_name(&text, choice.res, row);
-        spate_buf_puts(&text, " matches tables: but is not in the publication, so its changes are not read. Mend it "
-                              "with: ALTER PUBLICATION ");
+        spate_buf_puts(&text,
+                       " matches tables: but is not in the publication, so its changes are not read. Mend it "
+                       "with: ALTER PUBLICATION ");
         spate_pg_ident(&text, spate_slice_str(config->source.publication));
         spate_buf_puts(&text, " ADD TABLE ");
         add_name(&text, choice.res, row);
@@ -254,12 +261,13 @@ static bool name_blockers(void *arg, int seconds)
         return false;
     if (seconds % 10 != 5)
         return true;
-    if (spate_pg_exec(arg,
-                      "SELECT pid, coalesce(usename, ''), coalesce(application_name, ''), extract(epoch FROM "
-                      "now() - xact_start)::int FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL "
-                      "UNION ALL SELECT 0, owner, 'prepared ' || gid, extract(epoch FROM now() - prepared)::int "
-                      "FROM pg_catalog.pg_prepared_xacts ORDER BY 4 DESC LIMIT 3",
-                      PGRES_TUPLES_OK, &res, &err) != SPATE_OK)
+    if (spate_pg_exec(
+            arg,
+            "SELECT pid, coalesce(usename, ''), coalesce(application_name, ''), extract(epoch FROM "
+            "now() - xact_start)::int FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL "
+            "UNION ALL SELECT 0, owner, 'prepared ' || gid, extract(epoch FROM now() - prepared)::int "
+            "FROM pg_catalog.pg_prepared_xacts ORDER BY 4 DESC LIMIT 3",
+            PGRES_TUPLES_OK, &res, &err) != SPATE_OK)
         return true;
     for (int row = 0; row < PQntuples(res); row++)
         spate_log(SPATE_LOG_WARN, "slot-waits",
@@ -281,15 +289,18 @@ enum spate_rc spate_setup_slot(struct spate_replication *repl, PGconn *sql,
     spate_buf_puts(&text, "CREATE_REPLICATION_SLOT ");
     spate_pg_ident(&text, spate_slice_str(config->source.slot));
     spate_buf_puts(&text, " LOGICAL pgoutput NOEXPORT_SNAPSHOT");
-    rc = spate_replication_command(repl, spate_buf_str(&text), PGRES_TUPLES_OK, name_blockers, sql, &res, err);
+    rc =
+        spate_replication_command(repl, spate_buf_str(&text), PGRES_TUPLES_OK, name_blockers, sql, &res, err);
     spate_buf_fini(&text);
     if (rc == SPATE_AGAIN)
-        return spate_fail(err, SPATE_RETRY,
-                          "creating replication slot \"%s\" was given up after five minutes: open transactions kept "
-                          "it waiting (named above). End them, or wait; it is tried again",
-                          config->source.slot);
+        return spate_fail(
+            err, SPATE_RETRY,
+            "creating replication slot \"%s\" was given up after five minutes: open transactions kept "
+            "it waiting (named above). End them, or wait; it is tried again",
+            config->source.slot);
     if (rc == SPATE_OK)
-        spate_log(SPATE_LOG_INFO, "slot-created", "slot=%s lsn=%s", config->source.slot, PQgetvalue(res, 0, 1));
+        spate_log(SPATE_LOG_INFO, "slot-created", "slot=%s lsn=%s", config->source.slot,
+                  PQgetvalue(res, 0, 1));
     PQclear(res);
     return rc;
 }
@@ -327,11 +338,12 @@ enum spate_rc spate_setup_refuse(const struct spate_connector_config *config, bo
         spate_pg_literal(&text, spate_slice_str(config->source.slot));
         spate_buf_puts(&text, ", 'pgoutput')");
     }
-    spate_fail(err, SPATE_FATAL,
-               "the source has no %s%s%s, and source.postgres.create is false. Create it, in this order: %s; or "
-               "set create: true",
-               publication_exists ? "" : "publication", !publication_exists && !slot_exists ? " and no " : "",
-               slot_exists ? "" : "replication slot", spate_buf_str(&text));
+    spate_fail(
+        err, SPATE_FATAL,
+        "the source has no %s%s%s, and source.postgres.create is false. Create it, in this order: %s; or "
+        "set create: true",
+        publication_exists ? "" : "publication", !publication_exists && !slot_exists ? " and no " : "",
+        slot_exists ? "" : "replication slot", spate_buf_str(&text));
     spate_buf_fini(&text);
     return refuse(err);
 }

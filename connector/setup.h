@@ -1,9 +1,10 @@
 /* connector/setup.h - makes the publication and the slot when they are missing and asked for.
  *
- * The publication always before the slot: WAL is decoded with the catalog as it was, and a publication that is
- * younger than the slot cannot be found there (P55).
+ * The publication always before the slot: WAL is decoded with the catalog as it was, and a publication that
+ * is younger than the slot cannot be found there (P55).
  *
- * Thread: the data plane, before streaming. Blocks: on the source; slot creation waits for open transactions. */
+ * Thread: the data plane, before streaming. Blocks: on the source; slot creation waits for open transactions.
+ */
 #ifndef SPATE_CONNECTOR_SETUP_H
 #define SPATE_CONNECTOR_SETUP_H
 

@@ -11,11 +11,11 @@
 #include <time.h>
 
 #define LSN(lsn)      (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
-#define TURN_FRAMES   4096 /* then timers get their turn */
-#define TURN_READS    1024 /* of one frame that is larger than libpq's buffer */
-#define DENSE_US      1000 /* frames nearer than this are dense traffic */
+#define TURN_FRAMES   4096   /* then timers get their turn */
+#define TURN_READS    1024   /* of one frame that is larger than libpq's buffer */
+#define DENSE_US      1000   /* frames nearer than this are dense traffic */
 #define PAUSE_NS      200000 /* what lets the server fill the socket instead of sending piecemeal (P97) */
-#define FULL_RETRY_MS 5    /* the bus is full: how often it is asked again */
+#define FULL_RETRY_MS 5      /* the bus is full: how often it is asked again */
 
 /* ---- waiting inside a turn ---- */
 
@@ -26,7 +26,7 @@ enum spate_rc spate_stream_serve(struct spate_stream *stream, int fd, struct spa
                                 {.fd = spate_writer_fd(stream->publisher.stream), .events = POLLIN},
                                 {.fd = fd, .events = POLLIN}};
 
-        poll(fds, 3, fd < 0 ? 20 : 100);
+        poll(fds, 3, fd < 0 ? 5 : 100);
         if (spate_signals_stop())
             return SPATE_END;
         if (spate_publisher_poll(&stream->publisher, &stream->ledger, err))
@@ -65,7 +65,7 @@ enum spate_rc spate_stream_schemas_durable(struct spate_stream *stream, struct s
 {
     enum spate_rc rc;
 
-    while ((rc = spate_publisher_schemas_durable(&stream->publisher, 20, err)) == SPATE_AGAIN) {
+    while ((rc = spate_publisher_schemas_durable(&stream->publisher, 5, err)) == SPATE_AGAIN) {
         rc = spate_stream_serve(stream, -1, err);
         if (rc != SPATE_OK)
             return rc;
@@ -193,25 +193,28 @@ static enum spate_rc explain(struct spate_stream *stream, struct spate_err *err)
         return SPATE_FAIL;
     snprintf(words, sizeof words, "%.*s", (int)sizeof words - 1, err->text);
     if (strcmp(err->sqlstate, "22021") == 0)
-        spate_fail(err, SPATE_FATAL,
-                   "a row after %X/%X holds bytes that are not valid in the database's own encoding, and the "
-                   "server cannot send it (P83). Find the row in the tables of the publication, repair it, then "
-                   "recreate the slot: spate connector -c FILE --new-epoch. Server: %s",
-                   LSN(after), words);
+        spate_fail(
+            err, SPATE_FATAL,
+            "a row after %X/%X holds bytes that are not valid in the database's own encoding, and the "
+            "server cannot send it (P83). Find the row in the tables of the publication, repair it, then "
+            "recreate the slot: spate connector -c FILE --new-epoch. Server: %s",
+            LSN(after), words);
     else if (strcmp(err->sqlstate, "XX000") == 0 && strstr(words, "invalid memory alloc"))
-        spate_fail(err, SPATE_FATAL,
-                   "a value after %X/%X is too large for the server to send as text (about half a gigabyte of "
-                   "bytea, P87), and the slot cannot pass it. Store such values in pieces; then drop the slot "
-                   "and go on with: spate connector -c FILE --new-epoch. Server: %s",
-                   LSN(after), words);
+        spate_fail(
+            err, SPATE_FATAL,
+            "a value after %X/%X is too large for the server to send as text (about half a gigabyte of "
+            "bytea, P87), and the slot cannot pass it. Store such values in pieces; then drop the slot "
+            "and go on with: spate connector -c FILE --new-epoch. Server: %s",
+            LSN(after), words);
     else if (strcmp(err->sqlstate, "42704") == 0 && strstr(words, "publication")) {
-        spate_fail(err, SPATE_FATAL,
-                   "publication \"%s\" did not exist yet when the change after %X/%X was made (P55): creating it "
-                   "now does not help for older changes. Create it, drop slot \"%s\" (SELECT "
-                   "pg_drop_replication_slot('%s')), create the slot anew, and go on with: spate connector -c FILE "
-                   "--new-epoch. Server: %s",
-                   stream->config->source.publication, LSN(after), stream->config->source.slot,
-                   stream->config->source.slot, words);
+        spate_fail(
+            err, SPATE_FATAL,
+            "publication \"%s\" did not exist yet when the change after %X/%X was made (P55): creating it "
+            "now does not help for older changes. Create it, drop slot \"%s\" (SELECT "
+            "pg_drop_replication_slot('%s')), create the slot anew, and go on with: spate connector -c FILE "
+            "--new-epoch. Server: %s",
+            stream->config->source.publication, LSN(after), stream->config->source.slot,
+            stream->config->source.slot, words);
         err->exit_code = SPATE_EXIT_REFUSED;
     }
     return SPATE_FAIL;
@@ -220,7 +223,8 @@ static enum spate_rc explain(struct spate_stream *stream, struct spate_err *err)
 static enum spate_rc server_leaves(struct spate_err *err)
 {
     snprintf(err->sqlstate, sizeof err->sqlstate, "57P01");
-    return spate_fail(err, SPATE_RETRY, "the source ended the stream in order: it is shutting down or restarting");
+    return spate_fail(err, SPATE_RETRY,
+                      "the source ended the stream in order: it is shutting down or restarting");
 }
 
 /* All that the socket has, as long as there is room. */
@@ -287,14 +291,14 @@ static enum spate_rc check_tail_came(struct spate_stream *stream, struct spate_e
         return SPATE_OK;
     err->exit_code = SPATE_EXIT_FENCED;
     err->lsn = stream->tail.last_commit;
-    return spate_fail(err, SPATE_FATAL,
-                      "the bus holds changes up to number %" PRIu64 ", committed at %X/%X, and the source, which "
-                      "is at %X/%X, sends again only those before number %" PRIu64 ". It was restored to another "
-                      "history, or tables were taken out of the publication's past. Nothing more was confirmed. When "
-                      "the loss is accepted: spate connector -c FILE --new-epoch (every sink then asks for everything "
-                      "anew)",
-                      stream->tail.last, LSN(stream->tail.last_commit), LSN(stream->repl.wal_end),
-                      stream->tx.next_n);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "the bus holds changes up to number %" PRIu64 ", committed at %X/%X, and the source, which "
+        "is at %X/%X, sends again only those before number %" PRIu64 ". It was restored to another "
+        "history, or tables were taken out of the publication's past. Nothing more was confirmed. When "
+        "the loss is accepted: spate connector -c FILE --new-epoch (every sink then asks for everything "
+        "anew)",
+        stream->tail.last, LSN(stream->tail.last_commit), LSN(stream->repl.wal_end), stream->tx.next_n);
 }
 
 /* P4, HAZARDS 6.2: nothing is confirmed that the bus does not carry, so walEnd is carried first. */
@@ -340,7 +344,8 @@ enum spate_rc spate_stream_turn(struct spate_stream *stream, int64_t now_ms, str
     if (spate_publisher_poll(&stream->publisher, &stream->ledger, err))
         return SPATE_FAIL;
     /* A batch that the bus would not take is offered again before anything is read: back pressure. */
-    if (spate_publisher_full(&stream->publisher) && spate_publisher_flush(&stream->publisher, err) == SPATE_FAIL)
+    if (spate_publisher_full(&stream->publisher) &&
+        spate_publisher_flush(&stream->publisher, err) == SPATE_FAIL)
         return SPATE_FAIL;
     rc = drain(stream, now_ms, err);
     if (rc != SPATE_OK)

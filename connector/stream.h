@@ -2,9 +2,9 @@
  * order of DESIGN 9, stepped one bounded turn at a time.
  *
  * Thread: one, which owns all of this.
- * Blocks: spate_stream_turn never, except that a table whose shape is new holds the stream until its schema is
- *         durable on the bus; feedback goes on meanwhile. spate_stream_wait sleeps until there is something
- *         to do. */
+ * Blocks: spate_stream_turn never, except that a table whose shape is new holds the stream until its schema
+ * is durable on the bus; feedback goes on meanwhile. spate_stream_wait sleeps until there is something to do.
+ */
 #ifndef SPATE_CONNECTOR_STREAM_H
 #define SPATE_CONNECTOR_STREAM_H
 
@@ -37,13 +37,13 @@ struct spate_stream {
     struct spate_tail tail;          /* where this connection began */
     struct spate_recheck recheck;
 
-    uint64_t floor;        /* greatest end that stood on the bus when this connection began */
-    int64_t heartbeat_ms;  /* when the last heartbeat was published, or the connection began */
-    bool dry;              /* the socket had nothing more */
-    bool dense;            /* it did have, less than a millisecond before */
-    int64_t frame_us;      /* when the last frame came */
-    uint64_t frame_lsn;    /* for messages to people */
-    uint64_t changes;      /* published on this connection */
+    uint64_t floor;       /* greatest end that stood on the bus when this connection began */
+    int64_t heartbeat_ms; /* when the last heartbeat was published, or the connection began */
+    bool dry;             /* the socket had nothing more */
+    bool dense;           /* it did have, less than a millisecond before */
+    int64_t frame_us;     /* when the last frame came */
+    uint64_t frame_lsn;   /* for messages to people */
+    uint64_t changes;     /* published on this connection */
 };
 
 /* One turn at `now_ms`: acknowledgements, frames, batch, heartbeat, status.
@@ -53,11 +53,12 @@ SPATE_CHECKED enum spate_rc spate_stream_turn(struct spate_stream *stream, int64
                                               struct spate_err *err);
 void spate_stream_wait(struct spate_stream *stream, int64_t now_ms);
 
-/* For what must happen between two frames: waits until `fd` is readable (-1: at most 20 ms), while statuses go
- * out and acknowledgements come in. SPATE_END: a stop was asked for. Usable before streaming, too. */
+/* For what must happen between two frames: waits until `fd` is readable (-1: at most 5 ms), while statuses
+ * go out and acknowledgements come in. SPATE_END: a stop was asked for. Usable before streaming, too. */
 SPATE_CHECKED enum spate_rc spate_stream_serve(struct spate_stream *stream, int fd, struct spate_err *err);
 
-/* Gives the canonical table its v, and makes sure that the version is durable on `_schemas`. Takes `table`. */
+/* Gives the canonical table its v, and makes sure that the version is durable on `_schemas`. Takes `table`.
+ */
 SPATE_CHECKED enum spate_rc spate_stream_version(struct spate_stream *stream, struct spate_table *table,
                                                  const struct spate_table **version, struct spate_err *err);
 /* The two halves of it, for many tables at once: publish what is new, then wait once. */

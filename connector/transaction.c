@@ -67,7 +67,8 @@ enum spate_rc spate_transaction_commit(struct spate_transaction *tx, const struc
         return spate_fail(err, SPATE_FATAL,
                           "the source committed transaction %" PRIu32 " at %X/%X (end %X/%X), and its Begin "
                           "said %X/%X",
-                          tx->xid, LSN(msg->commit.commit_lsn), LSN(msg->commit.end_lsn), LSN(tx->commit_lsn));
+                          tx->xid, LSN(msg->commit.commit_lsn), LSN(msg->commit.end_lsn),
+                          LSN(tx->commit_lsn));
     err->lsn = 0;
     tx->open = false;
     return SPATE_OK;
@@ -144,7 +145,7 @@ static enum spate_rc take_truncate(struct spate_transaction *tx, const struct sp
 
     if (msg->truncate.count > tx->table_cap) {
         tx->table_cap = msg->truncate.count;
-        tx->tables = spate_realloc((void *)tx->tables, tx->table_cap * sizeof *tx->tables);
+        tx->tables = spate_realloc((void *)tx->tables, tx->table_cap * sizeof(void *));
     }
     for (uint32_t i = 0; i < msg->truncate.count; i++) {
         uint32_t oid = spate_pgoutput_oid(&at);
@@ -189,11 +190,12 @@ static enum spate_rc aligned(struct spate_transaction *tx, struct spate_pos pos,
     }
     err->exit_code = SPATE_EXIT_FENCED;
     err->lsn = pos.commit_lsn;
-    return spate_fail(err, SPATE_FATAL,
-                      "the oldest change that the bus still holds (commit %X/%X, change %" PRIu32
-                      ") does not come again from the source, which is at %X/%X already: the source's history is "
-                      "another one. Nothing was confirmed; go on with: spate connector -c FILE --new-epoch",
-                      LSN(tx->align.commit_lsn), tx->align.ordinal, LSN(pos.commit_lsn));
+    return spate_fail(
+        err, SPATE_FATAL,
+        "the oldest change that the bus still holds (commit %X/%X, change %" PRIu32
+        ") does not come again from the source, which is at %X/%X already: the source's history is "
+        "another one. Nothing was confirmed; go on with: spate connector -c FILE --new-epoch",
+        LSN(tx->align.commit_lsn), tx->align.ordinal, LSN(pos.commit_lsn));
 }
 
 enum spate_rc spate_transaction_change(struct spate_transaction *tx, const struct spate_relations *relations,

@@ -27,13 +27,13 @@ struct spate_transaction {
     uint64_t next_n;
     uint64_t epoch;
     struct spate_slice source;
-    uint64_t skip_below;    /* see struct spate_tail */
+    uint64_t skip_below; /* see struct spate_tail */
     bool has_align;
     struct spate_pos align;
 
     bool holding;
-    struct spate_change held; /* valid while holding; end is 0 */
-    char *buffer;             /* libpq's, that held borrows from; owned */
+    struct spate_change held;           /* valid while holding; end is 0 */
+    char *buffer;                       /* libpq's, that held borrows from; owned */
     struct spate_value *before, *after; /* owned, `columns` each */
     size_t columns;
     const struct spate_table **tables; /* of a held truncate; owned */

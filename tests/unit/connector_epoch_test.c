@@ -3,11 +3,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+
 #include <cmocka.h>
 
 #include "connector/epoch.h"
-
-#include <stdio.h>
 
 static struct spate_source_state source;
 static struct spate_bus_state bus;
@@ -18,14 +18,16 @@ static struct spate_err err;
 static int set_up(void **state)
 {
     (void)state;
-    source = (struct spate_source_state){.system = "7001", .timeline = 1, .database = "shop", .database_oid = 5, .wal = 0x2000};
+    source = (struct spate_source_state){
+        .system = "7001", .timeline = 1, .database = "shop", .database_oid = 5, .wal = 0x2000};
     source.slot.exists = source.slot.has_restart = true;
     strcpy(source.slot.plugin, "pgoutput");
     strcpy(source.slot.database, "shop");
     strcpy(source.slot.status, "reserved");
     source.slot.restart = 0x800;
     source.slot.confirmed = 0x900;
-    bus = (struct spate_bus_state){.stream_epoch = 2, .greatest_end = 0x1000, .last_n = 7, .last_commit = 0xff0};
+    bus = (struct spate_bus_state){
+        .stream_epoch = 2, .greatest_end = 0x1000, .last_n = 7, .last_commit = 0xff0};
     spate_epoch_keep(&newest, &(struct spate_epoch){
                                   .epoch = 2,
                                   .end = 0x500,
@@ -155,9 +157,11 @@ static void P29_other_names_are_another_stream(void **state)
 {
     (void)state;
     err = (struct spate_err){0};
-    assert_int_equal(spate_epoch_judge("spate", "other", &source, &newest, &bus, &err), SPATE_CONTINUITY_BROKEN);
+    assert_int_equal(spate_epoch_judge("spate", "other", &source, &newest, &bus, &err),
+                     SPATE_CONTINUITY_BROKEN);
     assert_non_null(strstr(err.text, "publication \"other\""));
-    assert_int_equal(spate_epoch_judge("other", "spate", &source, &newest, &bus, &err), SPATE_CONTINUITY_BROKEN);
+    assert_int_equal(spate_epoch_judge("other", "spate", &source, &newest, &bus, &err),
+                     SPATE_CONTINUITY_BROKEN);
 }
 
 static void P66_a_slot_that_is_not_ours_to_use(void **state)

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+
 #include <cmocka.h>
 
 #include "connector/pgoutput.h"
@@ -70,7 +71,8 @@ static void make_insert(void)
 }
 static void make_update_key(void)
 {
-    u8('U'), u32(16384), u8('K'), u16(3), text("1"), u8('n'), u8('n'), u8('N'), u16(3), text("2"), u8('u'), text("b");
+    u8('U'), u32(16384), u8('K'), u16(3), text("1"), u8('n'), u8('n'), u8('N'), u16(3), text("2"), u8('u'),
+        text("b");
 }
 static void make_update_full(void)
 {
@@ -98,8 +100,9 @@ static void make_message(void)
 }
 
 static void (*const makers[])(void) = {
-    make_begin,       make_commit,       make_origin,     make_relation,    make_type,     make_insert,  make_update_key,
-    make_update_full, make_update_plain, make_delete_key, make_delete_full, make_truncate, make_message,
+    make_begin,       make_commit,     make_origin,      make_relation,     make_type,
+    make_insert,      make_update_key, make_update_full, make_update_plain, make_delete_key,
+    make_delete_full, make_truncate,   make_message,
 };
 
 /* The bytes stand at the end of an allocation of exactly their size, so that ASan sees one byte too many. */

@@ -1,14 +1,15 @@
 /* Where to go on after a crash: the acceptance rule over random histories (the model of HAZARDS 10).
  *
- * A history: writers append changes in order, fail and leave holes, append twice, live on as zombies. Each new writer
- * decides from the log where to go on. The rule must let the log's accepted sequence reach the end, and two
- * tempting rules must not: the greatest number in the log, and replaying from the log's beginning with the
- * confirmed number. */
+ * A history: writers append changes in order, fail and leave holes, append twice, live on as zombies. Each
+ * new writer decides from the log where to go on. The rule must let the log's accepted sequence reach the
+ * end, and two tempting rules must not: the greatest number in the log, and replaying from the log's
+ * beginning with the confirmed number. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+
 #include <cmocka.h>
 
 #include "connector/recovery.h"
@@ -38,7 +39,8 @@ static double chance(struct model *m)
 
 static struct spate_head change(uint64_t n)
 {
-    return (struct spate_head){.op = SPATE_OP_INSERT, .n = n, .epoch = 1, .has_pos = true, .pos = {n * 10, 1}, .end = n * 10 + 5};
+    return (struct spate_head){
+        .op = SPATE_OP_INSERT, .n = n, .epoch = 1, .has_pos = true, .pos = {n * 10, 1}, .end = n * 10 + 5};
 }
 
 static void append(struct model *m, uint64_t n)
@@ -94,7 +96,8 @@ static void deliver(struct model *m, struct writer *w)
 
     if (w->queued == 0)
         return;
-    if (chance(m) < .12 && w->queued > 1) { /* the head fails for good, later ones in flight succeed: a hole */
+    if (chance(m) < .12 &&
+        w->queued > 1) { /* the head fails for good, later ones in flight succeed: a hole */
         take(w);
         w->failed = true;
         while (w->queued && chance(m) < .6) {
@@ -123,7 +126,8 @@ static bool history_ends_well(unsigned seed, enum method method)
 
     m = (struct model){.random = seed};
     writers[0] = start(&m, method);
-    for (int step = 0; step < STEPS && now->acknowledged < CHANGES && count < WRITERS && m.length < LOG - 16; step++) {
+    for (int step = 0; step < STEPS && now->acknowledged < CHANGES && count < WRITERS && m.length < LOG - 16;
+         step++) {
         double x = chance(&m);
 
         if (now->failed || x < .02) {
