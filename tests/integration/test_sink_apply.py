@@ -171,6 +171,9 @@ def test_merges_go_by_the_key(world):
     def scans():
         return world.tgt("SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relid = 'team.t'::regclass")[0]
 
+    # What the session did so far (making the table scans it once) is counted when its statistics arrive.
+    scratch.until(lambda: world.tgt("SELECT 1 FROM pg_stat_user_tables WHERE relid = 'team.t'::regclass AND n_tup_ins >= 30000"),
+                  "the statistics of the load", 30)
     before = scans()
     world.src("UPDATE t SET v = v + 1 WHERE id <= 400; DELETE FROM t WHERE id BETWEEN 500 AND 700; UPDATE t SET v = 7 WHERE id > 29000")
     world.src("UPDATE t SET v = v + 1 WHERE id = 1; DELETE FROM t WHERE id = 2")
