@@ -7,9 +7,9 @@
 
 #include <stdlib.h>
 
-#define LITERAL_ROWS  100         /* up to so many rows a table is staged without COPY */
-#define LITERAL_BYTES (64 * 1024) /* and so many bytes */
-#define PLAIN_PAUSE   64
+#define SMALL_ROWS  200         /* up to so many rows of a table come as parameters, not by COPY */
+#define SMALL_BYTES (64 * 1024) /* and so many bytes */
+#define PLAIN_PAUSE 64
 
 void spate_apply_init(struct spate_apply *apply, struct spate_store *store)
 {
@@ -88,7 +88,7 @@ static struct share share_of(const struct spate_piece *piece, const struct spate
         if (e->version != version)
             continue;
         share.rows++;
-        if (share.rows <= LITERAL_ROWS)
+        if (share.rows <= SMALL_ROWS)
             for (size_t u = 0; u < version->used_count; u++)
                 share.bytes += spate_script_value(e, u)->text.len + 4;
         if (e->op == SPATE_ENTRY_DELETE || e->op == SPATE_ENTRY_REPLACE) {
@@ -105,46 +105,80 @@ static struct share share_of(const struct spate_piece *piece, const struct spate
     return share;
 }
 
-static void add_literal(struct spate_buf *sql, const struct spate_value *value)
+static bool has_op(const struct spate_entry *entry, const char *ops)
 {
-    if (value->kind == SPATE_VALUE_TEXT)
-        spate_pg_literal(sql, value->text);
-    else
-        spate_buf_puts(sql, "NULL");
+    return strchr(ops, (int)entry->op) != NULL;
 }
 
-static void stage_literals(struct spate_apply *apply, const struct spate_version *version)
+/* One element of an array's text. */
+static void add_element(struct spate_buf *out, const struct spate_value *value)
+{
+    const char *at = value->text.at, *end = at + value->text.len;
+
+    if (value->kind != SPATE_VALUE_TEXT) {
+        spate_buf_puts(out, "NULL");
+        return;
+    }
+    spate_buf_putc(out, '"');
+    while (at < end) {
+        const char *from = at;
+
+        while (at < end && *at != '"' && *at != '\\')
+            at++;
+        spate_buf_add(out, from, (size_t)(at - from));
+        if (at < end) {
+            spate_buf_putc(out, '\\');
+            spate_buf_putc(out, *at++);
+        }
+    }
+    spate_buf_putc(out, '"');
+}
+
+/* The column of the staging table that `column` counts (0: what to do), for one entry. */
+static void add_column_element(struct spate_buf *out, const struct spate_entry *entry, size_t column)
 {
     static const struct spate_value null = {.kind = SPATE_VALUE_NULL};
-    struct spate_buf *sql = &apply->sql;
-    const char *before = " VALUES ";
+    const struct spate_version *version = entry->version;
+    size_t extra = version->maybe_count ? 1 + version->key_count : 0;
 
-    spate_buf_printf(sql, "INSERT INTO %s ", version->sql.stage);
-    spate_buf_puts(sql, version->sql.columns);
-    for (size_t i = 0; i < apply->piece.count; i++) {
-        const struct spate_entry *e = &apply->piece.entries[i];
+    if (column == 0)
+        spate_buf_putc(out, (char)entry->op);
+    else if (extra && column == 1)
+        spate_script_mask(entry, out);
+    else if (column <= extra)
+        add_element(out, entry->old_key ? &entry->old_key[column - 2] : &null);
+    else
+        add_element(out, spate_script_value(entry, column - 1 - extra));
+}
 
-        if (e->version != version)
-            continue;
-        spate_buf_printf(sql, "%s('%c'", before, (char)e->op);
-        before = ", ";
-        if (version->maybe_count) {
-            spate_buf_puts(sql, ", '");
-            spate_script_mask(e, sql);
-            spate_buf_putc(sql, '\'');
-            for (size_t k = 0; k < version->key_count; k++) {
-                spate_buf_puts(sql, ", ");
-                add_literal(sql, e->old_key ? &e->old_key[k] : &null);
-            }
+/* Executes a statement over the entries of these kinds, given as an array per column. */
+static void execute_small(struct spate_apply *apply, const char *sql, const struct spate_version *version,
+                          const char *ops, uint64_t expected)
+{
+    size_t columns = 1 + version->used_count + (version->maybe_count ? 1 + version->key_count : 0);
+
+    spate_buf_puts(&apply->sql, sql);
+    for (size_t c = 0; c < columns; c++) {
+        bool first = true;
+
+        spate_buf_reset(&apply->chunk);
+        spate_buf_putc(&apply->chunk, '{');
+        for (size_t i = 0; i < apply->piece.count; i++) {
+            const struct spate_entry *e = &apply->piece.entries[i];
+
+            if (e->version != version || !has_op(e, ops))
+                continue;
+            if (!first)
+                spate_buf_putc(&apply->chunk, ',');
+            first = false;
+            add_column_element(&apply->chunk, e, c);
         }
-        for (size_t u = 0; u < version->used_count; u++) {
-            spate_buf_puts(sql, ", ");
-            add_literal(sql, spate_script_value(e, u));
-        }
-        spate_buf_putc(sql, ')');
+        spate_buf_putc(&apply->chunk, '}');
+        spate_buf_puts(&apply->sql, c ? ", " : " (");
+        spate_pg_literal(&apply->sql, spate_buf_view(&apply->chunk));
     }
-    spate_buf_puts(sql, ";\n");
-    spate_script_step(apply, SPATE_STEP_OTHER, version, 0);
+    spate_buf_puts(&apply->sql, ");\n");
+    spate_script_step(apply, expected ? SPATE_STEP_COUNTED : SPATE_STEP_OTHER, version, expected);
 }
 
 static void stage_copy(struct spate_apply *apply, const struct spate_version *version)
@@ -196,34 +230,60 @@ static enum spate_rc insert_plain(struct spate_apply *apply, const struct spate_
     *err = (struct spate_err){0};
     spate_script_add(apply, "ROLLBACK TO SAVEPOINT spate");
     spate_script_add(apply, "RELEASE SAVEPOINT spate");
-    execute(apply, version->sql.upsert, version, 0);
+    execute(apply, version->sql.large.upsert, version, 0);
     return SPATE_OK;
 }
 
+/* What a condition keeps out was mostly never there: only where there is none a miss tells something. */
+static uint64_t expected_erased(const struct share *share)
+{
+    return share->version->where ? 0 : share->erased_old;
+}
+
+static bool must_erase(const struct share *share)
+{
+    return share->erased || (share->version->where && share->upserted);
+}
+
 /* Deletes before upserts: inside a piece that is any order (sinks/fold.h). */
-static enum spate_rc merge(struct spate_apply *apply, const struct share *share, bool copied,
-                           struct spate_err *err)
+static enum spate_rc merge_large(struct spate_apply *apply, const struct share *share, struct spate_err *err)
 {
     const struct spate_version *version = share->version;
+    const struct spate_merge *merge = &version->sql.large;
 
-    if (share->erased || (version->where && share->upserted))
-        /* What a condition keeps out was mostly never there: only where there is none a miss tells something.
-         */
-        execute(apply, version->sql.erase, version, version->where ? 0 : share->erased_old);
+    clear_stage(apply, share);
+    stage_copy(apply, version);
+    if (must_erase(share))
+        execute(apply, merge->erase, version, expected_erased(share));
     if (share->upserted) {
-        bool plain = copied && share->all_fresh && apply->plain_pause == 0;
+        bool plain = share->all_fresh && apply->plain_pause == 0;
 
-        apply->plain_pause -= copied && apply->plain_pause;
+        apply->plain_pause -= apply->plain_pause > 0;
         if (plain && insert_plain(apply, version, err) != SPATE_OK)
             return SPATE_FAIL;
         if (!plain)
-            execute(apply, version->sql.upsert, version, 0);
+            execute(apply, merge->upsert, version, 0);
     }
     if (share->partial)
-        execute(apply, version->sql.partial, version, share->partial);
+        execute(apply, merge->partial, version, share->partial);
     if (share->moved)
-        execute(apply, version->sql.move, version, share->moved);
+        execute(apply, merge->move, version, share->moved);
     return SPATE_OK;
+}
+
+static void merge_small(struct spate_apply *apply, const struct share *share)
+{
+    const struct spate_version *version = share->version;
+    const struct spate_merge *merge = &version->sql.small;
+
+    if (must_erase(share))
+        execute_small(apply, merge->erase, version, version->where ? "dru" : "dr", expected_erased(share));
+    if (share->upserted)
+        execute_small(apply, merge->upsert, version, "ur", 0);
+    if (share->partial)
+        execute_small(apply, merge->partial, version, "p", share->partial);
+    if (share->moved)
+        execute_small(apply, merge->move, version, "m", share->moved);
 }
 
 static enum spate_rc apply_rows(struct spate_apply *apply, struct spate_err *err)
@@ -240,19 +300,16 @@ static enum spate_rc apply_rows(struct spate_apply *apply, struct spate_err *err
         share = share_of(piece, piece->versions[i]);
         if (share.rows == 0) /* the item that ended the piece was the first of its table */
             continue;
-        copy = share.rows > LITERAL_ROWS || share.bytes > LITERAL_BYTES;
-        clear_stage(apply, &share);
-        if (copy)
-            stage_copy(apply, share.version);
-        else
-            stage_literals(apply, share.version);
+        copy = share.rows > SMALL_ROWS || share.bytes > SMALL_BYTES;
         apply->rows += share.rows;
-        if (merge(apply, &share, copy, err) != SPATE_OK)
+        if (!copy)
+            merge_small(apply, &share);
+        else if (merge_large(apply, &share, err) != SPATE_OK)
             return SPATE_FAIL;
         any_copy |= copy;
     }
     /* COPY reads the piece while the script runs, and the next fold overwrites it. */
-    if (any_copy || apply->sql.len > 4 * LITERAL_BYTES)
+    if (any_copy || apply->sql.len > 4 * SMALL_BYTES)
         return spate_script_run(apply, err);
     return SPATE_OK;
 }

@@ -10,9 +10,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Our own columns begin with more tildes than any column of the source. */
 struct names {
-    char prefix[72];
+    char prefix[72];       /* our own columns begin with more tildes than any column of the source */
+    const char *from;      /* the relation that holds the rows */
+    const char *suffix;    /* of the prepared statements' names */
+    const char *arguments; /* their parameters' types in parentheses, or "" */
 };
 
 static void choose_names(const struct spate_version *version, struct names *names)
@@ -89,14 +91,44 @@ static void stage_table(struct spate_version *version, const struct names *names
     version->sql.columns = take(&columns);
 }
 
+/* The rows as parameters: $1 is what to do, and so on in the order of the staging table's columns. */
+static void array_source(const struct spate_version *version, const struct names *names,
+                         struct spate_buf *from, struct spate_buf *arguments)
+{
+    size_t count = 1;
+
+    spate_buf_printf(from, "(SELECT u.c1 AS \"%sop\"", names->prefix);
+    if (version->maybe_count) {
+        spate_buf_printf(from, ", u.c%zu AS \"%smask\"", ++count, names->prefix);
+        for (size_t k = 0; k < version->key_count; k++)
+            spate_buf_printf(from, ", u.c%zu::%s AS \"%sold%zu\"", ++count,
+                             version->stage_types[version->table->key[k]], names->prefix, k);
+    }
+    for (size_t i = 0; i < version->used_count; i++) {
+        spate_buf_printf(from, ", u.c%zu::%s AS ", ++count, version->stage_types[version->used[i]]);
+        source_ident(from, version, i);
+    }
+    spate_buf_puts(from, " FROM unnest(");
+    for (size_t i = 1; i <= count; i++) {
+        spate_buf_printf(from, "%s$%zu", i > 1 ? ", " : "", i);
+        spate_buf_puts(arguments, i > 1 ? ", text[]" : " (text[]");
+    }
+    spate_buf_puts(from, ") AS u (");
+    for (size_t i = 1; i <= count; i++)
+        spate_buf_printf(from, "%sc%zu", i > 1 ? ", " : "", i);
+    spate_buf_puts(from, ")) AS spate_rows");
+    spate_buf_putc(arguments, ')');
+}
+
 /* Appends "; PREPARE name AS " and returns "EXECUTE name". */
-static char *prepare(const struct spate_version *version, struct spate_buf *create, char kind)
+static char *prepare(const struct spate_version *version, const struct names *names, struct spate_buf *create,
+                     char kind)
 {
     char name[80];
 
-    snprintf(name, sizeof name, "EXECUTE spate_%c%zu_%u", kind, version->projection->index,
+    snprintf(name, sizeof name, "EXECUTE spate_%c%s%zu_%u", kind, names->suffix, version->projection->index,
              version->table->v);
-    spate_buf_printf(create, "; PREPARE %s AS ", name + sizeof "EXECUTE " - 1);
+    spate_buf_printf(create, ";\nPREPARE %s%s AS ", name + sizeof "EXECUTE " - 1, names->arguments);
     return spate_strdup(name);
 }
 
@@ -111,29 +143,32 @@ static void join_keys(const struct spate_version *version, struct spate_buf *out
 }
 
 /* CASE keeps the team's condition away from rows that are staged without values. */
-static void erase_sql(struct spate_version *version, const struct names *names, struct spate_buf *create)
+static char *erase_sql(const struct spate_version *version, const struct names *names)
 {
-    version->sql.erase = prepare(version, create, 'd');
-    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ", version->projection->target);
+    struct spate_buf sql = {0};
+
+    spate_buf_printf(&sql, "DELETE FROM %s AS t USING (SELECT ", version->projection->target);
     for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(create, k ? ", " : "");
-        source_ident(create, version, version->key_at[k]);
-        spate_buf_printf(create, " AS k%zu", k);
+        spate_buf_puts(&sql, k ? ", " : "");
+        source_ident(&sql, version, version->key_at[k]);
+        spate_buf_printf(&sql, " AS k%zu", k);
     }
-    spate_buf_printf(create, " FROM %s WHERE ", version->sql.stage);
+    spate_buf_printf(&sql, " FROM %s WHERE ", names->from);
     if (version->where)
         spate_buf_printf(
-            create,
+            &sql,
             "CASE \"%sop\" WHEN 'd' THEN true WHEN 'r' THEN true WHEN 'u' THEN (%s\n) IS NOT TRUE ELSE "
             "false END",
             names->prefix, version->where);
     else
-        spate_buf_printf(create, "\"%sop\" IN ('d', 'r')", names->prefix);
-    spate_buf_puts(create, ") AS s");
-    join_keys(version, create);
+        spate_buf_printf(&sql, "\"%sop\" IN ('d', 'r')", names->prefix);
+    spate_buf_puts(&sql, ") AS s");
+    join_keys(version, &sql);
+    return take(&sql);
 }
 
-static void insert_sql(struct spate_version *version, const struct names *names, struct spate_buf *create)
+static void insert_sql(const struct spate_version *version, const struct names *names,
+                       struct spate_buf *create)
 {
     spate_buf_printf(create, "INSERT INTO %s (", version->projection->target);
     for (size_t i = 0; i < version->output_count; i++) {
@@ -143,7 +178,7 @@ static void insert_sql(struct spate_version *version, const struct names *names,
     spate_buf_puts(create, ") SELECT ");
     for (size_t i = 0; i < version->output_count; i++)
         spate_buf_printf(create, "%s(%s\n)", i ? ", " : "", version->outputs[i].expr);
-    spate_buf_printf(create, " FROM %s WHERE ", version->sql.stage);
+    spate_buf_printf(create, " FROM %s WHERE ", names->from);
     if (version->where)
         spate_buf_printf(create, "CASE WHEN \"%sop\" IN ('u', 'r') THEN (%s\n) ELSE false END", names->prefix,
                          version->where);
@@ -151,11 +186,11 @@ static void insert_sql(struct spate_version *version, const struct names *names,
         spate_buf_printf(create, "\"%sop\" IN ('u', 'r')", names->prefix);
 }
 
-static void upsert_sql(struct spate_version *version, const struct names *names, struct spate_buf *create)
+static void upsert_sql(const struct spate_version *version, const struct names *names,
+                       struct spate_buf *create)
 {
     size_t set = 0;
 
-    version->sql.upsert = prepare(version, create, 'u');
     insert_sql(version, names, create);
     spate_buf_puts(create, " ON CONFLICT (");
     for (size_t k = 0; k < version->key_count; k++) {
@@ -186,67 +221,85 @@ static int mask_of(const struct spate_version *version, const struct spate_outpu
 
 /* Partial rows exist only where no `where` uses what may be missing, and no expression mixes it with other
  * columns (sinks/plan.c): so each output is computed, or it keeps what the target has (T11). */
-static void partial_sql(struct spate_version *version, const struct names *names, struct spate_buf *create,
-                        char kind)
+static char *partial_sql(const struct spate_version *version, const struct names *names, char kind)
 {
+    struct spate_buf sql = {0};
     size_t set = 0;
 
-    spate_buf_printf(create, "UPDATE %s AS t SET ", version->projection->target);
+    spate_buf_printf(&sql, "UPDATE %s AS t SET ", version->projection->target);
     for (size_t i = 0; i < version->output_count; i++) {
         const struct spate_output *output = &version->outputs[i];
         int mask = mask_of(version, output);
 
         if (output->key && kind == 'p')
             continue;
-        spate_buf_puts(create, set++ ? ", " : "");
-        ident(create, output->name);
+        spate_buf_puts(&sql, set++ ? ", " : "");
+        ident(&sql, output->name);
         if (mask < 0) {
-            spate_buf_printf(create, " = s.v%zu", i);
+            spate_buf_printf(&sql, " = s.v%zu", i);
         } else {
-            spate_buf_printf(create, " = CASE WHEN s.m%d THEN s.v%zu ELSE t.", mask, i);
-            ident(create, output->name);
-            spate_buf_puts(create, " END");
+            spate_buf_printf(&sql, " = CASE WHEN s.m%d THEN s.v%zu ELSE t.", mask, i);
+            ident(&sql, output->name);
+            spate_buf_puts(&sql, " END");
         }
     }
-    spate_buf_puts(create, " FROM (SELECT ");
+    spate_buf_puts(&sql, " FROM (SELECT ");
     for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(create, k ? ", " : "");
+        spate_buf_puts(&sql, k ? ", " : "");
         if (kind == 'm')
-            spate_buf_printf(create, "\"%sold%zu\"", names->prefix, k);
+            spate_buf_printf(&sql, "\"%sold%zu\"", names->prefix, k);
         else
-            source_ident(create, version, version->key_at[k]);
-        spate_buf_printf(create, " AS k%zu", k);
+            source_ident(&sql, version, version->key_at[k]);
+        spate_buf_printf(&sql, " AS k%zu", k);
     }
     for (size_t m = 0; m < version->maybe_count; m++)
-        spate_buf_printf(create, ", substr(\"%smask\", %zu, 1) = '1' AS m%zu", names->prefix, m + 1, m);
+        spate_buf_printf(&sql, ", substr(\"%smask\", %zu, 1) = '1' AS m%zu", names->prefix, m + 1, m);
     for (size_t i = 0; i < version->output_count; i++) {
         int mask = mask_of(version, &version->outputs[i]);
         if (mask < 0)
-            spate_buf_printf(create, ", (%s\n) AS v%zu", version->outputs[i].expr, i);
+            spate_buf_printf(&sql, ", (%s\n) AS v%zu", version->outputs[i].expr, i);
         else
-            spate_buf_printf(create, ", CASE WHEN substr(\"%smask\", %d, 1) = '1' THEN (%s\n) END AS v%zu",
+            spate_buf_printf(&sql, ", CASE WHEN substr(\"%smask\", %d, 1) = '1' THEN (%s\n) END AS v%zu",
                              names->prefix, mask + 1, version->outputs[i].expr, i);
     }
-    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = '%c') AS s", version->sql.stage, names->prefix, kind);
-    join_keys(version, create);
+    spate_buf_printf(&sql, " FROM %s WHERE \"%sop\" = '%c') AS s", names->from, names->prefix, kind);
+    join_keys(version, &sql);
+    return take(&sql);
+}
+
+static void merge_sql(const struct spate_version *version, const struct names *names,
+                      struct spate_merge *merge, struct spate_buf *create)
+{
+    merge->erase = prepare(version, names, create, 'd');
+    erase_sql(version, names, create);
+    merge->upsert = prepare(version, names, create, 'u');
+    upsert_sql(version, names, create);
+    if (version->maybe_count == 0)
+        return;
+    merge->partial = prepare(version, names, create, 'p');
+    partial_sql(version, names, create, 'p');
+    merge->move = prepare(version, names, create, 'm');
+    partial_sql(version, names, create, 'm');
 }
 
 void spate_version_sql(struct spate_version *version)
 {
-    struct spate_buf create = {0};
-    struct names names;
+    struct spate_buf create = {0}, rows = {0}, arguments = {0};
+    struct names names = {.suffix = "", .arguments = ""};
 
     choose_names(version, &names);
     stage_table(version, &names, &create);
-    erase_sql(version, &names, &create);
-    upsert_sql(version, &names, &create);
-    version->sql.insert = prepare(version, &create, 'i');
+    names.from = version->sql.stage;
+    merge_sql(version, &names, &version->sql.large, &create);
+    version->sql.insert = prepare(version, &names, &create, 'i');
     insert_sql(version, &names, &create);
-    if (version->maybe_count) {
-        version->sql.partial = prepare(version, &create, 'p');
-        partial_sql(version, &names, &create, 'p');
-        version->sql.move = prepare(version, &create, 'm');
-        partial_sql(version, &names, &create, 'm');
-    }
+
+    array_source(version, &names, &rows, &arguments);
+    names.from = spate_buf_str(&rows);
+    names.arguments = spate_buf_str(&arguments);
+    names.suffix = "s";
+    merge_sql(version, &names, &version->sql.small, &create);
     version->sql.create = take(&create);
+    spate_buf_fini(&rows);
+    spate_buf_fini(&arguments);
 }

@@ -159,6 +159,14 @@ struct spate_version *spate_version_new(struct spate_projection *projection, con
     return version;
 }
 
+static void free_merge(struct spate_merge *merge)
+{
+    free(merge->erase);
+    free(merge->upsert);
+    free(merge->partial);
+    free(merge->move);
+}
+
 void spate_version_free(struct spate_version *version)
 {
     if (!version)
@@ -182,14 +190,12 @@ void spate_version_free(struct spate_version *version)
     free(version->maybe);
     free(version->stage_types);
     free(version->as_text);
-    free(version->sql.stage);
     free(version->sql.create);
+    free(version->sql.stage);
     free(version->sql.columns);
-    free(version->sql.erase);
-    free(version->sql.upsert);
     free(version->sql.insert);
-    free(version->sql.partial);
-    free(version->sql.move);
+    free_merge(&version->sql.large);
+    free_merge(&version->sql.small);
     free(version);
 }
 

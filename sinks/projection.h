@@ -28,16 +28,22 @@ struct spate_output {
     int line;   /* in the team's file; 0: it stands there by default */
 };
 
+/* The statements that merge rows, each an EXECUTE of what `create` prepares. */
+struct spate_merge {
+    char *erase;   /* deletes what 'd', 'r' and rows outside `where` name */
+    char *upsert;  /* inserts or updates 'u' and 'r' */
+    char *partial; /* updates 'p'; NULL where no value can come unchanged */
+    char *move;    /* updates 'm'; NULL likewise */
+};
+
 /* The statements of a version; all names in them are qualified or temporary. */
 struct spate_statements {
-    char *stage;   /* quoted name of the staging table, pg_temp included */
-    char *create;  /* staging table and prepared statements, run once per connection */
-    char *columns; /* "(op, mask, ...)" of the staging table, for COPY and INSERT */
-    char *erase;   /* EXECUTE of: delete what 'd', 'r' and rows outside `where` name */
-    char *upsert;  /* EXECUTE of: insert or update 'u' and 'r' */
-    char *insert;  /* EXECUTE of: the same for rows that cannot exist yet (T33) */
-    char *partial; /* EXECUTE of: update 'p'; NULL where no value can come unchanged */
-    char *move;    /* EXECUTE of: update 'm'; NULL likewise */
+    char *create;             /* staging table and prepared statements, run once per connection */
+    char *stage;              /* quoted name of the staging table, pg_temp included */
+    char *columns;            /* "(op, mask, ...)" of the staging table, for COPY */
+    struct spate_merge large; /* from the staging table */
+    char *insert;             /* as large.upsert, for rows that cannot exist yet (T33) */
+    struct spate_merge small; /* from an array of text per column, given as parameters */
 };
 
 struct spate_version {

@@ -35,10 +35,12 @@ void spate_store_close(struct spate_store *store)
 }
 
 /* Position and rows are committed together, so a crash of the target that forgets the last commits forgets
- * both (T5). The planner must go by the key's index: staging tables have no statistics (T34). */
+ * both (T5). The planner must go by the key's index, with the staging table outside: that one has no
+ * statistics (T34), and scanning it again and again must never look cheap. */
 static const char pin_sql[] =
     "SET synchronous_commit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; "
-    "SET enable_seqscan = off; SET jit = off; SET standard_conforming_strings = on; "
+    "SET enable_seqscan = off; SET enable_material = off; SET jit = off; SET standard_conforming_strings = "
+    "on; "
     "SET transform_null_equals = off; SET lock_timeout = '60s'; "
     "SET default_transaction_isolation = 'read committed'; SET xmloption = content; "
     "SET client_min_messages = warning";
@@ -338,6 +340,28 @@ out:
     return rc;
 }
 
+/* The guarded write of the position. No row: the division fails, and with it the whole batch. */
+static enum spate_rc prepare_position(struct spate_store *store, struct spate_err *err)
+{
+    struct spate_buf sql = {0};
+    enum spate_rc rc;
+
+    spate_buf_printf(
+        &sql,
+        "PREPARE spate_position (bigint, bigint, bigint, bigint, bigint, text, text, bigint, bigint, "
+        "bigint, bigint, text, text) AS WITH moved AS (UPDATE %s.spate_sink SET epoch = $4, n = $5, pos = "
+        "$6, bus_position = $7, applied = $8, duplicates = $9, holes = $10, missing = $11, epoch_uuid = "
+        "$12, log_id = $13, updated = clock_timestamp() WHERE sink = ",
+        store->schema);
+    spate_pg_literal(&sql, spate_slice_str(store->config->name));
+    spate_buf_puts(&sql,
+                   " AND generation = $1 AND epoch IS NOT DISTINCT FROM $2 AND n IS NOT DISTINCT FROM $3 "
+                   "RETURNING 1) SELECT 1 / count(*) FROM moved");
+    rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
 enum spate_rc spate_store_open(struct spate_store *store, struct spate_err *err)
 {
     enum spate_rc rc = connect_target(store, err);
@@ -350,6 +374,8 @@ enum spate_rc spate_store_open(struct spate_store *store, struct spate_err *err)
         rc = lock_sink(store, err);
     if (rc == SPATE_OK)
         rc = claim(store, err);
+    if (rc == SPATE_OK)
+        rc = prepare_position(store, err);
     if (rc != SPATE_OK)
         spate_store_close(store);
     return rc;
@@ -430,26 +456,20 @@ void spate_store_write_sql(const struct spate_store *store, struct spate_buf *sq
 
     spate_pos_format(mark->place.pos, pos);
     spate_bus_pos_format(store->source_driver, mark->at, at);
-    spate_buf_printf(sql,
-                     "WITH moved AS (UPDATE %s.spate_sink SET epoch = %" PRIu64 ", n = %" PRIu64
-                     ", pos = '%.25s', bus_position = '%s', applied = %" PRIu64 ", duplicates = %" PRIu64
-                     ", holes = %" PRIu64 ", missing = %" PRIu64
-                     ", updated = clock_timestamp(), epoch_uuid = ",
-                     store->schema, mark->place.epoch, mark->place.n, pos, at, counts->applied,
-                     counts->duplicates, counts->holes, counts->missing);
-    spate_pg_literal(sql, spate_slice_str(mark->uuid));
-    spate_buf_puts(sql, ", log_id = ");
-    spate_pg_literal(sql, spate_slice_str(log_id));
-    spate_buf_puts(sql, " WHERE sink = ");
-    spate_pg_literal(sql, spate_slice_str(store->config->name));
-    spate_buf_printf(sql, " AND generation = %" PRId64, store->generation);
+    spate_buf_printf(sql, "EXECUTE spate_position (%" PRId64, store->generation);
     if (store->stored)
-        spate_buf_printf(sql, " AND epoch = %" PRIu64 " AND n = %" PRIu64, store->mark.place.epoch,
-                         store->mark.place.n);
+        spate_buf_printf(sql, ", %" PRIu64 ", %" PRIu64, store->mark.place.epoch, store->mark.place.n);
     else
-        spate_buf_puts(sql, " AND epoch IS NULL");
-    /* No row: the division fails, and with it the whole batch. */
-    spate_buf_puts(sql, " RETURNING 1) SELECT 1 / count(*) FROM moved");
+        spate_buf_puts(sql, ", NULL, NULL");
+    spate_buf_printf(sql,
+                     ", %" PRIu64 ", %" PRIu64 ", '%.25s', '%s', %" PRIu64 ", %" PRIu64 ", %" PRIu64
+                     ", %" PRIu64 ", ",
+                     mark->place.epoch, mark->place.n, pos, at, counts->applied, counts->duplicates,
+                     counts->holes, counts->missing);
+    spate_pg_literal(sql, spate_slice_str(mark->uuid));
+    spate_buf_puts(sql, ", ");
+    spate_pg_literal(sql, spate_slice_str(log_id));
+    spate_buf_putc(sql, ')');
 }
 
 void spate_store_written(struct spate_store *store, const struct spate_mark *mark, const char *log_id,

@@ -152,9 +152,11 @@ static void all_columns_by_default(void **state)
         "(\"id\"\n), (\"total\"\n), "));
     assert_non_null(strstr(w.version->sql.create,
                            " ON CONFLICT (\"id\") DO UPDATE SET \"total\" = EXCLUDED.\"total\", "));
-    assert_non_null(strstr(w.version->sql.create,
+    assert_non_null(strstr(w.version->sql.partial,
                            "\"total\" = CASE WHEN s.m0 THEN s.v1 ELSE t.\"total\" END, \"paid\" = s.v2, "));
-    assert_non_null(w.version->sql.partial);
+    /* T34: a plan kept from when the target was small would scan all of it for each staged row. */
+    assert_null(strstr(w.version->sql.create, "DELETE FROM"));
+    assert_null(strstr(w.version->sql.create, "UPDATE \"team\""));
     assert_non_null(w.version->sql.move);
     close_world(&w);
 }
@@ -182,7 +184,7 @@ static void full_identity_leaves_nothing_out(void **state)
      */
     assert_non_null(strstr(w.version->sql.create, "(total * 2 -- twice\n)"));
     assert_non_null(
-        strstr(w.version->sql.create, "WHEN 'u' THEN (paid and notes > ''\n) IS NOT TRUE ELSE false END"));
+        strstr(w.version->sql.erase, "WHEN 'u' THEN (paid and notes > ''\n) IS NOT TRUE ELSE false END"));
     assert_non_null(
         strstr(w.version->sql.create,
                "WHERE CASE WHEN \"~op\" IN ('u', 'r') THEN (paid and notes > ''\n) ELSE false END"));
