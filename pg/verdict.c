@@ -95,6 +95,7 @@ static const struct condition conditions[] = {
     {"53400", SPATE_RETRY, OPERATOR, "configuration_limit_exceeded",
      "raise the limit that the server names (for a connector max_replication_slots)"},
     {"53", SPATE_RETRY, OPERATOR, "insufficient_resources", NULL},
+    {"54011", SPATE_QUARANTINE, 0, "too_many_columns", "use fewer of the source's columns"},
     {"54", SPATE_QUARANTINE, VALUES, "program_limit_exceeded", NULL},
     {"55000", SPATE_FATAL, 0, "object_not_in_prerequisite_state", NULL},
     {"55006", SPATE_RETRY, 0, "object_in_use", NULL},

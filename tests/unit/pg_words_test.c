@@ -62,7 +62,7 @@ static void codes_that_quote_values(void **state)
 {
     static const char *const quoting[] = {"22P02", "22001", "23505", "23502", "23514",
                                           "44000", "P0001", "38000", "A0001" /* RAISE .. USING ERRCODE */};
-    static const char *const plain[] = {"42P01", "42501", "57P01", "55006", "40001", "", "XX000"};
+    static const char *const plain[] = {"42P01", "42501", "57P01", "55006", "40001", "", "XX000", "54011"};
 
     (void)state;
     for (size_t i = 0; i < SPATE_COUNT(quoting); i++)
