@@ -22,8 +22,8 @@ static const struct spate_cli_text text = {
         "  -h, --help          this text\n\n"
         "Exit codes: 0 stopped in order, 1 an error, 2 configuration, 3 the stream's continuity is broken "
         "for\n"
-        "a sink, 4 a sink cannot do exactly what was asked. With many sinks: that of the first that "
-        "stopped.\n",
+        "a sink, 4 a sink cannot do exactly what was asked, 5 told to stop, but a target did not answer in\n"
+        "time. With many sinks: that of the first that stopped.\n",
 };
 
 static const struct option options[] = {
