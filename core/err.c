@@ -4,39 +4,53 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A text that fills its room to the end was cut: it says so, lest half a statement be taken for a whole one.
+ * No character is cut in two. */
+static void mark_cut(struct spate_err *err)
+{
+    size_t at = sizeof err->text - sizeof "...";
+
+    while (at > 0 && ((unsigned char)err->text[at] & 0xc0) == 0x80)
+        at--;
+    memcpy(err->text + at, "...", sizeof "...");
+}
+
 enum spate_rc spate_fail_at(struct spate_err *err, enum spate_verdict verdict, const char *file, int line,
                             const char *fmt, ...)
 {
     va_list args;
+    int len;
 
     err->verdict = verdict;
     err->file = file;
     err->line = line;
     va_start(args, fmt);
-    vsnprintf(err->text, sizeof err->text, fmt, args);
+    len = vsnprintf(err->text, sizeof err->text, fmt, args);
     va_end(args);
+    if (len >= (int)sizeof err->text)
+        mark_cut(err);
     return SPATE_FAIL;
 }
 
 enum spate_rc spate_err_context(struct spate_err *err, const char *fmt, ...)
 {
+    const size_t most = sizeof err->text - sizeof ": "; /* of new words and older ones together */
     char text[sizeof err->text];
-    size_t len, room;
+    size_t older = strlen(err->text), len, kept;
     va_list args;
     int n;
 
     va_start(args, fmt);
     n = vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    len = n < 0 ? 0 : (size_t)n;
-    if (len + 2 < sizeof text) { /* the older words are cut where the room ends */
-        memcpy(text + len, ": ", 2);
-        room = sizeof text - len - 3;
-        n = (int)strnlen(err->text, room);
-        memcpy(text + len + 2, err->text, (size_t)n);
-        text[len + 2 + (size_t)n] = '\0';
-    }
-    memcpy(err->text, text, sizeof text);
+    len = n < 0 ? 0 : (size_t)n < most ? (size_t)n : most;
+    kept = older < most - len ? older : most - len;
+    memmove(err->text + len + 2, err->text, kept);
+    memcpy(err->text, text, len);
+    memcpy(err->text + len, ": ", 2);
+    err->text[len + 2 + kept] = '\0';
+    if (n > (int)len || kept < older)
+        mark_cut(err);
     return SPATE_FAIL;
 }
 

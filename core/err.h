@@ -44,7 +44,7 @@ struct spate_err {
 #define spate_fail(err, verdict, ...) spate_fail_at((err), (verdict), __FILE__, __LINE__, __VA_ARGS__)
 
 /* Fills *err and returns SPATE_FAIL, so that `return spate_fail(...)` reads well.
- * Text that does not fit is cut at the end. Keeps err->exit_code, err->lsn and err->sqlstate. */
+ * Text that does not fit is cut and ends with "...". Keeps err->exit_code, err->lsn and err->sqlstate. */
 enum spate_rc spate_fail_at(struct spate_err *err, enum spate_verdict verdict, const char *file, int line,
                             const char *fmt, ...) SPATE_PRINTF(5, 6);
 

@@ -210,6 +210,20 @@ static void errors_keep_what_is_not_theirs(void **state)
     spate_err_context(&err, "where");
     assert_int_equal(strncmp(err.text, "where: xxx", 10), 0);
     assert_int_equal(strlen(err.text), sizeof err.text - 1);
+    assert_string_equal(err.text + sizeof err.text - 5, "x..."); /* half a statement is seen to be half */
+    for (size_t tail = 0; tail < 4; tail++) {                    /* nor is a character cut in two */
+        struct spate_err whole = {0};
+
+        memset(word, 'x', 4999);
+        memcpy(word + sizeof err.text - 4 - tail, "\xF0\x9F\x90\x98", 4);
+        spate_fail(&err, SPATE_RETRY, "%s", word);
+        assert_string_equal(err.text + strspn(err.text, "x"), "...");
+        spate_fail(&whole, SPATE_RETRY, "%.*s", (int)sizeof whole.text - 1,
+                   word + 4999 - (sizeof whole.text - 1));
+        assert_int_equal(strspn(whole.text, "x"), sizeof whole.text - 1); /* what fits is not marked */
+        spate_err_context(&whole, "%s", "");
+        assert_string_equal(whole.text + sizeof whole.text - 5, "x...");
+    }
     assert_string_equal(spate_verdict_name(SPATE_RETRY), "retry");
     assert_string_equal(spate_verdict_name(SPATE_QUARANTINE), "quarantine");
     assert_string_equal(spate_verdict_name(SPATE_FATAL), "fatal");
