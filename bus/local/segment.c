@@ -43,7 +43,11 @@ enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap, s
                    : spate_fail(err, errno == ENOENT ? SPATE_RETRY : SPATE_FATAL,
                                 "cannot create the segment %s: %s", name,
                                 errno == ENOENT ? "its directory was removed" : strerror(errno));
-    int why = posix_fallocate(fd, 0, (off_t)(SPATE_LOCAL_HEADER + cap));
+    int why;
+
+    do /* tmpfs of older kernels gives up when a signal is pending */
+        why = posix_fallocate(fd, 0, (off_t)(SPATE_LOCAL_HEADER + cap));
+    while (why == EINTR);
     spate_local_segment_header_make(&header, base, cap);
     if (why == 0 && pwrite(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)
         why = errno;
