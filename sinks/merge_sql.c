@@ -143,28 +143,26 @@ static void join_keys(const struct spate_version *version, struct spate_buf *out
 }
 
 /* CASE keeps the team's condition away from rows that are staged without values. */
-static char *erase_sql(const struct spate_version *version, const struct names *names)
+static void erase_sql(const struct spate_version *version, const struct names *names,
+                      struct spate_buf *create)
 {
-    struct spate_buf sql = {0};
-
-    spate_buf_printf(&sql, "DELETE FROM %s AS t USING (SELECT ", version->projection->target);
+    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ", version->projection->target);
     for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(&sql, k ? ", " : "");
-        source_ident(&sql, version, version->key_at[k]);
-        spate_buf_printf(&sql, " AS k%zu", k);
+        spate_buf_puts(create, k ? ", " : "");
+        source_ident(create, version, version->key_at[k]);
+        spate_buf_printf(create, " AS k%zu", k);
     }
-    spate_buf_printf(&sql, " FROM %s WHERE ", names->from);
+    spate_buf_printf(create, " FROM %s WHERE ", names->from);
     if (version->where)
         spate_buf_printf(
-            &sql,
+            create,
             "CASE \"%sop\" WHEN 'd' THEN true WHEN 'r' THEN true WHEN 'u' THEN (%s\n) IS NOT TRUE ELSE "
             "false END",
             names->prefix, version->where);
     else
-        spate_buf_printf(&sql, "\"%sop\" IN ('d', 'r')", names->prefix);
-    spate_buf_puts(&sql, ") AS s");
-    join_keys(version, &sql);
-    return take(&sql);
+        spate_buf_printf(create, "\"%sop\" IN ('d', 'r')", names->prefix);
+    spate_buf_puts(create, ") AS s");
+    join_keys(version, create);
 }
 
 static void insert_sql(const struct spate_version *version, const struct names *names,
@@ -221,50 +219,49 @@ static int mask_of(const struct spate_version *version, const struct spate_outpu
 
 /* Partial rows exist only where no `where` uses what may be missing, and no expression mixes it with other
  * columns (sinks/plan.c): so each output is computed, or it keeps what the target has (T11). */
-static char *partial_sql(const struct spate_version *version, const struct names *names, char kind)
+static void partial_sql(const struct spate_version *version, const struct names *names,
+                        struct spate_buf *create, char kind)
 {
-    struct spate_buf sql = {0};
     size_t set = 0;
 
-    spate_buf_printf(&sql, "UPDATE %s AS t SET ", version->projection->target);
+    spate_buf_printf(create, "UPDATE %s AS t SET ", version->projection->target);
     for (size_t i = 0; i < version->output_count; i++) {
         const struct spate_output *output = &version->outputs[i];
         int mask = mask_of(version, output);
 
         if (output->key && kind == 'p')
             continue;
-        spate_buf_puts(&sql, set++ ? ", " : "");
-        ident(&sql, output->name);
+        spate_buf_puts(create, set++ ? ", " : "");
+        ident(create, output->name);
         if (mask < 0) {
-            spate_buf_printf(&sql, " = s.v%zu", i);
+            spate_buf_printf(create, " = s.v%zu", i);
         } else {
-            spate_buf_printf(&sql, " = CASE WHEN s.m%d THEN s.v%zu ELSE t.", mask, i);
-            ident(&sql, output->name);
-            spate_buf_puts(&sql, " END");
+            spate_buf_printf(create, " = CASE WHEN s.m%d THEN s.v%zu ELSE t.", mask, i);
+            ident(create, output->name);
+            spate_buf_puts(create, " END");
         }
     }
-    spate_buf_puts(&sql, " FROM (SELECT ");
+    spate_buf_puts(create, " FROM (SELECT ");
     for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(&sql, k ? ", " : "");
+        spate_buf_puts(create, k ? ", " : "");
         if (kind == 'm')
-            spate_buf_printf(&sql, "\"%sold%zu\"", names->prefix, k);
+            spate_buf_printf(create, "\"%sold%zu\"", names->prefix, k);
         else
-            source_ident(&sql, version, version->key_at[k]);
-        spate_buf_printf(&sql, " AS k%zu", k);
+            source_ident(create, version, version->key_at[k]);
+        spate_buf_printf(create, " AS k%zu", k);
     }
     for (size_t m = 0; m < version->maybe_count; m++)
-        spate_buf_printf(&sql, ", substr(\"%smask\", %zu, 1) = '1' AS m%zu", names->prefix, m + 1, m);
+        spate_buf_printf(create, ", substr(\"%smask\", %zu, 1) = '1' AS m%zu", names->prefix, m + 1, m);
     for (size_t i = 0; i < version->output_count; i++) {
         int mask = mask_of(version, &version->outputs[i]);
         if (mask < 0)
-            spate_buf_printf(&sql, ", (%s\n) AS v%zu", version->outputs[i].expr, i);
+            spate_buf_printf(create, ", (%s\n) AS v%zu", version->outputs[i].expr, i);
         else
-            spate_buf_printf(&sql, ", CASE WHEN substr(\"%smask\", %d, 1) = '1' THEN (%s\n) END AS v%zu",
+            spate_buf_printf(create, ", CASE WHEN substr(\"%smask\", %d, 1) = '1' THEN (%s\n) END AS v%zu",
                              names->prefix, mask + 1, version->outputs[i].expr, i);
     }
-    spate_buf_printf(&sql, " FROM %s WHERE \"%sop\" = '%c') AS s", names->from, names->prefix, kind);
-    join_keys(version, &sql);
-    return take(&sql);
+    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = '%c') AS s", names->from, names->prefix, kind);
+    join_keys(version, create);
 }
 
 static void merge_sql(const struct spate_version *version, const struct names *names,
