@@ -5,6 +5,7 @@ T=PATTERN   only what matches (a file name, a test name, or the name of a step)
 SEED=N      repeats the random parts of a run
 CI=true     nothing that needs a Postgres server may be skipped
 """
+import concurrent.futures
 import fnmatch
 import glob
 import os
@@ -29,18 +30,21 @@ JOBS = str(os.cpu_count() or 2)
 BIN = {"release": "build/release", "asan": "build/asan"}
 
 passed, failed, skipped = 0, [], []
-child = None
+children = set()
 
 
 def on_signal(number, _frame):
     """A child is in a session of its own: it hears of the signal once, from here, and cleans up."""
-    if child is not None and child.poll() is None:
-        child.send_signal(number)
+    for child in list(children):
+        if child.poll() is None:
+            child.send_signal(number)
+    for child in list(children):
         try:
             child.wait(60)
         except subprocess.TimeoutExpired:
             child.kill()
-    raise SystemExit(128 + number)
+    print("interrupted", flush=True)
+    os._exit(128 + number)
 
 
 def wants(*names):
@@ -51,30 +55,21 @@ def head(text):
     print(f"== {text}", flush=True)
 
 
-def call(argv, env=None, quiet=True, timeout=None):
-    """Runs a program; returns (exit status, output). Output also goes to the terminal unless quiet."""
-    global child
+def call(argv, env=None, timeout=None):
+    """Runs a program to its end; returns (exit status, output)."""
     child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
                              errors="replace", env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
                              start_new_session=True, preexec_fn=scratch.child_setup(death_signal=signal.SIGTERM))
-    out = []
-    begin = time.monotonic()
-    timer = None
-    if timeout:
-        import threading
-        timer = threading.Timer(timeout, child.kill)
-        timer.start()
-    for line in child.stdout:
-        out.append(line)
-        if not quiet:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-    code = child.wait()
-    if timer:
-        timer.cancel()
-        if time.monotonic() - begin >= timeout:
-            out.append(f"killed after {timeout} s\n")
-    return code, "".join(out)
+    children.add(child)
+    try:
+        out, _ = child.communicate(timeout=timeout)
+        return child.returncode, out
+    except subprocess.TimeoutExpired:
+        child.kill()
+        out, _ = child.communicate()
+        return -9, (out or "") + f"\nkilled after {timeout} s\n"
+    finally:
+        children.discard(child)
 
 
 def ok(count=1):
@@ -93,7 +88,7 @@ def skip(name, why):
 
 
 def make(*goals, name):
-    code, out = call(["make", "--no-print-directory", "-j", JOBS, *goals], env={"CI": ""})
+    code, out = call(["make", "-s", "--no-print-directory", "-j", JOBS, *goals], env={"CI": ""})
     if code:
         fail(name, out)
     return code == 0
@@ -108,7 +103,7 @@ def has_goal(goal):
 def build():
     head("build")
     # Warnings are errors here, as in CI.
-    code, out = call(["make", "--no-print-directory", "-j", JOBS, "CI=1", "compile"])
+    code, out = call(["make", "-s", "--no-print-directory", "-j", JOBS, "CI=1", "compile"])
     if code:
         fail("build", out)
         return False
@@ -198,22 +193,46 @@ def checks():
             ok()
 
 
-def pytest(label, *arguments, quiet=False):
+def pytest(label, *arguments):
+    """Returns what is to be reported of one pytest run: (label, output, its report or None, exit status, seconds)."""
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.xml")
         argv = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
-        if PATTERN and not wants(label):
+        if PATTERN and not wants(label, *arguments):
             argv += ["-k", PATTERN.replace("*", "")]
-        head(label)
-        code, out = call(argv, quiet=quiet)
-        if not os.path.exists(report):
-            fail(label, out)
-            return
-        count(label, xml.parse(report).getroot(), code)
+        begin = time.monotonic()
+        code, out = call(argv)
+        root = xml.parse(report).getroot() if os.path.exists(report) else None
+        return label, out, root, code, time.monotonic() - begin
+
+
+def report(label, out, root, code, seconds):
+    if root is None:
+        fail(label, out)
+        return
+    good, bad = count(label, root, code)
+    if good + bad:
+        print(f"   {label}: {good} passed{f', {bad} failed' if bad else ''} ({seconds:.0f} s)", flush=True)
+    if bad:
+        print(out[-12000:])
+    else:  # what a test prints with -s is worth reading: figures, seeds
+        print("".join(line + "\n" for line in out.splitlines() if line.startswith("   ")), end="", flush=True)
+
+
+def integration():
+    """File by file, three at a time: they wait for servers and disks more than they compute. The longest go first."""
+    files = sorted(glob.glob("tests/integration/test_*.py"))
+    first = ["test_kill", "test_faults", "test_large", "test_flow", "test_sink_refusals"]
+    files.sort(key=lambda path: next((i for i, name in enumerate(first) if name in path), len(first)))
+    head("integration tests and kill test, on servers of their own")
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(pytest, os.path.basename(path)[:-3], path, "-s") for path in files]
+        for job in concurrent.futures.as_completed(jobs):
+            report(*job.result())
 
 
 def count(label, root, code):
-    bad = 0
+    good = bad = 0
     for case in root.iter("testcase"):
         name = f"{case.get('classname', '')}::{case.get('name')}"
         if case.find("failure") is not None or case.find("error") is not None:
@@ -226,8 +245,11 @@ def count(label, root, code):
                 failed.append(f"{name} was skipped, which CI does not allow")
         else:
             ok()
+            good += 1
     if code not in (0, 5) and not bad:  # 5: nothing matched
         failed.append(f"{label}: pytest ended with {code}")
+        bad += 1
+    return good, bad
 
 
 def main():
@@ -244,9 +266,9 @@ def main():
         checks()
         cmocka("unit", "asan")
         fuzz_seeds()
-        pytest("unit tests in Python", "tests/unit")
-        pytest("integration tests", "tests/integration", "-m", "not kill", "--durations=8")
-        pytest("kill test", "tests/integration", "-m", "kill", "-s")
+        head("unit tests in Python")
+        report(*pytest("unit", "tests/unit"))
+        integration()
     if skipped:
         print("\nskipped:")
         for line in skipped:

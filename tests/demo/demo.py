@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 sys.dont_write_bytecode = True
 from tests.support import scratch  # noqa: E402
 from tests.support.cluster import Cluster, bin_dir  # noqa: E402
-from tests.support.world import CHECKER, binary  # noqa: E402
+from tests.support.world import CHECKER, binary, private_kb  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SECONDS = int(os.environ.get("DEMO_SECONDS", "10"))
@@ -274,8 +274,7 @@ class Demo:
             say(f"{table:<24}{line.split(':')[0]}")
         memory = []
         for name, process in self.processes:
-            with open(f"/proc/{process.pid}/smaps_rollup") as rollup:
-                memory.append(f"{name} {sum(int(line.split()[1]) for line in rollup if line.startswith('Private_')) / 1024:.0f} MB")
+            memory.append(f"{name} {private_kb(process.pid) / 1024:.0f} MB")
         say("private memory: " + ", ".join(memory))
         self.alive()
         print(paint("1;32", f"\nEQUAL") + f"   ({time.monotonic() - self.begin:.0f} s)", flush=True)

@@ -92,12 +92,21 @@ class Process:
         return self.wait_exit(seconds)
 
     def private_kb(self):
-        total = 0
-        with open(f"/proc/{self.pid}/smaps_rollup") as rollup:
-            for line in rollup:
-                if line.startswith("Private_"):
-                    total += int(line.split()[1])
-        return total
+        return private_kb(self.pid)
+
+
+def private_kb(pid):
+    """Memory that is a process' own. A shared mapping that nobody else has mapped just now (a segment of the bus)
+    counts as private in the kernel's words, and is not."""
+    total, own = 0, False
+    with open(f"/proc/{pid}/smaps") as maps:
+        for line in maps:
+            words = line.split()
+            if "-" in words[0] and len(words) >= 5:
+                own = words[1].endswith("p")
+            elif own and line.startswith("Private_"):
+                total += int(words[1])
+    return total
 
 
 class MemoryWatch:
