@@ -26,6 +26,14 @@ struct scope {
 
 static enum spate_rc walk(struct scope *scope, yaml_node_t *node, const char *level);
 
+/* A url or conninfo that slipped to a place where none belongs has its password with it. */
+static bool may_hold_password(const yaml_node_t *node)
+{
+    const char *text = (const char *)node->data.scalar.value;
+
+    return (strstr(text, "://") && strchr(text, '@')) || (strstr(text, "password") && strchr(text, '='));
+}
+
 /* What stands there instead, for people: a scalar's text (cut short), or what kind of node it is. */
 static void describe(struct spate_buf *out, const yaml_node_t *node, bool secret)
 {
@@ -35,7 +43,7 @@ static void describe(struct spate_buf *out, const yaml_node_t *node, bool secret
         spate_buf_puts(out, "a list");
     } else if (node->data.scalar.length == 0) {
         spate_buf_puts(out, "nothing");
-    } else if (secret) {
+    } else if (secret || may_hold_password(node)) {
         spate_buf_puts(out, "something else (kept secret)");
     } else {
         size_t len = node->data.scalar.length < 60 ? node->data.scalar.length : 60;
@@ -69,6 +77,12 @@ static const char *text_of(const yaml_node_t *node)
     if (strlen((const char *)node->data.scalar.value) != node->data.scalar.length)
         return NULL;
     return (const char *)node->data.scalar.value;
+}
+
+/* A key as it may stand in a message. */
+static const char *shown(const yaml_node_t *name)
+{
+    return may_hold_password(name) ? "(not shown)" : text_of(name);
 }
 
 static enum spate_rc expected(struct scope *scope, const yaml_node_t *node, const char *key, const char *what,
@@ -159,7 +173,7 @@ static enum spate_rc check_mapping(struct scope *scope, yaml_node_t *node, const
 
             if (strcmp(text_of(earlier), text_of(name)) != 0)
                 continue;
-            spate_buf_printf(&full, "%s%s%s%s", scope->name, key, *key ? "." : "", text_of(name));
+            spate_buf_printf(&full, "%s%s%s%s", scope->name, key, *key ? "." : "", shown(name));
             spate_buf_printf(&text,
                              "expected each key once, got it again (first on line %d); remove one of them",
                              spate_yaml_line(earlier));
@@ -320,7 +334,7 @@ static enum spate_rc unknown_key(struct scope *scope, const yaml_node_t *name, c
     spate_buf_puts(&what, names.count == 1 ? "the key " : "one of the keys ");
     for (size_t i = 0; i < names.count; i++)
         spate_buf_printf(&what, "%s%s", i ? ", " : "", names.at[i]);
-    spate_buf_printf(&full, "%s%s%s", level, *level ? "." : "", text_of(name));
+    spate_buf_printf(&full, "%s%s%s", level, *level ? "." : "", shown(name));
     expected(scope, name, spate_buf_str(&full), spate_buf_str(&what), false, near);
     for (size_t i = 0; i < names.count; i++)
         free(names.at[i]);

@@ -303,6 +303,11 @@ static void never_prints_a_secret(void **state)
         "connector: a\nsource: {postgres: {url: x, secret: [hunter2]}}\n",
         "connector: a\nsource: {postgres: {url: x, secret: hunter2\n",
         "connector: a\nsource: {postgres: {url: {hunter2: x}}}\n",
+        "connector: a\nsource: {postgres: 'postgres://u:hunter2@h/d'}\n",
+        "connector: a\nsource: {postgres: {postgres://u:hunter2@h/d}}\n",
+        "connector: a\nsource: {postgres: 'host=h password=hunter2'}\n",
+        "connector: a\nsource: {postgres: {url: x, 'password=hunter2': 1, 'password=hunter2': 2}}\n",
+        "connector: a\nsource: {postgres: {url: x, create: 'postgres://u:hunter2@h/d'}}\n",
         "connector: a\nsource: {postgres: {url: x, secret: {hunter2: hunter2}}}\n",
     };
 
