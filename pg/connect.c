@@ -132,6 +132,15 @@ static enum spate_rc malformed(const struct spate_pg_where *where, const char *w
         where->what, (int)strcspn(words, "\n"), words);
 }
 
+/* A slash or an @ in a password that is not percent-encoded makes libpq take the rest for the name of a
+ * database or host, and names are shown. (A host may begin with @: an abstract socket.) */
+static bool torn(const PQconninfoOption *url)
+{
+    const char *host = said(url, "host"), *database = said(url, "dbname");
+
+    return (host && strchr(host + 1, '@')) || (database && strchr(database, '@'));
+}
+
 /* Everything that is passed beside the url. Later parameters win over what the url says. */
 static enum spate_rc prepare(struct dial *dial, const PQconninfoOption *url, struct spate_err *err)
 {
@@ -345,8 +354,7 @@ enum spate_rc spate_pg_connect(const struct spate_pg_where *where, int timeout_m
 
     *conn = NULL;
     err->sqlstate[0] = '\0';
-    /* A slash in a password that is not percent-encoded makes libpq take the rest for a database's name. */
-    if (!url || (said(url, "dbname") && strchr(said(url, "dbname"), '@'))) {
+    if (!url || torn(url)) {
         rc = malformed(where, words ? words : "", err);
         goto out;
     }

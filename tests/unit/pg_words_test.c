@@ -207,7 +207,8 @@ static void a_bad_url_is_refused_without_its_password(void **state)
     static const char *const urls[] = {
         "postgres://u:hunter2@h:port/d%zz", "postgres://u:hunt/hunter2@h/d",
         "host=h password=hunter2 nonsense", "postgres://u:hunter2@h/d?nokey=hunter2",
-        "postgres://u:hunter2@[::1/d",
+        "postgres://u:hunter2@[::1/d",      "postgres://u:hunt@er2@/nowhere/d",
+        "postgres://u:x@hunter2@h/d",
     };
 
     (void)state;
