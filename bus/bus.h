@@ -39,8 +39,10 @@ enum spate_topic_flags {
     SPATE_TOPIC_SHARED = 8    /* many writers: the writer lock is taken for each publish only */
 };
 
+#define SPATE_BUS_KEY_MOST 65535 /* bytes of a key that every driver takes */
+
 struct spate_record {
-    struct spate_slice key;   /* may be empty */
+    struct spate_slice key;   /* may be empty; at most SPATE_BUS_KEY_MOST */
     struct spate_slice value; /* must not be empty */
     int64_t ts_us;            /* wall clock, the source's commit time where known */
     uint64_t token;           /* 0: no acknowledgement wanted; else handed back by poll */

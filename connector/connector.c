@@ -140,9 +140,10 @@ static enum spate_rc stop(struct connector *c, struct spate_err *err)
         poll(&fd, 1, 5);
     }
     spate_replication_finish(&stream->repl, &stream->ledger, 1000);
-    spate_log(SPATE_LOG_INFO, "stopped", "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64,
+    spate_log(SPATE_LOG_INFO, "stopped",
+              "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64 " changes=%" PRIu64 " stalled_ms=%" PRIu64,
               stream->config->source.slot, LSN(stream->ledger.confirmed), stream->tx.epoch,
-              stream->tx.next_n - 1);
+              stream->tx.next_n - 1, stream->changes, stream->stalled_us / 1000);
     spate_session_close(stream);
     return SPATE_OK;
 }

@@ -70,7 +70,7 @@ enum spate_rc spate_publisher_open(struct spate_publisher *publisher,
 {
     enum spate_rc rc;
 
-    *publisher = (struct spate_publisher){.name = config->name};
+    *publisher = (struct spate_publisher){.name = config->name, .slot = config->source.slot};
     if (spate_topic_escape(config->name, publisher->topic, sizeof publisher->topic, err))
         return SPATE_FAIL;
     snprintf(publisher->schemas_topic, sizeof publisher->schemas_topic, "%s._schemas", publisher->topic);
@@ -103,18 +103,23 @@ static enum spate_rc bus_failed(struct spate_publisher *publisher, const char *t
     return spate_err_context(err, "topic %s", topic);
 }
 
-static enum spate_rc too_large(const struct spate_change *change, size_t size, size_t max,
-                               struct spate_err *err)
+/* One transaction that the bus cannot carry must have a way out that works: the slot is moved behind it. */
+static enum spate_rc too_large(const struct spate_publisher *publisher, const struct spate_change *change,
+                               size_t size, struct spate_err *err)
 {
     struct spate_slice schema = change->table ? change->table->schema : spate_slice_str("pg_catalog");
     struct spate_slice name = change->table ? change->table->name : spate_slice_str("(logical message)");
+    const uint64_t behind = change->pos.commit_lsn + 1;
 
+    err->exit_code = SPATE_EXIT_REFUSED;
     return spate_fail(err, SPATE_QUARANTINE,
-                      "%s on %.*s.%.*s makes a message of %zu bytes, and the bus takes %zu at most. Nothing "
-                      "of it was confirmed. Either leave its large columns out of the publication (ALTER "
-                      "PUBLICATION ... SET TABLE with a column list), or give the bus larger segments "
-                      "(bus.local.segment_bytes, for a topic that is made anew)",
-                      spate_op_name(change->op), SPATE_SLICE_ARG(schema), SPATE_SLICE_ARG(name), size, max);
+                      "%s on %.*s.%.*s makes a message of %zu bytes, and the bus takes %zu at most. Nothing of "
+                      "its transaction was confirmed, and it comes again at every start. The way on without "
+                      "that transaction, in this order: SELECT pg_replication_slot_advance('%s', '%X/%X'); "
+                      "spate connector -c FILE --new-epoch (every sink then begins anew). Before that, keep such "
+                      "values out of the publication (ALTER PUBLICATION ... SET TABLE with a column list)",
+                      spate_op_name(change->op), SPATE_SLICE_ARG(schema), SPATE_SLICE_ARG(name), size,
+                      publisher->max_record, publisher->slot, (uint32_t)(behind >> 32), (uint32_t)behind);
 }
 
 static void append(struct spate_publisher *publisher, size_t at, size_t value_len, int64_t ts_us,
@@ -139,8 +144,12 @@ enum spate_rc spate_publisher_change(struct spate_publisher *publisher, const st
     value_len = publisher->bytes.len - at;
     if (change->table && spate_encode_key(&publisher->bytes, change, err))
         goto refused;
+    /* The key stands in the value anyway; a bus that has no room for it as a handle goes without (a btree key
+     * may be longer than it looks, since it is compressed). */
+    if (publisher->bytes.len - at - value_len > SPATE_BUS_KEY_MOST)
+        publisher->bytes.len = at + value_len;
     if (publisher->bytes.len - at > publisher->max_record) {
-        too_large(change, publisher->bytes.len - at, publisher->max_record, err);
+        too_large(publisher, change, publisher->bytes.len - at, err);
         goto refused;
     }
     append(publisher, at, value_len, change->commit_us, token);

@@ -24,6 +24,7 @@
 
 struct spate_publisher {
     const char *name; /* the connector's; borrowed */
+    const char *slot; /* for messages; borrowed */
     char topic[240], schemas_topic[256];
     struct spate_bus *bus;
     struct spate_writer *stream, *schemas, *control, *peers;

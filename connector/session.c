@@ -449,7 +449,7 @@ static void begin_streaming(struct spate_stream *stream, uint64_t confirmed)
     stream->heartbeat_ms = spate_clock_ms();
     stream->frame_lsn = confirmed;
     stream->frame_us = 0;
-    stream->changes = 0;
+    stream->changes = stream->stalled_us = 0;
     stream->dry = false;
     stream->dense = false;
     spate_log(

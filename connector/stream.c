@@ -372,6 +372,7 @@ void spate_stream_wait(struct spate_stream *stream, int64_t now_ms)
 {
     bool room = has_room(stream) && spate_publisher_empty(&stream->publisher);
     int64_t timeout_ms = spate_replication_due_ms(&stream->repl, &stream->ledger, now_ms);
+    int64_t began_us = room ? 0 : spate_clock_us();
     int writer_fd = spate_writer_fd(stream->publisher.stream);
     struct pollfd fds[3] = {{.fd = spate_signals_fd(), .events = POLLIN},
                             {.fd = writer_fd, .events = POLLIN},
@@ -392,6 +393,8 @@ void spate_stream_wait(struct spate_stream *stream, int64_t now_ms)
     if (stream->repl.flush_pending)
         fds[2].events |= POLLOUT;
     poll(fds, 3, (int)timeout_ms);
+    if (!room)
+        stream->stalled_us += (uint64_t)(spate_clock_us() - began_us);
     if (fds[2].revents & POLLIN)
         stream->repl.read_ms = spate_clock_ms();
 }

@@ -44,6 +44,7 @@ struct spate_stream {
     int64_t frame_us;     /* when the last frame came */
     uint64_t frame_lsn;   /* for messages to people */
     uint64_t changes;     /* published on this connection */
+    uint64_t stalled_us;  /* how long the source was not read, because the bus or the ledger was full */
 };
 
 /* One turn at `now_ms`: acknowledgements, frames, batch, heartbeat, status.

@@ -1,4 +1,6 @@
 /* Where to go on, on a real local bus: anchors, an incomplete transaction at the tail, epochs, comparing. */
+#include <fcntl.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -233,6 +235,34 @@ static void K2_what_follows_a_hole_does_not_count(void **state)
     assert_int_equal(tail.last, 3);
 }
 
+/* A writer that was killed in its first publish into a segment leaves nothing there but padding. */
+static void a_newest_segment_without_a_record_is_passed_by(void **state)
+{
+    char path[400];
+    int fd;
+
+    (void)state;
+    put_epoch(1, 100);
+    put(1, 1, 110, 1, 120);
+    settle();
+    spate_publisher_close(&publisher);
+    bus_scratch_reboot(&scratch);
+    assert_int_equal(spate_publisher_open(&publisher, &config, &err), SPATE_OK);
+    /* The claim of a dead writer, as fetch-add and compare-and-swap leave it. */
+    snprintf(path, sizeof path, "%s/shop/%016" PRIx64 ".seg", scratch.hot, spate_writer_end(publisher.stream).at);
+    spate_publisher_close(&publisher);
+    fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, &(uint64_t){UINT64_C(1) << 36 | 4096}, 8, 128), 8);
+    assert_int_equal(pwrite(fd, &(uint64_t){UINT64_C(1) << 56 | 4096}, 8, 4096), 8);
+    close(fd);
+    assert_int_equal(spate_publisher_open(&publisher, &config, &err), SPATE_OK);
+    find(120);
+    assert_false(tail.bus.stream_empty);
+    assert_int_equal(tail.bus.stream_epoch, 1);
+    assert_int_equal(tail.last, 1);
+}
+
 static void a_long_tail_is_found_piece_by_piece(void **state)
 {
     enum { LONG = 200000 };
@@ -300,6 +330,29 @@ static void P75_any_difference_is_a_fence(void **state)
     }
 }
 
+/* A btree compresses its keys, so one of 200 kB is legal; the bus goes without a handle then. */
+static void a_key_longer_than_the_bus_takes_is_left_out(void **state)
+{
+    static char key[200000];
+    const struct spate_value after[1] = {{SPATE_VALUE_TEXT, {key, sizeof key}}};
+    struct spate_change c = change(1, 1, 110, 1, 120);
+
+    (void)state;
+    memset(key, 'b', sizeof key);
+    spate_table_free(table);
+    table = spate_table_new(spate_slice_str("public"), spate_slice_str("t"), SPATE_IDENTITY_DEFAULT, 1, 1);
+    spate_table_set_column(table, 0, spate_slice_str("id"), spate_slice_str("text"), spate_slice_str(""), 25, -1,
+                           -1, true, SPATE_CLASS_TEXT);
+    spate_table_seal(table);
+    table->v = 1;
+    c.table = table;
+    c.after = after;
+    put_epoch(1, 100);
+    assert_int_equal(spate_publisher_change(&publisher, &c, 0, &err), SPATE_OK);
+    find(120);
+    assert_int_equal(tail.last, 1);
+}
+
 static void an_oversized_row_is_refused_with_its_table(void **state)
 {
     size_t size = spate_writer_max_record(publisher.stream);
@@ -332,9 +385,11 @@ int main(void)
         T(the_newest_epoch_is_what_counts),
         T(a_half_opened_epoch_is_seen),
         T(K2_what_follows_a_hole_does_not_count),
+        T(a_newest_segment_without_a_record_is_passed_by),
         T(a_long_tail_is_found_piece_by_piece),
         T(P75_what_comes_again_is_compared_in_step),
         T(P75_any_difference_is_a_fence),
+        T(a_key_longer_than_the_bus_takes_is_left_out),
         T(an_oversized_row_is_refused_with_its_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
