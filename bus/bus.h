@@ -116,7 +116,7 @@ struct spate_reader_ops {
 
 /* Opens a topic for publishing and owns it until closed, or until the process dies (SHARED: owns it only
  * during each publish). Settles what a killed predecessor left, and returns only when all that the topic
- * holds is durable (HAZARDS 6.3, step 2) - a volatile topic excepted.
+ * holds is durable (docs/hazards.md, where to go on) - a volatile topic excepted.
  * SPATE_FAIL: retry = another process owns it (the text names its pid) or the disk is full for now;
  * fatal = the topic cannot be used (wrong version, no permission, wrong file system). */
 SPATE_CHECKED static inline enum spate_rc spate_bus_writer_open(struct spate_bus *bus, const char *topic,

@@ -1,4 +1,4 @@
-/* core/clock.h - monotonic time for every timeout, wall time for display only (HAZARDS T31). */
+/* core/clock.h - monotonic time for every timeout, wall time for display only (T31). */
 #ifndef SPATE_CORE_CLOCK_H
 #define SPATE_CORE_CLOCK_H
 

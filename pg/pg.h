@@ -36,7 +36,7 @@ SPATE_CHECKED enum spate_rc spate_pg_connect(const struct spate_pg_where *where,
                                              PGconn **conn, struct spate_err *err);
 
 /* Fills *err from a result or (res NULL) the connection: "CONTEXT: server's words", SQLSTATE, and the
- * verdict of the one table in pg/verdict.c (HAZARDS 8). Returns SPATE_FAIL.
+ * verdict of the one table in pg/verdict.c. Returns SPATE_FAIL.
  * Where the server's words may quote a value (spate_pg_quotes_values), the condition's name and the table,
  * column and constraint that the server named take their place. */
 enum spate_rc spate_pg_fail(struct spate_err *err, PGconn *conn, const PGresult *res, const char *fmt, ...)

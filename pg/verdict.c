@@ -1,5 +1,5 @@
-/* pg/verdict.c - what a SQLSTATE means for us: the one table (HAZARDS 8), matched by code and never by the
- * server's words, which follow its version and its language (P65). */
+/* pg/verdict.c - what a SQLSTATE means for us: the one table, matched by code and never by the server's
+ * words, which follow its version and its language (P65). */
 #include "pg/pg.h"
 
 #include "core/alloc.h"

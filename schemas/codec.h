@@ -1,7 +1,7 @@
 /* schemas/codec.h - messages to lines of JSON and back. Pure functions; no state, no allocation per column.
  *
  * Encoding appends one line WITHOUT its newline. Decoding takes one line without its newline; every byte
- * is untrusted. The deciding fields come first, in the order of DESIGN 4, so that decode_head stops early. */
+ * is untrusted. The deciding fields come first (docs/message-format.md), so that decode_head stops early. */
 #ifndef SPATE_SCHEMAS_CODEC_H
 #define SPATE_SCHEMAS_CODEC_H
 

@@ -1,4 +1,4 @@
-/* Changes to lines. The order of the fields is DESIGN 4's; the value rule is put_value's.
+/* Changes to lines. The order of the fields is docs/message-format.md's; the value rule is put_value's.
  *
  *   {"spate":1,"op":…,"n":…,"epoch":…,"schema":…,"table":…,"pos":…,"end":…,"xid":…,"ts":…,"source":…,"v":…,
  *    "key":…,"before":…,"after":…,"unchanged":[…]}                      insert, update, delete
@@ -113,8 +113,8 @@ static bool put_jsonb(struct spate_buf *out, struct spate_slice text, const char
     return true;
 }
 
-/* The value rule of DESIGN 4: a number only where every reader holds it exactly, else Postgres' own text. A
- * text that is not of its class (which Postgres never sends) travels as the string that it is. */
+/* The value rule: a number only where every reader holds it exactly, else Postgres' own text. A text that is
+ * not of its class (which Postgres never sends) travels as the string that it is. */
 static bool put_value(struct spate_buf *out, const struct spate_column *column,
                       const struct spate_value *value, const char **why)
 {

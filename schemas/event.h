@@ -1,4 +1,4 @@
-/* schemas/event.h - what a message says, in memory (DESIGN 4). Everything in here is borrowed. */
+/* schemas/event.h - what a message says (docs/message-format.md), in memory. Everything here is borrowed. */
 #ifndef SPATE_SCHEMAS_EVENT_H
 #define SPATE_SCHEMAS_EVENT_H
 

@@ -2,7 +2,7 @@
  *
  * The same struct is made by the connector (from Relation messages and the catalog) and by readers (from
  * schema messages). The fingerprint is a pure function of the canonical form, so both sides and every
- * restart agree on it (DESIGN 4). */
+ * restart agree on it (docs/message-format.md, schemas). */
 #ifndef SPATE_SCHEMAS_TABLE_H
 #define SPATE_SCHEMAS_TABLE_H
 
@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* How a value of the column is written as JSON (the value rule of DESIGN 4). Domains: as their base type. */
+/* How a value of the column is written as JSON (docs/message-format.md). Domains: as their base type. */
 enum spate_class {
     SPATE_CLASS_TEXT,  /* always a string */
     SPATE_CLASS_INT,   /* int2, int4: always a number */

@@ -2,7 +2,7 @@
  *
  * usage: pg_bare_reader CONNINFO SLOT PUBLICATION UNTIL_LSN PAUSE_US
  *
- * PAUSE_US 0 reads at every wake-up; 200 pauses whenever the socket ran dry (HAZARDS P97). Ends at the first commit
+ * PAUSE_US 0 reads at every wake-up; 200 pauses whenever the socket ran dry (P97). Ends at the first commit
  * or keepalive at or beyond UNTIL_LSN and prints "messages seconds". It confirms nothing, so a slot can be read again. */
 #include <libpq-fe.h>
 

@@ -1,4 +1,4 @@
-"""What a sink cannot do exactly it refuses, at start and at a new schema version, with the remedy (DESIGN 6)."""
+"""What a sink cannot do exactly it refuses, at start and at a new schema version, with the remedy."""
 import pytest
 
 from tests.support import scratch

@@ -42,7 +42,7 @@ static inline struct spate_table *fixture_table(const char *name, enum spate_ide
     return table;
 }
 
-/* The table of DESIGN 4's example. */
+/* The table of the example in docs/message-format.md. */
 static inline struct spate_table *fixture_orders(enum spate_identity identity)
 {
     bool full = identity == SPATE_IDENTITY_FULL;

@@ -1,6 +1,5 @@
-/* tests/unit/bus_faults_test.c - LOCALBUS 8, tests 11 and 13: full and failing disks, damaged files, shared
- * memory that is not ours. Mounts of a few megabytes need root; without it those tests are skipped and say
- * so. */
+/* tests/unit/bus_faults_test.c - full and failing disks, damaged files, shared memory that is not
+ * ours. Mounts of a few megabytes need root; without it those tests are skipped and say so. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* tests/unit/bus_kill_test.c - LOCALBUS 8, tests 1 (one writer) and 10: writers killed at any point, and what
- * the next one finds. SEED repeats a run. */
+/* tests/unit/bus_kill_test.c - a writer killed at any point, and what the next one finds. SEED repeats
+ * a run. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,4 @@
-/* tests/unit/bus_many_test.c - LOCALBUS 8, tests 5 and 8: thirty readers see one sequence; no wake-up is
- * lost. */
+/* tests/unit/bus_many_test.c - thirty readers see one sequence; no wake-up is lost. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

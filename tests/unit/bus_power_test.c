@@ -1,5 +1,4 @@
-/* tests/unit/bus_power_test.c - LOCALBUS 8, tests 3 and 4: what a power cut leaves, and where the log goes
- * on.
+/* tests/unit/bus_power_test.c - what a power cut leaves, and where the log goes on.
  *
  * A cut keeps all that was synced and anything of what was not: the file may end at any byte, and each sector
  * beyond the watermark may be there, old, or garbage. SPATE_POWER_CUTS sets the number of cuts, SEED the

@@ -1,4 +1,4 @@
-/* Where to go on after a crash: the acceptance rule over random histories (the model of HAZARDS 10).
+/* Where to go on after a crash: the acceptance rule over random histories (docs/hazards.md).
  *
  * A history: writers append changes in order, fail and leave holes, append twice, live on as zombies. Each
  * new writer decides from the log where to go on. The rule must let the log's accepted sequence reach the

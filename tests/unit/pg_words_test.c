@@ -16,7 +16,7 @@
 #include "core/clock.h"
 #include "pg/pg.h"
 
-/* The rows of HAZARDS 8 that a SQLSTATE decides. */
+/* One of each kind of code that something is done about. */
 static void verdicts(void **state)
 {
     static const struct {

@@ -108,7 +108,7 @@ static void golden_updates(void **state)
 
     (void)state;
     change.end = 0x16B3790;
-    add(&lines, &change); /* DESIGN 4's own example */
+    add(&lines, &change); /* the example of docs/message-format.md */
     change.before = old_key;
     add(&lines, &change);
     change.table = full;

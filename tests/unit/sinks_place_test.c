@@ -1,5 +1,5 @@
-/* The acceptance rule (HAZARDS 6.4): tables of cases, and random schedules of writers that fail in every way
- * (the model of HAZARDS 10), with the control that must fail. */
+/* The acceptance rule (docs/hazards.md): tables of cases, and random schedules of writers that fail in every
+ * way, with the control that must fail. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

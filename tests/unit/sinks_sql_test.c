@@ -299,7 +299,7 @@ static void assignments_keep_values_or_ask_for_a_cast(void **state)
     assert_true(spate_type_lossless(20, -1, 1700, -1)); /* int8 -> numeric */
     assert_false(spate_type_lossless(20, -1, 701, -1)); /* int8 -> float8 rounds */
     assert_true(spate_type_lossless(23, -1, 701, -1));
-    assert_false(spate_type_lossless(1700, -1, 1700, numeric_mod(10, 2))); /* X41: 1.005 becomes 1.01 */
+    assert_false(spate_type_lossless(1700, -1, 1700, numeric_mod(10, 2))); /* 1.005 becomes 1.01 */
     assert_true(spate_type_lossless(1700, numeric_mod(10, 2), 1700, -1));
     assert_true(spate_type_lossless(1700, numeric_mod(10, 2), 1700, numeric_mod(12, 2)));
     assert_false(spate_type_lossless(1700, numeric_mod(10, 2), 1700, numeric_mod(10, 4)));
