@@ -35,6 +35,14 @@ enum spate_rc spate_apply_prepare(struct spate_apply *apply, const struct spate_
     if (version->state->serial == apply->store->serial)
         return SPATE_OK;
     rc = spate_pg_exec(apply->store->conn, version->sql.create, PGRES_COMMAND_OK, NULL, err);
+    if (rc == SPATE_FAIL && err->verdict != SPATE_RETRY) {
+        char place[300];
+
+        err->verdict = SPATE_FATAL;
+        err->exit_code = SPATE_EXIT_REFUSED;
+        spate_err_context(err, "%s: the target cannot stage it",
+                          spate_projection_place(version->projection, place, sizeof place));
+    }
     if (rc == SPATE_OK)
         version->state->serial = apply->store->serial;
     version->state->transaction = 0;
@@ -424,25 +432,27 @@ static enum spate_rc try_items(struct spate_apply *apply, const struct spate_ite
 enum spate_rc spate_apply_isolate(struct spate_apply *apply, const struct spate_item *items, size_t count,
                                   size_t *culprit, struct spate_err *err)
 {
-    size_t good = 0, bad = count;
-    struct spate_err last = *err;
+    size_t good = 0, bad = count, middle = count;
 
-    if (try_items(apply, items, count, &last) == SPATE_OK)
-        return SPATE_AGAIN;
-    while (bad - good > 1) {
-        size_t middle = good + (bad - good) / 2;
+    while (bad - good > 1 || middle == count) {
         struct spate_err tried = {0};
+        enum spate_rc rc = try_items(apply, items, middle, &tried);
 
-        if (try_items(apply, items, middle, &tried) == SPATE_OK) {
-            good = middle;
-        } else {
-            bad = middle;
-            last = tried;
+        if (rc == SPATE_OK && middle == count)
+            return SPATE_AGAIN;
+        if (rc != SPATE_OK) {
+            *err = tried;
+            if (tried.verdict == SPATE_RETRY || PQstatus(apply->store->conn) != CONNECTION_OK)
+                return SPATE_FAIL;
         }
-        if (PQstatus(apply->store->conn) != CONNECTION_OK)
+        if (rc == SPATE_OK)
+            good = middle;
+        else
+            bad = middle;
+        if (bad - good <= 1)
             break;
+        middle = good + (bad - good) / 2;
     }
-    *err = last;
     *culprit = bad - 1;
     return SPATE_OK;
 }

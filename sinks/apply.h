@@ -48,7 +48,8 @@ SPATE_CHECKED enum spate_rc spate_apply_run(struct spate_apply *apply, const str
 void spate_apply_rollback(struct spate_apply *apply);
 
 /* Which item the target refuses: the first one that fails with all before it. Applies nothing. Fills *err
- * with what the target says about it. SPATE_AGAIN: none of them fails by itself. */
+ * with what the target says about it. SPATE_AGAIN: none of them fails by itself. SPATE_FAIL: a try failed for
+ * another reason (retry), which says nothing about any row. */
 SPATE_CHECKED enum spate_rc spate_apply_isolate(struct spate_apply *apply, const struct spate_item *items,
                                                 size_t count, size_t *culprit, struct spate_err *err);
 

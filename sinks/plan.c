@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define MOST_COLUMNS 1600 /* of a Postgres table; the staging table has some of its own */
+
 static enum spate_rc refuse(struct spate_err *err)
 {
     err->exit_code = SPATE_EXIT_REFUSED;
@@ -41,7 +43,9 @@ static enum spate_rc refuse_unchanged(const struct spate_version *version, const
     (void)spate_fail(
         err, SPATE_FATAL,
         "%s.%s: %s, and the value of source column %.*s may not be sent when it did not change. On the "
-        "source run ALTER TABLE %s REPLICA IDENTITY FULL",
+        "source run ALTER TABLE %s REPLICA IDENTITY FULL; and then change a row of it or restart the "
+        "connector, so that "
+        "the new schema is published",
         spate_projection_place(version->projection, place, sizeof place), what, why,
         SPATE_SLICE_ARG(table->columns[column].name), spate_buf_str(&name));
     spate_buf_fini(&name);
@@ -151,6 +155,17 @@ enum spate_rc spate_version_plan(struct spate_version *version, struct spate_err
     if (plan_key(version, err) != SPATE_OK)
         return SPATE_FAIL;
     plan_used(version);
+    if (version->used_count + 2 + version->key_count > MOST_COLUMNS) {
+        char place[300];
+
+        (void)spate_fail(
+            err, SPATE_FATAL,
+            "%s: it uses %zu columns of the source and at most %zu can be staged, since a table has at most "
+            "%d columns: name fewer under columns:",
+            spate_projection_place(version->projection, place, sizeof place), version->used_count,
+            MOST_COLUMNS - 2 - version->key_count, MOST_COLUMNS);
+        return refuse(err);
+    }
     for (size_t i = 0; version->where && i < version->used_count; i++)
         if (version->maybe[i] >= 0)
             return refuse_unchanged(version, "where", version->used[i],

@@ -65,7 +65,7 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
         spate_log(SPATE_LOG_INFO, "table-created", "table=%s", version->projection->target);
     } else if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
         rc = refuse(version, err,
-                    "%s does not exist and role %s may not make it: as the schema's owner run %s",
+                    "%s does not exist and role %s may not make it: as the schema's owner run %s;",
                     version->projection->target, PQuser(store->conn), spate_buf_str(&sql));
     } else if (rc == SPATE_FAIL && err->verdict != SPATE_RETRY) {
         err->verdict = SPATE_FATAL;
@@ -76,7 +76,18 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
     return rc;
 }
 
-enum { T_OID, T_KIND, T_RLS, T_INSERT, T_UPDATE, T_DELETE, T_SELECT, T_TRIGGER };
+enum {
+    T_KIND,
+    T_RLS,
+    T_INSERT,
+    T_UPDATE,
+    T_DELETE,
+    T_SELECT,
+    T_TRIGGER,
+    T_TRIGGER_TABLE,
+    T_RULE,
+    T_UNLOGGED
+};
 
 /* Runs a query about the target table: $1 is its name, $2 its schema. */
 static enum spate_rc ask(struct spate_version *version, struct spate_store *store, const char *sql,
@@ -106,15 +117,28 @@ static enum spate_rc check_rights(struct spate_version *version, struct spate_st
     if (PQgetvalue(res, 0, T_RLS)[0] == 't')
         return refuse(
             version, err,
-            "row-level security of %s applies to role %s and would hide rows from it: ALTER TABLE %s DISABLE "
-            "ROW LEVEL SECURITY, or give the role BYPASSRLS",
+            "row-level security of %s applies to role %s and would hide rows from it: ALTER TABLE %s "
+            "DISABLE ROW LEVEL SECURITY; or give the role BYPASSRLS",
             target, PQuser(store->conn), target);
     if (!PQgetisnull(res, 0, T_TRIGGER))
         return refuse(
             version, err,
             "%s has the row trigger %s, which would run again at each replay: ALTER TABLE %s DISABLE "
-            "TRIGGER \"%s\"",
-            target, PQgetvalue(res, 0, T_TRIGGER), target, PQgetvalue(res, 0, T_TRIGGER));
+            "TRIGGER %s;",
+            target, PQgetvalue(res, 0, T_TRIGGER), PQgetvalue(res, 0, T_TRIGGER_TABLE),
+            PQgetvalue(res, 0, T_TRIGGER));
+    if (!PQgetisnull(res, 0, T_RULE))
+        return refuse(
+            version, err,
+            "%s has the rewrite rule %s, which would turn what is written into something else: DROP RULE %s "
+            "ON %s;",
+            target, PQgetvalue(res, 0, T_RULE), PQgetvalue(res, 0, T_RULE), target);
+    if (!PQgetisnull(res, 0, T_UNLOGGED))
+        return refuse(
+            version, err,
+            "%s is UNLOGGED: a crash of the target would empty it, but not take the position back: ALTER "
+            "TABLE %s SET LOGGED;",
+            PQgetvalue(res, 0, T_UNLOGGED), PQgetvalue(res, 0, T_UNLOGGED));
     return SPATE_OK;
 }
 
@@ -129,13 +153,41 @@ enum {
     C_GENERATED,
     C_DETERMINISTIC,
     C_BASE,
-    C_BASEMOD
+    C_BASEMOD,
+    C_QUOTED
 };
+
+/* The two ways out: the table's column as the expression is, or a cast in the file, as YAML reads it. */
+static enum spate_rc refuse_lossy(const struct spate_version *version, const struct spate_output *output,
+                                  const char *name, const char *type, struct spate_err *err)
+{
+    const char *target = version->projection->target;
+    struct spate_buf cast = {0};
+    enum spate_rc rc;
+
+    spate_buf_puts(&cast, "'(");
+    for (const char *c = output->expr; *c; c++) {
+        if (*c == '\'')
+            spate_buf_putc(&cast, '\'');
+        spate_buf_putc(&cast, *c);
+    }
+    spate_buf_printf(&cast, ")::%s'", type);
+    rc = refuse(
+        version, err,
+        "%s.%s is %s, but what the file stores there (%.200s) is %s, and the value could change on the way. "
+        "Either ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s; or in the file, under columns%s, %s: %s",
+        target, name, type, output->expr, output->type, target, name, output->type, name, output->type,
+        version->projection->config->columns.count ? "" : " (which then has to name all of them)", name,
+        spate_buf_str(&cast));
+    spate_buf_fini(&cast);
+    return rc;
+}
 
 static enum spate_rc check_column(struct spate_version *version, const PGresult *res, int r,
                                   const struct spate_output *output, struct spate_err *err)
 {
-    const char *target = version->projection->target, *name = PQgetvalue(res, r, C_NAME);
+    const char *target = version->projection->target, *name = PQgetvalue(res, r, C_QUOTED);
+    const char *is = PQgetvalue(res, r, C_TEXT), *wanted = output->type;
     uint32_t type = (uint32_t)strtoul(PQgetvalue(res, r, C_TYPE), NULL, 10);
     uint32_t base = (uint32_t)strtoul(PQgetvalue(res, r, C_BASE), NULL, 10);
     int base_mod = atoi(PQgetvalue(res, r, C_BASEMOD));
@@ -143,30 +195,34 @@ static enum spate_rc check_column(struct spate_version *version, const PGresult 
     if (PQgetvalue(res, r, C_GENERATED)[0] || PQgetvalue(res, r, C_IDENTITY)[0] == 'a')
         return refuse(
             version, err,
-            "%s.%s is generated by the target and cannot be written: ALTER TABLE %s ALTER COLUMN \"%s\" DROP "
-            "%s, or take it out of columns",
+            "%s.%s is generated by the target and cannot be written: ALTER TABLE %s ALTER COLUMN %s DROP "
+            "%s; or take it out of columns",
             target, name, target, name, PQgetvalue(res, r, C_GENERATED)[0] ? "EXPRESSION" : "IDENTITY");
     if (output->key && PQgetvalue(res, r, C_DETERMINISTIC)[0] != 't')
         return refuse(
             version, err,
             "key column %s.%s has a nondeterministic collation, under which two rows of the source could "
-            "share a key: ALTER TABLE %s ALTER COLUMN \"%s\" TYPE %s COLLATE \"C\"",
-            target, name, target, name, output->type);
+            "share a key: ALTER TABLE %s ALTER COLUMN %s TYPE %s COLLATE \"C\";",
+            target, name, target, name, wanted);
     if (type == output->type_oid && type != base)
         return SPATE_OK; /* the very domain that the expression was cast to */
     if (output->key && base != output->type_oid)
         return refuse(version, err,
-                      "key column %s.%s is %s, the source's is %s: ALTER TABLE %s ALTER COLUMN \"%s\" "
-                      "TYPE %s",
-                      target, name, PQgetvalue(res, r, C_TEXT), output->type, target, name, output->type);
+                      "key column %s.%s is %s, the source's is %s: ALTER TABLE %s ALTER COLUMN %s TYPE %s "
+                      "USING %s::%s;",
+                      target, name, is, wanted, target, name, wanted, name, wanted);
     if (spate_type_lossless(output->type_oid, output->type_mod, base, base_mod))
         return SPATE_OK;
-    return refuse(version, err,
-                  "%s.%s is %s, but \"%.200s\" gives %s: storing it could change the value. Either ALTER "
-                  "TABLE %s ALTER "
-                  "COLUMN \"%s\" TYPE %s, or cast it in the file: %s: \"(%.200s)::%s\"",
-                  target, name, PQgetvalue(res, r, C_TEXT), output->expr, output->type, target, name,
-                  output->type, name, output->expr, PQgetvalue(res, r, C_TEXT));
+    return refuse_lossy(version, output, name, is, err);
+}
+
+/* A statement that is longer than an error's text goes into a line of its own as well. */
+static void log_statement(const char *sql)
+{
+    char quoted[16000];
+
+    if (strlen(sql) > 500)
+        spate_log(SPATE_LOG_ERROR, "remedy", "sql=%s", spate_log_quote(quoted, sizeof quoted, sql));
 }
 
 static enum spate_rc check_missing(struct spate_version *version, const PGresult *res, struct spate_err *err)
@@ -185,7 +241,9 @@ static enum spate_rc check_missing(struct spate_version *version, const PGresult
         spate_buf_printf(&alter, " %s", version->outputs[i].type);
     }
     if (alter.len)
-        rc = refuse(version, err, "%s lacks columns: ALTER TABLE %s %s", version->projection->target,
+        log_statement(spate_buf_str(&alter));
+    if (alter.len)
+        rc = refuse(version, err, "%s lacks columns: ALTER TABLE %s %s;", version->projection->target,
                     version->projection->target, spate_buf_str(&alter));
     spate_buf_fini(&alter);
     return rc;
@@ -208,7 +266,8 @@ static enum spate_rc check_columns(struct spate_version *version, struct spate_s
         "t.typtype = 'd') "
         "SELECT attname, atttypid, atttypmod, format_type(atttypid, atttypmod), attnotnull, atthasdef, "
         "attidentity, "
-        "attgenerated, det, typ, mod FROM col JOIN base ON num = attnum JOIN pg_catalog.pg_type t ON t.oid = "
+        "attgenerated, det, typ, mod, quote_ident(attname) FROM col JOIN base ON num = attnum JOIN "
+        "pg_catalog.pg_type t ON t.oid = "
         "typ AND "
         "t.typtype <> 'd' ORDER BY attnum";
     PGresult *res = NULL;
@@ -218,7 +277,7 @@ static enum spate_rc check_columns(struct spate_version *version, struct spate_s
         rc = check_missing(version, res, err);
     for (int r = 0; rc == SPATE_OK && r < PQntuples(res); r++) {
         const struct spate_output *output = output_named(version, PQgetvalue(res, r, C_NAME));
-        const char *target = version->projection->target, *name = PQgetvalue(res, r, C_NAME);
+        const char *target = version->projection->target, *name = PQgetvalue(res, r, C_QUOTED);
 
         if (output)
             rc = check_column(version, res, r, output, err);
@@ -227,7 +286,7 @@ static enum spate_rc check_columns(struct spate_version *version, struct spate_s
             rc = refuse(
                 version, err,
                 "%s.%s is NOT NULL without a default, and the file does not supply it: ALTER TABLE %s ALTER "
-                "COLUMN \"%s\" DROP NOT NULL, or add it to columns",
+                "COLUMN %s DROP NOT NULL; or add it to columns",
                 target, name, target, name);
     }
     PQclear(res);
@@ -248,32 +307,59 @@ static void key_names(const struct spate_version *version, struct spate_buf *out
     }
 }
 
-enum { I_NAME, I_EXCLUSION, I_IMMEDIATE, I_USABLE, I_CONSTRAINT, I_COLUMNS, I_MISSING_KEYS, I_EXTRA };
+enum { I_NAME, I_EXCLUSION, I_IMMEDIATE, I_USABLE, I_CONSTRAINT, I_COLUMNS, I_MISSING_KEYS, I_EXTRA, I_KIND };
 
 static enum spate_rc refuse_index(const struct spate_version *version, const PGresult *res, int r,
                                   struct spate_err *err)
 {
     const char *target = version->projection->target, *constraint = PQgetvalue(res, r, I_CONSTRAINT);
+    const char *name = PQgetvalue(res, r, I_NAME), *columns = PQgetvalue(res, r, I_COLUMNS);
 
+    if (PQgetvalue(res, r, I_IMMEDIATE)[0] != 't')
+        return refuse(version, err,
+                      "%s has its key in the deferrable constraint %s, by which a row cannot be looked up: "
+                      "ALTER TABLE %s "
+                      "DROP CONSTRAINT %s, ADD %s (%s);",
+                      target, constraint, target, constraint,
+                      PQgetvalue(res, r, I_KIND)[0] == 'p' ? "PRIMARY KEY" : "UNIQUE", columns);
     if (PQgetvalue(res, r, I_EXCLUSION)[0] == 't')
         return refuse(
             version, err,
             "%s has the exclusion constraint %s, which two rows that swap values violate for a moment: ALTER "
-            "TABLE %s DROP CONSTRAINT \"%s\" (and add it again as DEFERRABLE if it is needed)",
+            "TABLE %s DROP CONSTRAINT %s; where it is needed, add it again as DEFERRABLE",
             target, constraint, target, constraint);
     if (*constraint)
         return refuse(
             version, err,
             "%s has the unique constraint %s besides the key, which two rows that swap values violate for a "
-            "moment: ALTER TABLE %s DROP CONSTRAINT \"%s\", ADD CONSTRAINT \"%s\" UNIQUE (%s) DEFERRABLE "
-            "INITIALLY DEFERRED",
-            target, constraint, target, constraint, constraint, PQgetvalue(res, r, I_COLUMNS));
+            "moment: ALTER TABLE %s DROP CONSTRAINT %s, ADD CONSTRAINT %s UNIQUE (%s) DEFERRABLE INITIALLY "
+            "DEFERRED;",
+            target, constraint, target, constraint, constraint, columns);
     return refuse(
         version, err,
         "%s has the unique index %s besides the key, which two rows that swap values violate for a moment: "
-        "DROP INDEX %s (a deferrable unique constraint can stay, a unique index cannot be deferrable)",
-        target, PQgetvalue(res, r, I_NAME), PQgetvalue(res, r, I_NAME));
+        "DROP INDEX %s; only a constraint can be deferrable, so where it is needed add it as one",
+        target, name, name);
 }
+
+/* What is unique in the table, beside the names of the key's columns in k(name). */
+static const char index_sql[] =
+    "), i AS (SELECT x.*, n.nspname, xc.relname AS index_name, coalesce(quote_ident(o.conname), '') AS "
+    "constr, "
+    "coalesce(o.contype, 'i') AS kind, ARRAY(SELECT a.attname FROM generate_series(0, x.indnkeyatts - 1) s "
+    "JOIN "
+    "pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[s]) AS cols "
+    "FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class xc ON xc.oid = x.indexrelid "
+    "JOIN pg_catalog.pg_class c ON c.oid = x.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = "
+    "c.relnamespace "
+    "LEFT JOIN pg_catalog.pg_constraint o ON o.conindid = x.indexrelid AND o.conrelid = x.indrelid AND "
+    "o.contype IN "
+    "('p', 'u', 'x') WHERE c.relname = $1 AND n.nspname = $2 AND (x.indisunique OR x.indisexclusion)) "
+    "SELECT format('%I.%I', nspname, index_name), indisexclusion, indimmediate, "
+    "indisvalid AND indpred IS NULL AND indexprs IS NULL, constr, "
+    "(SELECT string_agg(quote_ident(c), ', ') FROM unnest(cols) c), "
+    "(SELECT count(*) FROM k WHERE name <> ALL (cols)), "
+    "(SELECT count(*) FROM unnest(cols) c WHERE c NOT IN (SELECT name FROM k)), kind FROM i";
 
 /* One immediate, whole unique index on exactly the key; what else is unique must be deferrable (T7, T8). */
 static enum spate_rc check_indexes(struct spate_version *version, struct spate_store *store,
@@ -292,41 +378,25 @@ static enum spate_rc check_indexes(struct spate_version *version, struct spate_s
         spate_pg_literal(&sql, spate_slice_str(version->outputs[i].name));
         spate_buf_puts(&sql, "::name)");
     }
-    spate_buf_puts(
-        &sql,
-        "), i AS (SELECT x.*, coalesce(o.conname::text, '') AS constr, ARRAY(SELECT a.attname FROM "
-        "generate_series(0, "
-        "x.indnkeyatts - 1) s JOIN pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = "
-        "x.indkey[s]) AS cols "
-        "FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class c ON c.oid = x.indrelid JOIN "
-        "pg_catalog.pg_namespace n ON "
-        "n.oid = c.relnamespace LEFT JOIN pg_catalog.pg_constraint o ON o.conindid = x.indexrelid AND "
-        "o.conrelid = "
-        "x.indrelid AND o.contype IN ('p', 'u', 'x') WHERE c.relname = $1 AND n.nspname = $2 AND "
-        "(x.indisunique OR "
-        "x.indisexclusion)) SELECT indexrelid::regclass::text, indisexclusion, indimmediate, indisvalid AND "
-        "indpred IS "
-        "NULL AND indexprs IS NULL, constr, (SELECT string_agg(quote_ident(c), ', ') FROM unnest(cols) c), "
-        "(SELECT count(*) FROM k WHERE name <> ALL (cols)), (SELECT count(*) FROM unnest(cols) c WHERE c NOT "
-        "IN "
-        "(SELECT name FROM k)) FROM i");
+    spate_buf_puts(&sql, index_sql);
     rc = ask(version, store, spate_buf_str(&sql), &res, err);
     for (int r = 0; rc == SPATE_OK && r < PQntuples(res); r++) {
         bool immediate = PQgetvalue(res, r, I_IMMEDIATE)[0] == 't',
              usable = PQgetvalue(res, r, I_USABLE)[0] == 't';
         bool exclusion = PQgetvalue(res, r, I_EXCLUSION)[0] == 't';
-        bool has_key = PQgetvalue(res, r, I_MISSING_KEYS)[0] == '0';
+        bool has_key = strcmp(PQgetvalue(res, r, I_MISSING_KEYS), "0") == 0;
+        bool is_key = has_key && !exclusion && strcmp(PQgetvalue(res, r, I_EXTRA), "0") == 0;
 
-        if (!immediate)
+        if (!immediate && !is_key)
             version->projection->deferrable = true;
-        else if (exclusion || !has_key)
+        else if (exclusion || !has_key || !immediate)
             rc = refuse_index(version, res, r, err);
-        else if (usable && strcmp(PQgetvalue(res, r, I_EXTRA), "0") == 0)
+        else if (usable && is_key)
             found = true; /* what merely holds more columns than the key cannot be violated first */
     }
     if (rc == SPATE_OK && !found) {
         key_names(version, &keys);
-        rc = refuse(version, err, "%s has no unique index on its key: ALTER TABLE %s ADD UNIQUE (%s)",
+        rc = refuse(version, err, "%s has no unique index on its key: ALTER TABLE %s ADD UNIQUE (%s);",
                     version->projection->target, version->projection->target, spate_buf_str(&keys));
     }
     PQclear(res);
@@ -353,14 +423,28 @@ static void tell_text_types(const struct spate_version *version)
 enum spate_rc spate_version_preflight(struct spate_version *version, struct spate_store *store,
                                       struct spate_err *err)
 {
+    /* A table stands for itself and its partitions. */
     static const char sql[] =
-        "SELECT c.oid, c.relkind, row_security_active(c.oid), has_table_privilege(c.oid, 'INSERT'), "
-        "has_table_privilege(c.oid, 'UPDATE'), has_table_privilege(c.oid, 'DELETE'), "
-        "has_table_privilege(c.oid, 'SELECT'), (SELECT min(t.tgname::text) FROM pg_catalog.pg_trigger t "
-        "WHERE t.tgrelid = "
-        "c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 1 = 1) FROM "
-        "pg_catalog.pg_class c "
-        "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = $1 AND n.nspname = $2";
+        "WITH t AS (SELECT c.* FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = "
+        "c.relnamespace "
+        "WHERE c.relname = $1 AND n.nspname = $2), part AS (SELECT t.oid FROM t UNION SELECT p.relid::oid "
+        "FROM t, "
+        "pg_partition_tree(t.oid) p), trig AS (SELECT quote_ident(tgname) AS name, tgrelid FROM "
+        "pg_catalog.pg_trigger "
+        "JOIN part ON part.oid = tgrelid WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 1 = "
+        "1 ORDER BY "
+        "tgrelid <> (SELECT oid FROM t), tgname LIMIT 1), full_name AS (SELECT c.oid, format('%I.%I', "
+        "n.nspname, "
+        "c.relname) AS name, c.relpersistence FROM pg_catalog.pg_class c JOIN part ON part.oid = c.oid JOIN "
+        "pg_catalog.pg_namespace n ON n.oid = c.relnamespace) "
+        "SELECT t.relkind, row_security_active(t.oid), has_table_privilege(t.oid, 'INSERT'), "
+        "has_table_privilege(t.oid, 'UPDATE'), has_table_privilege(t.oid, 'DELETE'), "
+        "has_table_privilege(t.oid, 'SELECT'), (SELECT name FROM trig), "
+        "(SELECT f.name FROM full_name f JOIN trig ON f.oid = tgrelid), "
+        "(SELECT min(quote_ident(rulename)) FROM pg_catalog.pg_rewrite JOIN part ON part.oid = ev_class "
+        "WHERE rulename "
+        "<> '_RETURN' AND ev_enabled <> 'D'), "
+        "(SELECT min(name) FROM full_name WHERE relpersistence <> 'p') FROM t";
     PGresult *res = NULL;
     bool exists = false;
     enum spate_rc rc = ask(version, store, sql, &res, err);

@@ -67,27 +67,16 @@ static bool join(struct runner *runner, int64_t *stop_ms)
     }
 }
 
-static bool unique_names(const struct spate_sink_config *configs, size_t count, const char *restart)
+static bool is_named(const struct spate_sink_config *configs, size_t count, const char *name)
 {
-    bool found = restart == NULL;
     char quoted[300];
 
-    for (size_t i = 0; i < count; i++) {
-        found |= restart && strcmp(configs[i].name, restart) == 0;
-        for (size_t j = 0; j < i; j++)
-            if (strcmp(configs[i].name, configs[j].name) == 0 &&
-                strcmp(configs[i].into.schema, configs[j].into.schema) == 0 &&
-                strcmp(configs[i].into.url, configs[j].into.url) == 0) {
-                spate_log(SPATE_LOG_ERROR, "config",
-                          "detail=\"%s and %s both describe sink %s: give one another name\"",
-                          configs[j].path, configs[i].path, configs[i].name);
-                return false;
-            }
-    }
-    if (!found)
-        spate_log(SPATE_LOG_ERROR, "config", "detail=\"--restart names no sink of these files\" name=%s",
-                  spate_log_quote(quoted, sizeof quoted, restart));
-    return found;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(configs[i].name, name) == 0)
+            return true;
+    spate_log(SPATE_LOG_ERROR, "config", "detail=\"--restart names no sink of these files\" name=%s",
+              spate_log_quote(quoted, sizeof quoted, name));
+    return false;
 }
 
 static enum spate_exit first_result(const struct runner *runners, size_t count)
@@ -110,7 +99,7 @@ enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t 
     bool late = false;
     int64_t stop_ms = 0;
 
-    if (!unique_names(configs, count, restart))
+    if (restart && !is_named(configs, count, restart))
         return SPATE_EXIT_CONFIG;
     runners = spate_zalloc(count * sizeof *runners);
     for (size_t i = 0; i < count; i++) {

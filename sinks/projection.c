@@ -86,23 +86,18 @@ void spate_projection_fini(struct spate_projection *projection)
 /* The column that an expression is the mere name of, or -1. `"a""b"` and AbC as SQL reads them. */
 static int bare_column(const struct spate_table *table, const char *expr)
 {
-    struct spate_buf name = {0};
+    struct spate_buf word = {0}, name = {0};
     const char *at = expr + strspn(expr, " \t\r\n"), *end;
+    size_t len = strlen(at);
     int column = -1;
 
-    end = *at ? at + strcspn(at, ". \t\r\n") : at;
-    if (*at == '"' || end > at) {
-        struct spate_buf part = {0};
-        size_t len = strlen(at);
-
-        while (len > 0 && strchr(" \t\r\n", at[len - 1]))
-            len--;
-        spate_buf_add(&part, at, len);
-        end = read_part(spate_buf_str(&part), &name);
-        if (end && *end == 0)
-            column = spate_table_column(table, spate_buf_view(&name));
-        spate_buf_fini(&part);
-    }
+    while (len > 0 && strchr(" \t\r\n", at[len - 1]))
+        len--;
+    spate_buf_add(&word, at, len);
+    end = read_part(spate_buf_str(&word), &name);
+    if (end && *end == 0)
+        column = spate_table_column(table, spate_buf_view(&name));
+    spate_buf_fini(&word);
     spate_buf_fini(&name);
     return column;
 }

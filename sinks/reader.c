@@ -162,6 +162,12 @@ static bool try_begin(struct spate_feed *feed, struct spate_event *event, const 
     return true;
 }
 
+/* The last number that is missing when this record was met too early. */
+static uint64_t missing_before(const struct spate_head *head)
+{
+    return spate_op_counts(head->op) && head->n > 0 ? head->n - 1 : head->n;
+}
+
 /* True: it is the mark's own record, and all is well. */
 static bool anchored(struct spate_feed *feed, const struct spate_event *event,
                      const struct spate_message *message)
@@ -176,7 +182,7 @@ static bool anchored(struct spate_feed *feed, const struct spate_event *event,
     spate_log(SPATE_LOG_WARN, "anchor-moved", "topic=%s pos=%s n=%" PRIu64 " found_n=%" PRIu64, feed->topic,
               at, feed->mark.place.n, event->head.n);
     feed->hole_ms = spate_clock_ms();
-    feed->hole_seen = event->head.n;
+    feed->hole_seen = missing_before(&event->head);
     return false;
 }
 
@@ -185,12 +191,14 @@ static enum spate_rc met_hole(struct spate_feed *feed, const struct spate_event 
     unsigned hidden;
 
     if (feed->gap)
-        return stale_hole(feed, event->head.n - (spate_op_counts(event->head.op) ? 1 : 0), err);
+        return stale_hole(feed, missing_before(&event->head), err);
     if (feed->hole_ms == 0) {
         feed->hole_ms = spate_clock_ms();
-        feed->hole_seen = event->head.n;
+        feed->hole_seen = missing_before(&event->head);
         feed->count.holes++;
     }
+    if (spate_clock_ms() - feed->hole_ms > SPATE_HOLE_MS)
+        return stale_hole(feed, feed->hole_seen, err);
     if (spate_log_due(&feed->hole_log, spate_clock_ms(), 10000, &hidden))
         spate_log(SPATE_LOG_WARN, "hole", "topic=%s after_n=%" PRIu64 " met_n=%" PRIu64 " hidden=%u",
                   feed->topic, feed->follower.last.n, event->head.n, hidden);

@@ -43,7 +43,7 @@ struct spate_feed {
     bool gap;             /* retention took something before what comes next */
     struct spate_bus_pos gap_from, gap_to;
     int64_t hole_ms;    /* since when something is missing; 0: nothing is */
-    uint64_t hole_seen; /* the first number behind the hole */
+    uint64_t hole_seen; /* the last number that is missing */
     struct {
         uint64_t taken, duplicates, old_epochs, holes;
     } count;

@@ -144,9 +144,6 @@ static bool copy_in(struct spate_apply *apply, const struct spate_version *versi
 /* When a stop was asked for, what is running may end within most of the deadline; then it is cancelled. */
 static void heed_stop(struct spate_apply *apply, int64_t now)
 {
-    PGcancel *request;
-    char why[100];
-
     if (!spate_signals_stop())
         return;
     if (apply->stop_ms == 0)
@@ -154,10 +151,8 @@ static void heed_stop(struct spate_apply *apply, int64_t now)
     if (now - apply->stop_ms < apply->store->config->stop_deadline_ms / 2)
         return;
     apply->stop_ms = now; /* again later, should it not help */
-    request = PQgetCancel(apply->store->conn);
-    if (request && PQcancel(request, why, sizeof why))
-        spate_log(SPATE_LOG_WARN, "apply-cancelled", "sink=%s reason=stop", apply->store->config->name);
-    PQfreeCancel(request);
+    spate_log(SPATE_LOG_WARN, "apply-cancelled", "reason=stop");
+    spate_pg_cancel(apply->store->conn, 1000);
 }
 
 static PGresult *await_result(struct spate_apply *apply)
@@ -175,10 +170,9 @@ static PGresult *await_result(struct spate_apply *apply)
         heed_stop(apply, now);
         if (now - told > 10000) { /* T25 */
             told = now;
-            spate_log(
-                SPATE_LOG_WARN, "target-slow",
-                "sink=%s waiting_ms=%lld backend_pid=%d remedy=\"SELECT pg_blocking_pids(%d) on the target\"",
-                apply->store->config->name, (long long)(now - start), PQbackendPID(conn), PQbackendPID(conn));
+            spate_log(SPATE_LOG_WARN, "target-slow",
+                      "waiting_ms=%lld backend_pid=%d remedy=\"SELECT pg_blocking_pids(%d) on the target\"",
+                      (long long)(now - start), PQbackendPID(conn), PQbackendPID(conn));
         }
     }
     return PQgetResult(conn);

@@ -65,6 +65,10 @@ static enum spate_rc poison(struct spate_sink *sink, size_t count, struct spate_
     size_t culprit = 0;
     enum spate_rc rc = spate_apply_isolate(&sink->apply, items, count, &culprit, err);
 
+    if (rc == SPATE_FAIL) {
+        err->verdict = SPATE_RETRY;
+        return SPATE_FAIL;
+    }
     err->verdict = SPATE_FATAL;
     err->exit_code = SPATE_EXIT_REFUSED;
     if (rc == SPATE_AGAIN || items[culprit].op == SPATE_OP_TRUNCATE) {

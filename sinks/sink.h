@@ -38,6 +38,7 @@ extern const size_t spate_sink_table_count;
 
 /* Runs all sinks, a thread each, until a stop is asked for or every sink has stopped by itself. A sink that
  * stops is logged with its reason; the others go on. Returns the process' exit code: OK after an orderly
+ * After SPATE_EXIT_DEADLINE a thread may still be running: `configs` must stay until the process ends.
  * stop, else that of the first sink that stopped. restart: the name of a sink that is to forget its position
  * and begin as a new one would, or NULL. */
 enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count, const char *restart);

@@ -238,12 +238,25 @@ static void log_start(const struct spate_sink *sink)
               sink->config->from, sink->store.mark.place.epoch, sink->store.mark.place.n, pos);
 }
 
+/* Another process may have owned the sink meanwhile: its counters go on from where they stand in the target.
+ */
+static enum spate_rc take_store(struct spate_sink *sink, struct spate_err *err)
+{
+    enum spate_rc rc = open_store(sink, err);
+
+    sink->before = sink->store.counts;
+    sink->applied = 0;
+    memset(&sink->feed.count, 0, sizeof sink->feed.count);
+    sink->apply.missing = sink->missing_told = 0;
+    return rc;
+}
+
 /* A connection that breaks on the way is tried again; everything here can be done twice. */
 static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
 {
     for (;;) {
         struct spate_err now = {0};
-        enum spate_rc rc = sink->store.conn ? SPATE_OK : open_store(sink, &now);
+        enum spate_rc rc = sink->store.conn ? SPATE_OK : take_store(sink, &now);
 
         if (rc == SPATE_OK && sink->restart) {
             rc = spate_store_forget(&sink->store, &now);
@@ -283,7 +296,6 @@ enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_c
         rc = settle(sink, err);
     if (rc != SPATE_OK)
         return rc;
-    sink->before = sink->store.counts;
     sink->failures = 0;
     sink->stored_ms = spate_clock_ms();
     log_start(sink);
@@ -348,10 +360,30 @@ bool spate_sink_knows(const struct spate_sink *sink, const struct spate_projecti
     return false;
 }
 
+/* DDL is not in the stream (P32): what a new column holds in rows that nobody changed since, nobody says. */
+static void tell_added(const struct spate_version *before, const struct spate_version *now)
+{
+    for (size_t i = 0; before && i < now->used_count; i++) {
+        const struct spate_column *column = &now->table->columns[now->used[i]];
+        char place[300], name[150], quoted[200];
+
+        if (spate_table_column(before->table, column->name) >= 0)
+            continue;
+        snprintf(name, sizeof name, "%.*s", SPATE_SLICE_ARG(column->name));
+        spate_log(SPATE_LOG_WARN, "column-added",
+                  "table=%s column=%s place=\"%s\" detail=\"rows that were written before keep what the "
+                  "target has there; "
+                  "if the source filled them with a default, load them by hand\"",
+                  now->projection->target, spate_log_quote(quoted, sizeof quoted, name),
+                  spate_projection_place(now->projection, place, sizeof place));
+    }
+}
+
 enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projection *projection, uint32_t v,
                                  struct spate_version **version, struct spate_err *err)
 {
     const struct spate_table *table;
+    bool known = spate_sink_knows(sink, projection, v);
     enum spate_rc rc;
 
     if (projection->current && projection->current->table->v == v) {
@@ -363,6 +395,8 @@ enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projectio
         rc = spate_projection_version(projection, &sink->store, table, version, err);
     if (rc == SPATE_OK)
         rc = spate_apply_prepare(&sink->apply, *version, err);
+    if (rc == SPATE_OK && !known)
+        tell_added(projection->current, *version);
     if (rc == SPATE_OK)
         projection->current = *version;
     return rc;

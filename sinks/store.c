@@ -292,45 +292,30 @@ static enum spate_rc read_mark(struct spate_store *store, const PGresult *res, s
     "generation, epoch, epoch_uuid, n, pos, bus_position, log_id, applied, duplicates, holes, missing, "     \
     "source"
 
-/* The row's lock waits for a predecessor's last transaction to end, whichever way. */
+/* Whoever holds the lock is the owner: a new generation, and the position as it stands now. The row's lock
+ * waits for a predecessor's last transaction to end, whichever way. */
 static enum spate_rc claim(struct spate_store *store, struct spate_err *err)
 {
     struct spate_buf sql = {0};
     char owner[300], host[200] = "?";
     const char *values[] = {store->config->name, store->config->from, owner};
     PGresult *res = NULL;
-    int64_t generation;
     enum spate_rc rc;
 
     gethostname(host, sizeof host - 1);
     snprintf(owner, sizeof owner, "%s %ld", host, (long)getpid());
-    if (store->claimed)
-        spate_buf_printf(
-            &sql, "UPDATE %s.spate_sink SET owner = $3 WHERE sink = $1 AND $2 <> '' RETURNING " MARK_COLUMNS,
-            store->schema);
-    else
-        spate_buf_printf(
-            &sql,
-            "INSERT INTO %s.spate_sink AS s (sink, generation, source, owner) VALUES ($1, 1, $2, $3) "
-            "ON CONFLICT (sink) DO UPDATE SET generation = s.generation + 1, owner = EXCLUDED.owner "
-            "RETURNING " MARK_COLUMNS,
-            store->schema);
+    spate_buf_printf(
+        &sql,
+        "INSERT INTO %s.spate_sink AS s (sink, generation, source, owner) VALUES ($1, 1, $2, $3) "
+        "ON CONFLICT (sink) DO UPDATE SET generation = s.generation + 1, owner = EXCLUDED.owner "
+        "RETURNING " MARK_COLUMNS,
+        store->schema);
     rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 3, values, PGRES_TUPLES_OK, &res, err);
     spate_buf_fini(&sql);
-    if (rc != SPATE_OK)
-        goto out;
-    generation = PQntuples(res) ? strtoll(PQgetvalue(res, 0, COL_GENERATION), NULL, 10) : -1;
-    if (store->claimed && generation != store->generation) {
-        err->exit_code = SPATE_EXIT_FENCED;
-        rc = spate_fail(err, SPATE_FATAL,
-                        "another process has taken over sink %s (generation %" PRId64 ", ours was %" PRId64
-                        "): stop one of the two",
-                        store->config->name, generation, store->generation);
-        goto out;
+    if (rc == SPATE_OK) {
+        store->generation = strtoll(PQgetvalue(res, 0, COL_GENERATION), NULL, 10);
+        rc = read_mark(store, res, err);
     }
-    store->generation = generation;
-    store->claimed = true;
-    rc = read_mark(store, res, err);
     if (rc == SPATE_OK && strcmp(PQgetvalue(res, 0, COL_SOURCE), store->config->from) != 0) {
         err->exit_code = SPATE_EXIT_REFUSED;
         rc = spate_fail(
@@ -339,7 +324,6 @@ static enum spate_rc claim(struct spate_store *store, struct spate_err *err)
             "name for another source",
             store->config->path, store->config->name, PQgetvalue(res, 0, COL_SOURCE), store->config->from);
     }
-out:
     PQclear(res);
     return rc;
 }
@@ -487,19 +471,34 @@ void spate_store_written(struct spate_store *store, const struct spate_mark *mar
 
 enum spate_rc spate_store_check(struct spate_store *store, struct spate_err *err)
 {
-    struct spate_mark before = store->mark;
-    bool stored = store->stored;
-    enum spate_rc rc = claim(store, err);
+    struct spate_buf sql = {0};
+    const char *values[] = {store->config->name};
+    PGresult *res = NULL;
+    int64_t generation, n;
+    enum spate_rc rc;
 
-    if (rc != SPATE_OK)
-        return rc;
-    if (stored != store->stored || before.place.epoch != store->mark.place.epoch ||
-        before.place.n != store->mark.place.n) {
-        err->exit_code = SPATE_EXIT_FENCED;
-        return spate_fail(err, SPATE_FATAL,
-                          "the position of sink %s in %s.spate_sink was changed by somebody else (n=%" PRIu64
-                          ", expected %" PRIu64 "): stop what writes there, then start this sink again",
-                          store->config->name, store->schema, store->mark.place.n, before.place.n);
+    spate_buf_printf(&sql, "SELECT generation, coalesce(n, -1) FROM %s.spate_sink WHERE sink = $1",
+                     store->schema);
+    rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 1, values, PGRES_TUPLES_OK, &res, err);
+    spate_buf_fini(&sql);
+    if (rc == SPATE_OK) {
+        generation = PQntuples(res) ? strtoll(PQgetvalue(res, 0, 0), NULL, 10) : -1;
+        n = PQntuples(res) ? strtoll(PQgetvalue(res, 0, 1), NULL, 10) : -1;
+        if (generation != store->generation) {
+            err->exit_code = SPATE_EXIT_FENCED;
+            rc = spate_fail(err, SPATE_FATAL,
+                            "another process has taken over sink %s (generation %" PRId64 ", ours is %" PRId64
+                            "): stop one of the two",
+                            store->config->name, generation, store->generation);
+        } else if (n != (store->stored ? (int64_t)store->mark.place.n : -1)) {
+            err->exit_code = SPATE_EXIT_FENCED;
+            rc =
+                spate_fail(err, SPATE_FATAL,
+                           "the position of sink %s in %s.spate_sink was changed by somebody else (n=%" PRId64
+                           ", expected %" PRIu64 "): stop what writes there, then start this sink again",
+                           store->config->name, store->schema, n, store->mark.place.n);
+        }
     }
-    return SPATE_OK;
+    PQclear(res);
+    return rc;
 }

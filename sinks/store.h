@@ -26,7 +26,6 @@ struct spate_store {
     unsigned serial; /* counts connections: what was prepared on an older one is gone */
     char *schema;    /* quoted */
     int64_t generation;
-    bool claimed;               /* the generation is ours: a later connection must find it unchanged */
     bool stored;                /* there is a stored mark; false: a new sink */
     struct spate_mark mark;     /* as stored; the guard of the next write */
     char log_id[100];           /* of the log the mark belongs to */
@@ -37,9 +36,9 @@ void spate_store_init(struct spate_store *store, const struct spate_sink_config 
 void spate_store_fini(struct spate_store *store);
 
 /* Connects, pins the session, makes schema and tables when they are missing, waits until no other process
- * owns the sink (naming the owner), reads the stored mark. The first time it raises the generation; later it
- * must find its own, or another process took over (T3). SPATE_END: a stop was asked for. SPATE_FAIL: retry =
- * connect again later; fatal = the text says why. */
+ * owns the sink (naming the owner), raises the generation - which fences whoever owned it before (T3) - and
+ * reads the stored mark. SPATE_END: a stop was asked for. SPATE_FAIL: retry = connect again later; fatal =
+ * the text says why. */
 SPATE_CHECKED enum spate_rc spate_store_open(struct spate_store *store, struct spate_err *err);
 void spate_store_close(struct spate_store *store);
 

@@ -216,3 +216,61 @@ def test_types_that_the_target_lacks_are_text(world):
     types = dict(world.tgt("SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'team.t'::regclass AND attnum > 0"))
     assert types == {"id": "integer", "m": "text", "c": "integer", "p": "text", "ms": "text"}
     assert re.search(r"type-unknown-in-target.*public\.mood", sink.text())
+
+
+def test_two_processes_take_turns(world):
+    """T3: whoever waits and gets the lock is a new owner, also one that owned the sink before."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY)")
+    world.connector()
+    file = world.sink_file("team", table())
+    first = world.sink(file, name="first")
+    world.src("INSERT INTO t VALUES (1)")
+    world.wait_rows("SELECT * FROM team.t", [(1,)])
+    first.process.send_signal(signal.SIGSTOP)
+    try:
+        world.tgt("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'spate sink team'")
+        second = world.sink(file, name="second")
+        second.wait_log("event=streaming")
+        world.src("INSERT INTO t VALUES (2)")
+        world.wait_rows("SELECT count(*) FROM team.t", [(2,)])
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+    first.wait_log("event=waiting-for-owner")
+    assert second.stop() == 0
+    world.src("INSERT INTO t VALUES (3)")
+    world.wait_rows("SELECT id FROM team.t ORDER BY id", [(1,), (2,), (3,)])
+    assert first.running() and position(world)[1] == 3 and position(world)[2] == 3
+
+
+def test_what_would_lose_rows_in_silence_is_refused(world):
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    world.connector()
+    world.tgt("CREATE SCHEMA team")
+    file = world.sink_file("team", table())
+    made = "CREATE %s TABLE team.t (id int %s, v text)"
+    cases = [
+        (made % ("UNLOGGED", "PRIMARY KEY"), "SET LOGGED"),
+        (made % ("", "PRIMARY KEY") + "; CREATE RULE no AS ON INSERT TO team.t DO INSTEAD NOTHING", "DROP RULE"),
+        (made % ("", "PRIMARY KEY DEFERRABLE"), "ADD PRIMARY KEY"),
+        (made % ("", "PRIMARY KEY") + "; CREATE UNIQUE INDEX \"Odd\" ON team.t (v)", "DROP INDEX"),
+        (made % ("", "PRIMARY KEY") + "; ALTER TABLE team.t ADD CONSTRAINT \"Odd\" UNIQUE (v)", "DEFERRABLE INITIALLY DEFERRED"),
+        (made % ("", "UNIQUE, more int NOT NULL"), "DROP NOT NULL"),
+        ("CREATE TABLE team.t (id text PRIMARY KEY, v text)", "USING id::integer"),
+        ("CREATE TABLE team.t (id int PRIMARY KEY, v varchar(3))", "USING v::text"),
+        ("CREATE TABLE team.t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text)", "DROP IDENTITY"),
+        (made % ("", ""), "ADD UNIQUE"),
+        ("CREATE TABLE team.t (id int PRIMARY KEY)", "ADD COLUMN"),
+        (made % ("", "PRIMARY KEY") + "; CREATE FUNCTION team.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+         "CREATE TRIGGER \"All\" BEFORE INSERT ON team.t FOR EACH ROW EXECUTE FUNCTION team.f()", "DISABLE TRIGGER"),
+    ]
+    for sql, words in cases:
+        world.tgt(sql)
+        code, _out, log = world.run("sink", "-c", file)
+        assert code == 4 and words in log, (sql, log)
+        remedy = re.search(r"(ALTER TABLE|DROP RULE|DROP INDEX)[^;]*;", log).group(0).replace('\\"', '"')
+        assert words in remedy
+        world.tgt(remedy)  # typed as it stands there
+        sink = world.sink(file)
+        sink.wait_log("event=streaming")
+        assert sink.stop() == 0
+        world.tgt("DROP TABLE team.t")

@@ -276,7 +276,7 @@ static void holes_heal_or_make_it_stale(void **state)
     write_change(1, 6, 1600, 1, true);
     nothing_more();
     feed.hole_ms -= SPATE_HOLE_MS + 1; /* a minute later */
-    fails_with(SPATE_EXIT_FENCED, "STALE: changes n=4 to n=6", "--restart");
+    fails_with(SPATE_EXIT_FENCED, "STALE: changes n=4 to n=5", "--restart");
 }
 
 static void a_gap_names_what_was_missed(void **state)
