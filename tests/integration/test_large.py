@@ -10,6 +10,11 @@ CONNECTOR_KB, SINK_KB = 32 * 1024, 64 * 1024
 ROWS = int(os.environ.get("LARGE_ROWS", "1000000"))
 
 
+@pytest.fixture(autouse=True)
+def segments_of_the_default_size(world):
+    del world.bus["local"]["segment_bytes"]
+
+
 def test_a_million_row_transaction_with_a_restart_in_the_middle(world):
     world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
     connector = world.connector()

@@ -144,7 +144,8 @@ class World:
         source.create_database(self.db)
         if target:
             target.create_database(self.db)
-        self.bus = {"local": {"path": os.path.join(self.dir, "bus"), "hot": self.hot}}
+        # Small segments: many tests start a bus, and rolling over is worth meeting often. test_large has the default.
+        self.bus = {"local": {"path": os.path.join(self.dir, "bus"), "hot": self.hot, "segment_bytes": "4MiB"}}
         self.config = {
             "connector": "shop",
             "source": {"postgres": {"url": source.url(self.db), "publication": "spate", "slot": self.slot(), "create": True}},
