@@ -22,6 +22,8 @@ struct connector {
     bool connected_before;
     int64_t backoff_ms;
     struct spate_log_limit limit;
+    const char *said_file; /* where the error that was logged last was raised */
+    int said_line;
     uint64_t poison_lsn; /* where undecodable bytes came last time */
     unsigned random;
 };
@@ -42,6 +44,11 @@ static enum spate_rc back_off(struct connector *c, const struct spate_err *err)
     int64_t pause_ms = slowest(err, c->backoff_ms);
     unsigned hidden = 0;
 
+    /* The same failure again is told sparsely; another one at once. */
+    if (err->file != c->said_file || err->line != c->said_line)
+        c->limit.next_ms = 0;
+    c->said_file = err->file;
+    c->said_line = err->line;
     if (spate_log_due(&c->limit, spate_clock_ms(), 10000, &hidden)) {
         spate_log_err(SPATE_LOG_WARN, "disconnected", err);
         spate_log(SPATE_LOG_INFO, "reconnecting", "in_ms=%" PRId64 " unsaid=%u", pause_ms, hidden);
