@@ -197,14 +197,15 @@ enum spate_rc spate_preflight_state(struct spate_replication *repl, PGconn *sql,
         take_text(state->slot.invalidation, sizeof state->slot.invalidation, res, 6);
         state->slot.has_restart = spate_pg_lsn_parse(PQgetvalue(res, 0, 7), &state->slot.restart);
         state->slot.active_pid = strtoll(PQgetvalue(res, 0, 9), NULL, 10);
-        /* A logical slot without a position is still being made, by us before we were killed for example: it is
-         * finished, or vanishes with the session that makes it (P70). An epoch must not begin on it. */
+        /* A logical slot without a position is still being made, by us before we were killed for example: it
+         * is finished, or vanishes with the session that makes it (P70). An epoch must not begin on it. */
         if (!spate_pg_lsn_parse(PQgetvalue(res, 0, 8), &state->slot.confirmed) &&
             strcmp(state->slot.plugin, "physical") != 0)
-            rc = spate_fail(err, SPATE_RETRY,
-                            "replication slot \"%s\" is still being made by server process %s, which waits for "
-                            "transactions that are open; it is tried again",
-                            slot, PQgetvalue(res, 0, 9));
+            rc = spate_fail(
+                err, SPATE_RETRY,
+                "replication slot \"%s\" is still being made by server process %s, which waits for "
+                "transactions that are open; it is tried again",
+                slot, PQgetvalue(res, 0, 9));
     }
     PQclear(res);
     return rc;

@@ -112,14 +112,15 @@ static enum spate_rc too_large(const struct spate_publisher *publisher, const st
     const uint64_t behind = change->pos.commit_lsn + 1;
 
     err->exit_code = SPATE_EXIT_REFUSED;
-    return spate_fail(err, SPATE_QUARANTINE,
-                      "%s on %.*s.%.*s makes a message of %zu bytes, and the bus takes %zu at most. Nothing of "
-                      "its transaction was confirmed, and it comes again at every start. The way on without "
-                      "that transaction, in this order: SELECT pg_replication_slot_advance('%s', '%X/%X'); "
-                      "spate connector -c FILE --new-epoch (every sink then begins anew). Before that, keep such "
-                      "values out of the publication (ALTER PUBLICATION ... SET TABLE with a column list)",
-                      spate_op_name(change->op), SPATE_SLICE_ARG(schema), SPATE_SLICE_ARG(name), size,
-                      publisher->max_record, publisher->slot, (uint32_t)(behind >> 32), (uint32_t)behind);
+    return spate_fail(
+        err, SPATE_QUARANTINE,
+        "%s on %.*s.%.*s makes a message of %zu bytes, and the bus takes %zu at most. Nothing of "
+        "its transaction was confirmed, and it comes again at every start. The way on without "
+        "that transaction, in this order: SELECT pg_replication_slot_advance('%s', '%X/%X'); "
+        "spate connector -c FILE --new-epoch (every sink then begins anew). Before that, keep such "
+        "values out of the publication (ALTER PUBLICATION ... SET TABLE with a column list)",
+        spate_op_name(change->op), SPATE_SLICE_ARG(schema), SPATE_SLICE_ARG(name), size,
+        publisher->max_record, publisher->slot, (uint32_t)(behind >> 32), (uint32_t)behind);
 }
 
 static void append(struct spate_publisher *publisher, size_t at, size_t value_len, int64_t ts_us,

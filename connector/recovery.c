@@ -140,8 +140,8 @@ static enum spate_rc find_anchor(struct spate_tail *tail, struct spate_rule *rul
         }
         if (rc == SPATE_FAIL)
             return rc;
-        /* The stream ends in another epoch: the judge has a word for it. A piece without a record says nothing:
-         * a writer that is killed in a segment's first publish leaves only padding there. */
+        /* The stream ends in another epoch: the judge has a word for it. A piece without a record says
+         * nothing: a writer that is killed in a segment's first publish leaves only padding there. */
         if (!found && !tail->bus.stream_empty && tail->bus.stream_epoch != rule->epoch)
             return SPATE_OK;
         before = start;

@@ -249,7 +249,8 @@ static void a_newest_segment_without_a_record_is_passed_by(void **state)
     bus_scratch_reboot(&scratch);
     assert_int_equal(spate_publisher_open(&publisher, &config, &err), SPATE_OK);
     /* The claim of a dead writer, as fetch-add and compare-and-swap leave it. */
-    snprintf(path, sizeof path, "%s/shop/%016" PRIx64 ".seg", scratch.hot, spate_writer_end(publisher.stream).at);
+    snprintf(path, sizeof path, "%s/shop/%016" PRIx64 ".seg", scratch.hot,
+             spate_writer_end(publisher.stream).at);
     spate_publisher_close(&publisher);
     fd = open(path, O_RDWR);
     assert_true(fd >= 0);
@@ -341,8 +342,8 @@ static void a_key_longer_than_the_bus_takes_is_left_out(void **state)
     memset(key, 'b', sizeof key);
     spate_table_free(table);
     table = spate_table_new(spate_slice_str("public"), spate_slice_str("t"), SPATE_IDENTITY_DEFAULT, 1, 1);
-    spate_table_set_column(table, 0, spate_slice_str("id"), spate_slice_str("text"), spate_slice_str(""), 25, -1,
-                           -1, true, SPATE_CLASS_TEXT);
+    spate_table_set_column(table, 0, spate_slice_str("id"), spate_slice_str("text"), spate_slice_str(""), 25,
+                           -1, -1, true, SPATE_CLASS_TEXT);
     spate_table_seal(table);
     table->v = 1;
     c.table = table;
