@@ -5,7 +5,8 @@ setup: ## install what building, demo and tests need (Debian 12 or newer; says w
 
 demo: ## the whole story on this machine: two databases, two teams, ends in EQUAL (KEEP=1 leaves it running)
 	@docker/setup.sh --quiet
-	@$(MAKE) --no-print-directory -s compile
+	@test -x build/release/spate || echo "demo: building spate"
+	@$(MAKE) --no-print-directory -s -j$$(nproc) compile
 	@KEEP='$(KEEP)' $(PYTHON) tests/demo/demo.py
 
 test: ## everything; T=PATTERN runs some, SEED=N repeats the random parts
@@ -14,5 +15,5 @@ test: ## everything; T=PATTERN runs some, SEED=N repeats the random parts
 
 soak: ## random faults for long, with the checker at the end: KILLS= SEED= MINUTES=
 	@docker/setup.sh --quiet
-	@$(MAKE) --no-print-directory -s compile
+	@$(MAKE) --no-print-directory -s -j$$(nproc) compile
 	@KILLS='$(KILLS)' SEED='$(SEED)' MINUTES='$(MINUTES)' $(PYTHON) -m tests.integration.soak
