@@ -156,27 +156,22 @@ static enum spate_rc read_uses(struct spate_version *version, struct spate_store
     return rc;
 }
 
-/* The types that come out, as the target resolves them. */
+/* The types that come out, as the target resolves them: of a query over the empty table. */
 static enum spate_rc ask_results(struct spate_version *version, struct spate_store *store,
                                  struct spate_err *err)
 {
     struct spate_buf sql = {0};
-    PGresult *res;
-    enum spate_rc rc = SPATE_OK;
+    PGresult *res = NULL;
+    enum spate_rc rc;
 
     spate_buf_puts(&sql, "SELECT ");
     for (size_t i = 0; i < version->output_count; i++)
         spate_buf_printf(&sql, "%s(%s\n)", i ? ", " : "", version->outputs[i].expr);
     spate_buf_puts(&sql, " FROM pg_temp.spate_check");
-    res = PQprepare(store->conn, "", spate_buf_str(&sql), 0, NULL);
-    if (PQresultStatus(res) == PGRES_COMMAND_OK) {
-        PQclear(res);
-        res = PQdescribePrepared(store->conn, "");
-    }
-    if (PQresultStatus(res) != PGRES_COMMAND_OK) {
-        (void)spate_pg_fail(err, store->conn, res, "the columns together");
+    rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
+    if (rc == SPATE_FAIL) {
         rc = refuse(version, "columns", 0, err);
-    } else if ((size_t)PQnfields(res) != version->output_count) {
+    } else if (rc == SPATE_OK && (size_t)PQnfields(res) != version->output_count) {
         (void)spate_fail(err, SPATE_FATAL, "an entry is more than one expression");
         rc = refuse(version, "columns", 0, err);
     }

@@ -3,6 +3,7 @@
  */
 #include "core/alloc.h"
 #include "core/log.h"
+#include "sinks/fact.h"
 #include "sinks/projection.h"
 
 #include <stdarg.h>
@@ -62,7 +63,7 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
     spate_buf_puts(&sql, "))");
     rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
     if (rc == SPATE_OK) {
-        spate_log(SPATE_LOG_INFO, "table-created", "table=%s", version->projection->target);
+        spate_log(SPATE_LOG_INFO, "table-created", "table=%s", version->projection->label);
     } else if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
         rc = refuse(version, err,
                     "%s does not exist and role %s may not make it: as the schema's owner run %s;",
@@ -409,14 +410,16 @@ static void tell_text_types(const struct spate_version *version)
 {
     for (size_t i = 0; i < version->used_count; i++) {
         const struct spate_column *column = &version->table->columns[version->used[i]];
-        char type[200], text[150];
+        char name[SPATE_FACT_MAX], type[SPATE_FACT_MAX], text[SPATE_FACT_MAX];
 
+        if (!version->as_text[version->used[i]])
+            continue;
+        snprintf(text, sizeof text, "%.*s", SPATE_SLICE_ARG(column->name));
+        spate_fact(name, text);
         snprintf(text, sizeof text, "%.*s", SPATE_SLICE_ARG(column->type));
-        if (version->as_text[version->used[i]])
-            spate_log(SPATE_LOG_INFO, "type-unknown-in-target",
-                      "table=%s column=%.*s type=%s handled=\"as text: take it as it is or cast it\"",
-                      version->projection->target, SPATE_SLICE_ARG(column->name),
-                      spate_log_quote(type, sizeof type, text));
+        spate_log(SPATE_LOG_INFO, "type-unknown-in-target",
+                  "table=%s column=%s type=%s handled=\"as text: take it as it is or cast it\"",
+                  version->projection->label, name, spate_fact(type, text));
     }
 }
 

@@ -5,6 +5,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "core/signals.h"
+#include "sinks/fact.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -25,9 +26,9 @@ static void *run(void *arg)
 {
     struct runner *runner = arg;
     struct spate_err err = {0};
-    char context[200];
+    char context[SPATE_FACT_MAX + 10], name[SPATE_FACT_MAX];
 
-    snprintf(context, sizeof context, "sink=%s", runner->config->name);
+    snprintf(context, sizeof context, "sink=%s", spate_fact(name, runner->config->name));
     spate_log_context(context);
     if (spate_sink_run(runner->config, runner->restart, &err) != SPATE_OK) {
         spate_log_err(SPATE_LOG_ERROR, "sink-stopped", &err);
@@ -41,6 +42,8 @@ static void *run(void *arg)
 /* Once a stop was asked for, each sink has its deadline; without one they run as long as they like. */
 static bool join(struct runner *runner, int64_t *stop_ms)
 {
+    char name[SPATE_FACT_MAX];
+
     for (;;) {
         struct timespec until;
 
@@ -61,7 +64,7 @@ static bool join(struct runner *runner, int64_t *stop_ms)
                       "sink=%s deadline_ms=%" PRId64
                       " detail=\"the target did not answer in time; what was not committed "
                       "is read again at the next start\"",
-                      runner->config->name, runner->config->stop_deadline_ms);
+                      spate_fact(name, runner->config->name), runner->config->stop_deadline_ms);
             return false;
         }
     }
@@ -69,13 +72,13 @@ static bool join(struct runner *runner, int64_t *stop_ms)
 
 static bool is_named(const struct spate_sink_config *configs, size_t count, const char *name)
 {
-    char quoted[300];
+    char fact[SPATE_FACT_MAX];
 
     for (size_t i = 0; i < count; i++)
         if (strcmp(configs[i].name, name) == 0)
             return true;
     spate_log(SPATE_LOG_ERROR, "config", "detail=\"--restart names no sink of these files\" name=%s",
-              spate_log_quote(quoted, sizeof quoted, name));
+              spate_fact(fact, name));
     return false;
 }
 
@@ -98,6 +101,7 @@ enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t 
     enum spate_exit result = SPATE_EXIT_OK;
     bool late = false;
     int64_t stop_ms = 0;
+    char name[SPATE_FACT_MAX];
 
     if (restart && !is_named(configs, count, restart))
         return SPATE_EXIT_CONFIG;
@@ -110,7 +114,7 @@ enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t 
         runner->started = pthread_create(&runner->thread, NULL, run, runner) == 0;
         if (!runner->started) {
             spate_log(SPATE_LOG_ERROR, "thread", "sink=%s detail=\"no thread could be started\"",
-                      configs[i].name);
+                      spate_fact(name, configs[i].name));
             result = SPATE_EXIT_FAILED;
             spate_signals_request();
             break;

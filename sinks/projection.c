@@ -1,6 +1,7 @@
 #include "sinks/projection.h"
 
 #include "core/alloc.h"
+#include "sinks/fact.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -62,12 +63,16 @@ enum spate_rc spate_projection_init(struct spate_projection *projection, const s
 {
     const struct spate_sink_table_config *tables = sink->tables.at;
     struct spate_buf target = {0};
+    char fact[SPATE_FACT_MAX];
 
     *projection = (struct spate_projection){.config = &tables[index], .sink = sink, .index = index};
     spate_pg_ident(&target, spate_slice_str(sink->into.schema));
     spate_buf_putc(&target, '.');
     spate_pg_ident(&target, spate_slice_str(tables[index].item.name));
     projection->target = spate_strndup(target.data, target.len);
+    spate_buf_reset(&target);
+    spate_buf_printf(&target, "%s.%s", sink->into.schema, tables[index].item.name);
+    projection->label = spate_strdup(spate_fact(fact, spate_buf_str(&target)));
     spate_buf_fini(&target);
     return parse_source(projection, err);
 }
@@ -80,6 +85,7 @@ void spate_projection_fini(struct spate_projection *projection)
     free(projection->source_schema);
     free(projection->source_table);
     free(projection->target);
+    free(projection->label);
     *projection = (struct spate_projection){0};
 }
 

@@ -81,6 +81,7 @@ struct spate_projection {
     size_t index;
     char *source_schema, *source_table;
     char *target; /* "schema"."table", quoted */
+    char *label;  /* the same for log lines */
     struct spate_version **versions;
     size_t version_count;
     struct spate_version *current; /* the one met last */

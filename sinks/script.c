@@ -184,7 +184,7 @@ static void count_rows(struct spate_apply *apply, const struct spate_step *step,
 
     if (step->kind == SPATE_STEP_COUNTED && rows < step->expected) {
         apply->missing_now += step->expected - rows;
-        spate_log(SPATE_LOG_DEBUG, "rows-missing", "table=%s count=%llu", step->version->projection->target,
+        spate_log(SPATE_LOG_DEBUG, "rows-missing", "table=%s count=%llu", step->version->projection->label,
                   (unsigned long long)(step->expected - rows));
     }
 }

@@ -4,6 +4,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "core/signals.h"
+#include "sinks/fact.h"
 
 #include <inttypes.h>
 #include <poll.h>
@@ -76,7 +77,7 @@ static enum spate_rc await_stream(struct spate_sink *sink, struct spate_err *err
 
     for (;;) {
         struct spate_err now = {0};
-        char quoted[600];
+        char quoted[600], from[SPATE_FACT_MAX];
         enum spate_rc rc = open_topics(sink, &now);
 
         if (rc == SPATE_OK)
@@ -88,7 +89,8 @@ static enum spate_rc await_stream(struct spate_sink *sink, struct spate_err *err
         if (rc == SPATE_OK && sink->registry.has_epoch)
             return SPATE_OK;
         if (spate_log_due(&limit, spate_clock_ms(), 60000, &hidden))
-            spate_log(SPATE_LOG_INFO, "waiting-for-connector", "from=%s detail=%s", sink->config->from,
+            spate_log(SPATE_LOG_INFO, "waiting-for-connector", "from=%s detail=%s",
+                      spate_fact(from, sink->config->from),
                       spate_log_quote(quoted, sizeof quoted,
                                       rc == SPATE_OK ? "it has not published yet" : now.text));
         if (!spate_sink_pause(200))
@@ -226,16 +228,17 @@ static enum spate_rc open_projections(struct spate_sink *sink, struct spate_err 
 
 static void log_start(const struct spate_sink *sink)
 {
-    char pos[SPATE_POS_TEXT];
+    char pos[SPATE_POS_TEXT], from[SPATE_FACT_MAX];
 
+    spate_fact(from, sink->config->from);
     if (!sink->store.stored) {
-        spate_log(SPATE_LOG_INFO, "streaming", "from=%s place=new epoch=%" PRIu64, sink->config->from,
+        spate_log(SPATE_LOG_INFO, "streaming", "from=%s place=new epoch=%" PRIu64, from,
                   sink->registry.epoch);
         return;
     }
     spate_pos_format(sink->store.mark.place.pos, pos);
-    spate_log(SPATE_LOG_INFO, "streaming", "from=%s epoch=%" PRIu64 " n=%" PRIu64 " pos=%.25s",
-              sink->config->from, sink->store.mark.place.epoch, sink->store.mark.place.n, pos);
+    spate_log(SPATE_LOG_INFO, "streaming", "from=%s epoch=%" PRIu64 " n=%" PRIu64 " pos=%.25s", from,
+              sink->store.mark.place.epoch, sink->store.mark.place.n, pos);
 }
 
 /* Another process may have owned the sink meanwhile: its counters go on from where they stand in the target.
@@ -365,17 +368,16 @@ static void tell_added(const struct spate_version *before, const struct spate_ve
 {
     for (size_t i = 0; before && i < now->used_count; i++) {
         const struct spate_column *column = &now->table->columns[now->used[i]];
-        char place[300], name[150], quoted[200];
+        char name[150], fact[SPATE_FACT_MAX];
 
         if (spate_table_column(before->table, column->name) >= 0)
             continue;
         snprintf(name, sizeof name, "%.*s", SPATE_SLICE_ARG(column->name));
         spate_log(SPATE_LOG_WARN, "column-added",
-                  "table=%s column=%s place=\"%s\" detail=\"rows that were written before keep what the "
-                  "target has there; "
-                  "if the source filled them with a default, load them by hand\"",
-                  now->projection->target, spate_log_quote(quoted, sizeof quoted, name),
-                  spate_projection_place(now->projection, place, sizeof place));
+                  "table=%s column=%s detail=\"rows that were written before keep what the target has there; "
+                  "if the "
+                  "source filled them with a default, load them by hand\"",
+                  now->projection->label, spate_fact(fact, name));
     }
 }
 

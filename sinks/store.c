@@ -4,6 +4,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "core/signals.h"
+#include "sinks/fact.h"
 
 #include <inttypes.h>
 #include <poll.h>
@@ -179,7 +180,7 @@ static void log_owner(struct spate_store *store, const char *key)
     const char *values[] = {key}, *names[] = {store->config->name};
     PGresult *pid = NULL, *owner = NULL;
     struct spate_err ignored = {0};
-    char quoted[300];
+    char quoted[SPATE_FACT_MAX];
 
     spate_buf_printf(&owner_sql, "SELECT coalesce(owner, '') FROM %s.spate_sink WHERE sink = $1",
                      store->schema);
@@ -187,7 +188,7 @@ static void log_owner(struct spate_store *store, const char *key)
         spate_pg_exec_params(store->conn, spate_buf_str(&owner_sql), 1, names, PGRES_TUPLES_OK, &owner,
                              &ignored) == SPATE_OK)
         spate_log(
-            SPATE_LOG_WARN, "waiting-for-owner", "sink=%s owner=%s backend_pid=%s", store->config->name,
+            SPATE_LOG_WARN, "waiting-for-owner", "owner=%s backend_pid=%s",
             spate_log_quote(quoted, sizeof quoted, PQntuples(owner) ? PQgetvalue(owner, 0, 0) : "unknown"),
             PQgetvalue(pid, 0, 0));
     PQclear(pid);
