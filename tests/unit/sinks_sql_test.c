@@ -285,6 +285,33 @@ static void odd_names_do_not_collide(void **state)
     close_world(&w);
 }
 
+static void more_columns_than_can_be_staged_are_refused(void **state)
+{
+    enum { WIDE = 1598 };
+    static struct fixture_column columns[WIDE];
+    static char names[WIDE][16];
+    struct spate_err err = {0};
+    struct world w;
+
+    (void)state;
+    for (int i = 0; i < WIDE; i++) {
+        snprintf(names[i], sizeof names[i], "c%d", i);
+        columns[i] = (struct fixture_column){names[i], "integer", NULL, 23, -1, 4, i == 0};
+    }
+    open_world(&w, SPATE_IDENTITY_DEFAULT, NULL, NULL, NULL);
+    for (size_t count = WIDE - 1; count <= WIDE; count++) {
+        spate_version_free(w.version);
+        spate_table_free(w.table);
+        w.table = fixture_table("wide", SPATE_IDENTITY_DEFAULT, columns, count, (const uint32_t[]){0}, 1);
+        w.version = spate_version_new(&w.projection, w.table);
+        fake_answers(&w, NULL, NULL);
+        assert_int_equal(spate_version_plan(w.version, &err), count == WIDE ? SPATE_FAIL : SPATE_OK);
+    }
+    assert_int_equal(err.exit_code, SPATE_EXIT_REFUSED);
+    assert_non_null(strstr(err.text, "at most 1597 can be staged"));
+    close_world(&w);
+}
+
 static int numeric_mod(int precision, int scale)
 {
     return ((precision << 16) | scale) + 4;
@@ -325,6 +352,7 @@ int main(void)
         cmocka_unit_test(what_never_comes_unchanged_is_not),
         cmocka_unit_test(the_key_is_the_sources_key),
         cmocka_unit_test(odd_names_do_not_collide),
+        cmocka_unit_test(more_columns_than_can_be_staged_are_refused),
         cmocka_unit_test(assignments_keep_values_or_ask_for_a_cast),
     };
 
