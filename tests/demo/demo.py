@@ -281,15 +281,14 @@ class Demo:
 
     def keep(self):
         pids = [process.pid for _, process in self.processes]
-        servers = [self.source.process.pid, self.target.process.pid]
         stop = os.path.join(self.dir, "stop")
         folders = [self.dir, self.hot, self.source.dir, self.target.dir, os.path.dirname(list(_templates())[0])]
         with open(stop, "w") as file:
-            file.write("#!/bin/sh\n# Ends what make demo KEEP=1 left running and removes its files.\n"
-                       f"kill -TERM {' '.join(map(str, reversed(pids)))} 2>/dev/null\n"
-                       f"for p in {' '.join(map(str, pids))}; do while kill -0 $p 2>/dev/null; do sleep 0.1; done; done\n"
-                       f"kill -INT {' '.join(map(str, servers))} 2>/dev/null\n"
-                       f"for p in {' '.join(map(str, servers))}; do while kill -0 $p 2>/dev/null; do sleep 0.1; done; done\n"
+            file.write("#!/bin/sh\n# Ends what make demo KEEP=1 left running, also what was started again since, and removes its files.\n"
+                       "end() { kill -$1 $2 2>/dev/null; while kill -0 $2 2>/dev/null; do sleep 0.1; done; }\n"
+                       "for p in /proc/[0-9]*; do\n"
+                       f"    {{ tr '\\0' ' ' <$p/cmdline; }} 2>/dev/null | grep -q 'spate .*-c {self.dir}/' && end TERM ${{p#/proc/}}\ndone\n"
+                       f"end INT {self.source.process.pid}\nend INT {self.target.process.pid}\n"
                        f"rm -rf {' '.join(folders)}\n")
         os.chmod(stop, 0o755)
         spate, psql = binary(), bin_dir() + "/psql"

@@ -65,6 +65,7 @@ def _on_term(signum, _frame):
 def install_handlers():
     """For the programs of a run: clean up however it ends."""
     atexit.register(clean_up)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _on_term)
 
