@@ -125,7 +125,7 @@ static bool offer(struct spate_writer *w, uint64_t n, struct bus_log_acks *acks)
     return taken == 1;
 }
 
-static void localbus_8_11_a_full_disk_stops_publishing_and_heals(void **state)
+static void a_full_disk_stops_publishing_and_heals(void **state)
 {
     struct fixture *f = *state;
     struct bus_log_acks acks = {0};
@@ -162,7 +162,7 @@ static void localbus_8_11_a_full_disk_stops_publishing_and_heals(void **state)
     expect_all(f, SPATE_SEE_DURABLE, n + 1000);
 }
 
-static void localbus_8_11_a_full_shared_memory_is_no_sigbus(void **state)
+static void a_full_shared_memory_is_no_sigbus(void **state)
 {
     struct fixture *f = *state;
     struct bus_log_acks acks = {0};
@@ -327,7 +327,7 @@ static enum spate_rc read_through(struct fixture *f, enum spate_visibility see, 
     return rc;
 }
 
-static void localbus_8_13_a_damaged_record_is_refused_with_its_position(void **state)
+static void a_damaged_record_is_refused_with_its_position(void **state)
 {
     struct fixture *f = *state;
     struct bus_log_acks acks = {0};
@@ -363,7 +363,7 @@ static void localbus_8_13_a_damaged_record_is_refused_with_its_position(void **s
     spate_writer_close(w);
 }
 
-static void localbus_8_13_foreign_segments_are_refused(void **state)
+static void foreign_segments_are_refused(void **state)
 {
     struct fixture *f = *state;
     struct bus_log_acks acks = {0};
@@ -393,7 +393,7 @@ static void localbus_8_13_foreign_segments_are_refused(void **state)
 }
 
 /* Any bytes at all in hot and archive: a reader may refuse, it may not crash (run under ASan as well). */
-static void localbus_8_13_random_damage_never_crashes_a_reader(void **state)
+static void random_damage_never_crashes_a_reader(void **state)
 {
     struct fixture *f = *state;
     struct bus_log_acks acks = {0};
@@ -572,16 +572,16 @@ static void an_overtaken_reader_gets_the_exact_gap(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(localbus_8_11_a_full_disk_stops_publishing_and_heals),
-        TEST(localbus_8_11_a_full_shared_memory_is_no_sigbus),
+        TEST(a_full_disk_stops_publishing_and_heals),
+        TEST(a_full_shared_memory_is_no_sigbus),
         TEST(a_shared_memory_without_room_is_said_at_open),
         TEST(a_container_s_shared_memory_is_enough),
         TEST(a_failed_sync_is_written_again_into_a_new_file),
         TEST(a_sync_that_finds_no_room_is_written_again_as_well),
         TEST(a_disk_that_fails_twice_ends_all_promises),
-        TEST(localbus_8_13_a_damaged_record_is_refused_with_its_position),
-        TEST(localbus_8_13_foreign_segments_are_refused),
-        TEST(localbus_8_13_random_damage_never_crashes_a_reader),
+        TEST(a_damaged_record_is_refused_with_its_position),
+        TEST(foreign_segments_are_refused),
+        TEST(random_damage_never_crashes_a_reader),
         TEST(a_damaged_manifest_stops_everybody),
         TEST(a_reader_in_another_shared_memory_is_told_so),
         TEST(a_log_that_is_removed_or_made_anew_is_noticed),

@@ -181,13 +181,13 @@ static void kill_often(unsigned flags, int rounds)
     munmap(told, sizeof *told);
 }
 
-static void localbus_8_1_a_killed_owner_loses_nothing(void **state)
+static void a_killed_owner_loses_nothing(void **state)
 {
     (void)state;
     kill_often(0, 60);
 }
 
-static void localbus_8_1_a_killed_sharer_loses_nothing(void **state)
+static void a_killed_sharer_loses_nothing(void **state)
 {
     (void)state;
     kill_often(SPATE_TOPIC_SHARED, 30);
@@ -232,7 +232,7 @@ static void after_end(struct spate_local_segment *seg, uint64_t tail)
     atomic_store(&spate_local_record_at(seg, tail)->word, spate_local_word(SPATE_LOCAL_END, 0, 0, 0));
 }
 
-static void localbus_8_1_the_next_writer_settles_every_state(void **state)
+static void the_next_writer_settles_every_state(void **state)
 {
     static void (*const leave[])(struct spate_local_segment *, uint64_t) = {
         after_fetch_add,         after_claim, during_copy, before_commit_of_a_batch,
@@ -308,7 +308,7 @@ static int temp_files(const char *root)
     return count;
 }
 
-static void localbus_8_10_a_crash_in_roll_over_is_finished_by_the_next(void **state)
+static void a_crash_in_roll_over_is_finished_by_the_next(void **state)
 {
     static const char *const points[] = {"create: made", "create: linked", "create: done"};
     struct bus_scratch s;
@@ -382,10 +382,10 @@ static void a_second_writer_names_the_process_that_owns_the_topic(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(localbus_8_1_the_next_writer_settles_every_state),
-        cmocka_unit_test(localbus_8_1_a_killed_owner_loses_nothing),
-        cmocka_unit_test(localbus_8_1_a_killed_sharer_loses_nothing),
-        cmocka_unit_test(localbus_8_10_a_crash_in_roll_over_is_finished_by_the_next),
+        cmocka_unit_test(the_next_writer_settles_every_state),
+        cmocka_unit_test(a_killed_owner_loses_nothing),
+        cmocka_unit_test(a_killed_sharer_loses_nothing),
+        cmocka_unit_test(a_crash_in_roll_over_is_finished_by_the_next),
         cmocka_unit_test(a_second_writer_names_the_process_that_owns_the_topic),
     };
     return cmocka_run_group_tests_name("bus_kill", tests, NULL, NULL);

@@ -123,7 +123,7 @@ static void part(struct crowd *c)
     munmap(c->report, sizeof *c->report);
 }
 
-static void localbus_8_5_thirty_readers_see_one_sequence(void **state)
+static void thirty_readers_see_one_sequence(void **state)
 {
     enum { RECORDS = 60000 };
     struct crowd c;
@@ -139,7 +139,7 @@ static void localbus_8_5_thirty_readers_see_one_sequence(void **state)
 }
 
 /* With naps of ten seconds, a lost ring shows as a record that comes seconds late. */
-static void localbus_8_8_no_wake_up_is_lost(void **state)
+static void no_wake_up_is_lost(void **state)
 {
     struct crowd c;
     struct spate_err err = {0};
@@ -177,8 +177,8 @@ static void localbus_8_8_no_wake_up_is_lost(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(localbus_8_5_thirty_readers_see_one_sequence),
-        cmocka_unit_test(localbus_8_8_no_wake_up_is_lost),
+        cmocka_unit_test(thirty_readers_see_one_sequence),
+        cmocka_unit_test(no_wake_up_is_lost),
     };
     return cmocka_run_group_tests_name("bus_many", tests, NULL, NULL);
 }

@@ -224,7 +224,7 @@ static void copy_log(const struct pristine *p, struct bus_scratch *to, const uns
     close(dir);
 }
 
-static void localbus_8_3_a_power_cut_takes_nothing_that_was_durable(void **state)
+static void a_power_cut_takes_nothing_that_was_durable(void **state)
 {
     const struct pristine *p = *state;
     const char *env = getenv("SPATE_POWER_CUTS"), *env_seed = getenv("SEED");
@@ -256,7 +256,7 @@ static void localbus_8_3_a_power_cut_takes_nothing_that_was_durable(void **state
     free(newest);
 }
 
-static void localbus_8_4_a_kill_is_no_recovery(void **state)
+static void a_kill_is_no_recovery(void **state)
 {
     struct bus_scratch s;
     struct spate_bus *bus;
@@ -369,9 +369,9 @@ static void readers_need_only_the_archive_and_follow_a_recovery(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(localbus_8_3_a_power_cut_takes_nothing_that_was_durable,
-                                        make_pristine, drop_pristine),
-        cmocka_unit_test(localbus_8_4_a_kill_is_no_recovery),
+        cmocka_unit_test_setup_teardown(a_power_cut_takes_nothing_that_was_durable, make_pristine,
+                                        drop_pristine),
+        cmocka_unit_test(a_kill_is_no_recovery),
         cmocka_unit_test(readers_need_only_the_archive_and_follow_a_recovery),
     };
     return cmocka_run_group_tests_name("bus_power", tests, NULL, NULL);
