@@ -1,13 +1,13 @@
 /* connector/epoch.c - the checks, each with the words for the person who is woken by it. */
 #include "connector/epoch.h"
 
+#include "connector/lsn.h"
 #include "core/alloc.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#define LSN(lsn) (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
 #define WAY_ON                                                                                               \
     "Nothing was confirmed or published. When the loss is accepted: spate connector -c FILE --new-epoch "    \
     "(every sink then asks for everything anew)"

@@ -19,10 +19,9 @@
  * past the end every later one gives zero, and nothing is believed until finish() has looked. */
 #include "connector/pgoutput.h"
 
-#include <inttypes.h>
+#include "connector/lsn.h"
 
-/* Microseconds from 1970-01-01 to 2000-01-01. */
-#define POSTGRES_EPOCH_US INT64_C(946684800000000)
+#include <inttypes.h>
 
 struct cursor {
     const unsigned char *data;
@@ -54,17 +53,12 @@ static uint16_t get_u16(struct cursor *c, const char *wanted)
     return (uint16_t)(c->data[c->at - 2] << 8 | c->data[c->at - 1]);
 }
 
-static uint32_t load_u32(const unsigned char *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 static uint32_t get_u32(struct cursor *c, const char *wanted)
 {
     if (!have(c, 4, wanted))
         return 0;
     c->at += 4;
-    return load_u32(c->data + c->at - 4);
+    return spate_load_u32(c->data + c->at - 4);
 }
 
 static uint64_t get_u64(struct cursor *c, const char *wanted)
@@ -295,7 +289,7 @@ void spate_pgoutput_values(const struct spate_pgoutput_tuple *tuple, struct spat
         unsigned char kind = *p++;
 
         if (kind == 't') {
-            size_t len = load_u32(p);
+            size_t len = spate_load_u32(p);
 
             values[i] = (struct spate_value){SPATE_VALUE_TEXT, {(const char *)p + 4, len}};
             p += 4 + len;

@@ -1,11 +1,10 @@
 /* connector/recovery.c - backwards to the anchor, forwards by the rule, then in step with the decoder. */
 #include "connector/recovery.h"
 
+#include "connector/lsn.h"
 #include "core/log.h"
 
 #include <inttypes.h>
-
-#define LSN(lsn) (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
 
 enum spate_ruling spate_rule_feed(struct spate_rule *rule, const struct spate_head *head)
 {

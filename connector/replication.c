@@ -7,6 +7,7 @@
  * written is what was received; flushed and applied are what the ledger says is durable (P1). */
 #include "connector/replication.h"
 
+#include "connector/lsn.h"
 #include "core/buf.h"
 #include "core/clock.h"
 #include "core/signals.h"
@@ -15,28 +16,13 @@
 #include <poll.h>
 #include <stdlib.h>
 
-#define POSTGRES_EPOCH_US INT64_C(946684800000000)
 #define STATUS_SOON_MS                                                                                       \
     100 /* after the confirmable LSN moved: often enough for the slot, rare on the wire                      \
          */
 #define STATUS_LATEST_MS 10000 /* and at least this often (P7) */
 #define IDLE_DEFAULT_MS  60000 /* our own read timer where the server has none (P9) */
 #define CONNECT_MS       15000
-
-static uint64_t load_u64(const char *p)
-{
-    uint64_t value = 0;
-
-    for (int i = 0; i < 8; i++)
-        value = value << 8 | (unsigned char)p[i];
-    return value;
-}
-
-static void store_u64(char *p, uint64_t value)
-{
-    for (int i = 7; i >= 0; i--, value >>= 8)
-        p[i] = (char)(value & 0xff);
-}
+#define CANCEL_MS        1000 /* how long a server may take to hear that it is to cancel */
 
 enum spate_rc spate_replication_connect(struct spate_replication *repl, const struct spate_pg_where *where,
                                         struct spate_err *err)
@@ -65,16 +51,6 @@ void spate_replication_close(struct spate_replication *repl)
     *repl = (struct spate_replication){0};
 }
 
-static void cancel_command(PGconn *conn)
-{
-    PGcancel *cancel = PQgetCancel(conn);
-    char text[256];
-
-    if (cancel)
-        PQcancel(cancel, text, (int)sizeof text);
-    PQfreeCancel(cancel);
-}
-
 /* Waits for the result of a command that was sent. */
 static enum spate_rc await_result(struct spate_replication *repl, bool (*tick)(void *arg, int seconds),
                                   void *arg, PGresult **res, struct spate_err *err)
@@ -96,13 +72,13 @@ static enum spate_rc await_result(struct spate_replication *repl, bool (*tick)(v
             fds[0].events |= POLLOUT;
         poll(fds, 2, 1000);
         if (spate_signals_stop()) {
-            cancel_command(repl->conn);
+            spate_pg_cancel(repl->conn, CANCEL_MS);
             return SPATE_END;
         }
         if (tick && spate_clock_ms() - ticked_ms >= 1000) {
             ticked_ms = spate_clock_ms();
             if (!tick(arg, (int)((ticked_ms - started_ms) / 1000))) {
-                cancel_command(repl->conn);
+                spate_pg_cancel(repl->conn, CANCEL_MS);
                 return SPATE_AGAIN;
             }
         }
@@ -209,7 +185,7 @@ enum spate_rc spate_replication_next(struct spate_replication *repl, struct spat
         if (len < 0)
             return spate_pg_fail(err, repl->conn, NULL, "lost the replication connection");
         if (buffer[0] == 'w' && len >= 25) {
-            frame->lsn = load_u64(buffer + 1);
+            frame->lsn = spate_load_u64(buffer + 1);
             frame->data = spate_slice(buffer + 25, (size_t)len - 25);
             frame->buffer = buffer;
             spate_ledger_received(ledger, frame->lsn);
@@ -217,7 +193,7 @@ enum spate_rc spate_replication_next(struct spate_replication *repl, struct spat
         }
         if (buffer[0] != 'k' || len < 18)
             return bad_frame(buffer, len, err);
-        uint64_t wal_end = load_u64(buffer + 1);
+        uint64_t wal_end = spate_load_u64(buffer + 1);
 
         spate_ledger_received(ledger, wal_end);
         if (wal_end > repl->wal_end)
@@ -248,10 +224,10 @@ static enum spate_rc send_status(struct spate_replication *repl, const struct sp
     int sent;
 
     status[0] = 'r';
-    store_u64(status + 1, ledger->received);
-    store_u64(status + 9, ledger->confirmed);
-    store_u64(status + 17, ledger->confirmed);
-    store_u64(status + 25, (uint64_t)(spate_clock_wall_us() - POSTGRES_EPOCH_US));
+    spate_store_u64(status + 1, ledger->received);
+    spate_store_u64(status + 9, ledger->confirmed);
+    spate_store_u64(status + 17, ledger->confirmed);
+    spate_store_u64(status + 25, (uint64_t)(spate_clock_wall_us() - POSTGRES_EPOCH_US));
     status[33] = (char)ask;
     sent = PQputCopyData(repl->conn, status, (int)sizeof status);
     if (sent < 0)

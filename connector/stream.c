@@ -1,6 +1,7 @@
 /* connector/stream.c - the walk of one row change, and the turn that drives it. */
 #include "connector/stream.h"
 
+#include "connector/lsn.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include "core/signals.h"
@@ -10,7 +11,6 @@
 #include <stdio.h>
 #include <time.h>
 
-#define LSN(lsn)      (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
 #define TURN_FRAMES   4096   /* then timers get their turn */
 #define TURN_READS    1024   /* of one frame that is larger than libpq's buffer */
 #define DENSE_US      1000   /* frames nearer than this are dense traffic */

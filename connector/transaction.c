@@ -1,13 +1,12 @@
 /* connector/transaction.c - numbering, and the one change of look-ahead. */
 #include "connector/transaction.h"
 
+#include "connector/lsn.h"
 #include "core/alloc.h"
 
 #include <inttypes.h>
 #include <libpq-fe.h>
 #include <stdlib.h>
-
-#define LSN(lsn) (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
 
 void spate_transaction_start(struct spate_transaction *tx, struct spate_slice source, uint64_t epoch,
                              uint64_t first)
