@@ -1,6 +1,7 @@
 /* connector/connector.c - the loop that reads like a table of contents. */
 #include "connector/connector.h"
 
+#include "connector/lsn.h"
 #include "connector/session.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define LSN(lsn)         (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
 #define LEDGER_CAP       65536 /* unconfirmed transactions; beyond it the source waits */
 #define BACKOFF_FIRST_MS 100
 #define BACKOFF_LAST_MS  10000
@@ -31,11 +31,9 @@ struct connector {
 /* HAZARDS 8: what a human must mend is asked for less often. */
 static int64_t slowest(const struct spate_err *err, int64_t pause_ms)
 {
-    if (!strncmp(err->sqlstate, "28", 2) || !strcmp(err->sqlstate, "42501"))
-        return 30000;
     if (!strcmp(err->sqlstate, "53300") || !strcmp(err->sqlstate, "53400"))
-        return 10000;
-    return pause_ms;
+        return 10000; /* no free connection, walsender or slot: whoever holds it may let go of it */
+    return spate_pg_needs_operator(err->sqlstate) ? 30000 : pause_ms;
 }
 
 static enum spate_rc back_off(struct connector *c, const struct spate_err *err)
