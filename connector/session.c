@@ -1,6 +1,7 @@
 /* connector/session.c - the order of events before the first frame. */
 #include "connector/session.h"
 
+#include "connector/lsn.h"
 #include "connector/preflight.h"
 #include "connector/setup.h"
 #include "core/clock.h"
@@ -11,7 +12,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define LSN(lsn)   (uint32_t)((lsn) >> 32), (uint32_t)(lsn)
 #define CONNECT_MS 15000
 #define ROUNDS     4 /* setting up, an epoch on purpose, and looking once more: never more than that */
 
@@ -68,14 +68,17 @@ enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *e
 {
     enum spate_rc rc = spate_publisher_open(&stream->publisher, stream->config, err);
 
-    if (rc != SPATE_OK)
-        return rc;
     /* What an earlier opening had found may be more than the bus kept. */
     spate_relations_fini(&stream->relations);
     spate_versions_free(stream->versions);
     stream->versions = spate_versions_new();
     spate_epoch_drop(&stream->epoch);
-    return read_schemas(stream, err);
+    if (rc == SPATE_OK)
+        rc = read_schemas(stream, err);
+    /* Half of `_schemas` would be taken for all of it: an open publisher says that it was read to its end. */
+    if (rc != SPATE_OK)
+        spate_publisher_close(&stream->publisher);
+    return rc;
 }
 
 /* ---- epochs ---- */

@@ -1,0 +1,124 @@
+/* What stands before the first frame, as far as it needs no server: the bus is opened and `_schemas` is read.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "connector/session.h"
+#include "tests/support/bus_scratch.h"
+
+static struct bus_scratch scratch;
+static struct spate_connector_config config;
+static struct spate_stream stream;
+static struct spate_err err;
+
+static int set_up(void **state)
+{
+    static char name[] = "shop";
+
+    (void)state;
+    err = (struct spate_err){0};
+    bus_scratch_init(&scratch, 0);
+    config = (struct spate_connector_config){.name = name, .bus = scratch.config};
+    stream = (struct spate_stream){.config = &config};
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    spate_publisher_close(&stream.publisher);
+    spate_relations_fini(&stream.relations);
+    spate_versions_free(stream.versions);
+    spate_epoch_drop(&stream.epoch);
+    bus_scratch_fini(&scratch);
+    return 0;
+}
+
+static struct spate_table *new_table(void)
+{
+    struct spate_table *table =
+        spate_table_new(spate_slice_str("public"), spate_slice_str("t"), SPATE_IDENTITY_DEFAULT, 1, 1);
+
+    spate_table_set_column(table, 0, spate_slice_str("id"), spate_slice_str("integer"), spate_slice_str(""),
+                           23, -1, 4, true, SPATE_CLASS_INT);
+    spate_table_seal(table);
+    return table;
+}
+
+static void publish_schema(struct spate_publisher *publisher)
+{
+    struct spate_table *table = new_table();
+
+    table->v = 7;
+    assert_int_equal(spate_publisher_schema(publisher, table, &err), SPATE_OK);
+    spate_table_free(table);
+}
+
+static void publish_raw(struct spate_publisher *publisher, const char *text)
+{
+    struct spate_record record = {.value = spate_slice_str(text)};
+    size_t taken = 0;
+
+    assert_int_equal(spate_writer_publish(publisher->schemas, &record, 1, &taken, &err), SPATE_OK);
+}
+
+static void schemas_durable(struct spate_publisher *publisher)
+{
+    enum spate_rc rc;
+
+    while ((rc = spate_publisher_schemas_durable(publisher, 1000, &err)) == SPATE_AGAIN)
+        ;
+    assert_int_equal(rc, SPATE_OK);
+}
+
+static void what_was_read_of_schemas_is_known(void **state)
+{
+    struct spate_publisher before;
+    bool fresh = false;
+
+    (void)state;
+    assert_int_equal(spate_publisher_open(&before, &config, &err), SPATE_OK);
+    publish_schema(&before);
+    schemas_durable(&before);
+    spate_publisher_close(&before);
+    if (spate_session_bus(&stream, &err) != SPATE_OK)
+        fail_msg("%s", err.text);
+    assert_non_null(stream.publisher.stream);
+    assert_int_equal(spate_versions_take(stream.versions, new_table(), &fresh)->v, 7);
+    assert_false(fresh);
+}
+
+/* Whoever goes on with half of `_schemas` gives old versions new numbers, and takes a stream for a new one.
+ */
+static void a_half_read_schemas_topic_leaves_nothing_open(void **state)
+{
+    struct spate_publisher before;
+
+    (void)state;
+    assert_int_equal(spate_publisher_open(&before, &config, &err), SPATE_OK);
+    publish_schema(&before);
+    publish_raw(&before, "{\"op\":");
+    publish_schema(&before);
+    schemas_durable(&before);
+    spate_publisher_close(&before);
+    assert_int_equal(spate_session_bus(&stream, &err), SPATE_FAIL);
+    assert_non_null(strstr(err.text, "topic shop._schemas, position"));
+    assert_null(stream.publisher.stream); /* the next attempt opens and reads anew */
+    assert_null(stream.publisher.bus);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_was_read_of_schemas_is_known, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_half_read_schemas_topic_leaves_nothing_open, set_up, tear_down),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
