@@ -10,10 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static enum spate_rc refuse(const struct spate_version *version, struct spate_err *err, const char *fmt, ...)
-    SPATE_PRINTF(3, 4);
-
-static enum spate_rc refuse(const struct spate_version *version, struct spate_err *err, const char *fmt, ...)
+enum spate_rc spate_version_refuse(const struct spate_version *version, struct spate_err *err,
+                                   const char *fmt, ...)
 {
     char place[300], text[900];
     va_list args;
@@ -65,9 +63,9 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
     if (rc == SPATE_OK) {
         spate_log(SPATE_LOG_INFO, "table-created", "table=%s", version->projection->label);
     } else if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
-        rc = refuse(version, err,
-                    "%s does not exist and role %s may not make it: as the schema's owner run %s;",
-                    version->projection->target, PQuser(store->conn), spate_buf_str(&sql));
+        rc = spate_version_refuse(
+            version, err, "%s does not exist and role %s may not make it: as the schema's owner run %s;",
+            version->projection->target, PQuser(store->conn), spate_buf_str(&sql));
     } else if (rc == SPATE_FAIL && err->verdict != SPATE_RETRY) {
         err->verdict = SPATE_FATAL;
         err->exit_code = SPATE_EXIT_REFUSED;
@@ -90,9 +88,8 @@ enum {
     T_UNLOGGED
 };
 
-/* Runs a query about the target table: $1 is its name, $2 its schema. */
-static enum spate_rc ask(struct spate_version *version, struct spate_store *store, const char *sql,
-                         PGresult **res, struct spate_err *err)
+enum spate_rc spate_version_query(const struct spate_version *version, struct spate_store *store,
+                                  const char *sql, PGresult **res, struct spate_err *err)
 {
     const char *values[] = {version->projection->config->item.name, store->config->into.schema};
 
@@ -106,36 +103,37 @@ static enum spate_rc check_rights(struct spate_version *version, struct spate_st
     const char *target = version->projection->target;
 
     if (strchr("rp", PQgetvalue(res, 0, T_KIND)[0]) == NULL)
-        return refuse(version, err,
-                      "%s is no ordinary table (relkind %s): give the team's table another name", target,
-                      PQgetvalue(res, 0, T_KIND));
+        return spate_version_refuse(
+            version, err, "%s is no ordinary table (relkind %s): give the team's table another name", target,
+            PQgetvalue(res, 0, T_KIND));
     for (int i = 0; i < 4; i++)
         if (PQgetvalue(res, 0, T_INSERT + i)[0] != 't')
-            return refuse(version, err,
-                          "role %s lacks %s on %s: as its owner run GRANT SELECT, INSERT, UPDATE, "
-                          "DELETE, TRUNCATE ON %s TO \"%s\"",
-                          PQuser(store->conn), names[i], target, target, PQuser(store->conn));
+            return spate_version_refuse(
+                version, err,
+                "role %s lacks %s on %s: as its owner run GRANT SELECT, INSERT, UPDATE, "
+                "DELETE, TRUNCATE ON %s TO \"%s\"",
+                PQuser(store->conn), names[i], target, target, PQuser(store->conn));
     if (PQgetvalue(res, 0, T_RLS)[0] == 't')
-        return refuse(
+        return spate_version_refuse(
             version, err,
             "row-level security of %s applies to role %s and would hide rows from it: ALTER TABLE %s "
             "DISABLE ROW LEVEL SECURITY; or give the role BYPASSRLS",
             target, PQuser(store->conn), target);
     if (!PQgetisnull(res, 0, T_TRIGGER))
-        return refuse(
+        return spate_version_refuse(
             version, err,
             "%s has the row trigger %s, which would run again at each replay: ALTER TABLE %s DISABLE "
             "TRIGGER %s;",
             target, PQgetvalue(res, 0, T_TRIGGER), PQgetvalue(res, 0, T_TRIGGER_TABLE),
             PQgetvalue(res, 0, T_TRIGGER));
     if (!PQgetisnull(res, 0, T_RULE))
-        return refuse(
+        return spate_version_refuse(
             version, err,
             "%s has the rewrite rule %s, which would turn what is written into something else: DROP RULE %s "
             "ON %s;",
             target, PQgetvalue(res, 0, T_RULE), PQgetvalue(res, 0, T_RULE), target);
     if (!PQgetisnull(res, 0, T_UNLOGGED))
-        return refuse(
+        return spate_version_refuse(
             version, err,
             "%s is UNLOGGED: a crash of the target would empty it, but not take the position back: ALTER "
             "TABLE %s SET LOGGED;",
@@ -173,7 +171,7 @@ static enum spate_rc refuse_lossy(const struct spate_version *version, const str
         spate_buf_putc(&cast, *c);
     }
     spate_buf_printf(&cast, ")::%s'", type);
-    rc = refuse(
+    rc = spate_version_refuse(
         version, err,
         "%s.%s is %s, but what the file stores there (%.200s) is %s, and the value could change on the way. "
         "Either ALTER TABLE %s ALTER COLUMN %s TYPE %s USING %s::%s; or in the file, under columns%s, %s: %s",
@@ -194,13 +192,13 @@ static enum spate_rc check_column(struct spate_version *version, const PGresult 
     int base_mod = atoi(PQgetvalue(res, r, C_BASEMOD));
 
     if (PQgetvalue(res, r, C_GENERATED)[0] || PQgetvalue(res, r, C_IDENTITY)[0] == 'a')
-        return refuse(
+        return spate_version_refuse(
             version, err,
             "%s.%s is generated by the target and cannot be written: ALTER TABLE %s ALTER COLUMN %s DROP "
             "%s; or take it out of columns",
             target, name, target, name, PQgetvalue(res, r, C_GENERATED)[0] ? "EXPRESSION" : "IDENTITY");
     if (output->key && PQgetvalue(res, r, C_DETERMINISTIC)[0] != 't')
-        return refuse(
+        return spate_version_refuse(
             version, err,
             "key column %s.%s has a nondeterministic collation, under which two rows of the source could "
             "share a key: ALTER TABLE %s ALTER COLUMN %s TYPE %s COLLATE \"C\";",
@@ -208,10 +206,11 @@ static enum spate_rc check_column(struct spate_version *version, const PGresult 
     if (type == output->type_oid && type != base)
         return SPATE_OK; /* the very domain that the expression was cast to */
     if (output->key && base != output->type_oid)
-        return refuse(version, err,
-                      "key column %s.%s is %s, the source's is %s: ALTER TABLE %s ALTER COLUMN %s TYPE %s "
-                      "USING %s::%s;",
-                      target, name, is, wanted, target, name, wanted, name, wanted);
+        return spate_version_refuse(
+            version, err,
+            "key column %s.%s is %s, the source's is %s: ALTER TABLE %s ALTER COLUMN %s TYPE %s "
+            "USING %s::%s;",
+            target, name, is, wanted, target, name, wanted, name, wanted);
     if (spate_type_lossless(output->type_oid, output->type_mod, base, base_mod))
         return SPATE_OK;
     return refuse_lossy(version, output, name, is, err);
@@ -244,8 +243,9 @@ static enum spate_rc check_missing(struct spate_version *version, const PGresult
     if (alter.len)
         log_statement(spate_buf_str(&alter));
     if (alter.len)
-        rc = refuse(version, err, "%s lacks columns: ALTER TABLE %s %s;", version->projection->target,
-                    version->projection->target, spate_buf_str(&alter));
+        rc = spate_version_refuse(version, err, "%s lacks columns: ALTER TABLE %s %s;",
+                                  version->projection->target, version->projection->target,
+                                  spate_buf_str(&alter));
     spate_buf_fini(&alter);
     return rc;
 }
@@ -272,7 +272,7 @@ static enum spate_rc check_columns(struct spate_version *version, struct spate_s
         "typ AND "
         "t.typtype <> 'd' ORDER BY attnum";
     PGresult *res = NULL;
-    enum spate_rc rc = ask(version, store, sql, &res, err);
+    enum spate_rc rc = spate_version_query(version, store, sql, &res, err);
 
     if (rc == SPATE_OK)
         rc = check_missing(version, res, err);
@@ -284,125 +284,13 @@ static enum spate_rc check_columns(struct spate_version *version, struct spate_s
             rc = check_column(version, res, r, output, err);
         else if (PQgetvalue(res, r, C_NOTNULL)[0] == 't' && PQgetvalue(res, r, C_DEFAULT)[0] == 'f' &&
                  !PQgetvalue(res, r, C_IDENTITY)[0])
-            rc = refuse(
+            rc = spate_version_refuse(
                 version, err,
                 "%s.%s is NOT NULL without a default, and the file does not supply it: ALTER TABLE %s ALTER "
                 "COLUMN %s DROP NOT NULL; or add it to columns",
                 target, name, target, name);
     }
     PQclear(res);
-    return rc;
-}
-
-/* The key's columns as a sorted list of names, comparable with what check_indexes asks for. */
-static void key_names(const struct spate_version *version, struct spate_buf *out)
-{
-    bool first = true;
-
-    for (size_t i = 0; i < version->output_count; i++) {
-        if (!version->outputs[i].key)
-            continue;
-        spate_buf_puts(out, first ? "" : ", ");
-        add_ident(out, version->outputs[i].name);
-        first = false;
-    }
-}
-
-enum { I_NAME, I_EXCLUSION, I_IMMEDIATE, I_USABLE, I_CONSTRAINT, I_COLUMNS, I_MISSING_KEYS, I_EXTRA, I_KIND };
-
-static enum spate_rc refuse_index(const struct spate_version *version, const PGresult *res, int r,
-                                  struct spate_err *err)
-{
-    const char *target = version->projection->target, *constraint = PQgetvalue(res, r, I_CONSTRAINT);
-    const char *name = PQgetvalue(res, r, I_NAME), *columns = PQgetvalue(res, r, I_COLUMNS);
-
-    if (PQgetvalue(res, r, I_IMMEDIATE)[0] != 't')
-        return refuse(version, err,
-                      "%s has its key in the deferrable constraint %s, by which a row cannot be looked up: "
-                      "ALTER TABLE %s "
-                      "DROP CONSTRAINT %s, ADD %s (%s);",
-                      target, constraint, target, constraint,
-                      PQgetvalue(res, r, I_KIND)[0] == 'p' ? "PRIMARY KEY" : "UNIQUE", columns);
-    if (PQgetvalue(res, r, I_EXCLUSION)[0] == 't')
-        return refuse(
-            version, err,
-            "%s has the exclusion constraint %s, which two rows that swap values violate for a moment: ALTER "
-            "TABLE %s DROP CONSTRAINT %s; where it is needed, add it again as DEFERRABLE",
-            target, constraint, target, constraint);
-    if (*constraint)
-        return refuse(
-            version, err,
-            "%s has the unique constraint %s besides the key, which two rows that swap values violate for a "
-            "moment: ALTER TABLE %s DROP CONSTRAINT %s, ADD CONSTRAINT %s UNIQUE (%s) DEFERRABLE INITIALLY "
-            "DEFERRED;",
-            target, constraint, target, constraint, constraint, columns);
-    return refuse(
-        version, err,
-        "%s has the unique index %s besides the key, which two rows that swap values violate for a moment: "
-        "DROP INDEX %s; only a constraint can be deferrable, so where it is needed add it as one",
-        target, name, name);
-}
-
-/* What is unique in the table, beside the names of the key's columns in k(name). */
-static const char index_sql[] =
-    "), i AS (SELECT x.*, n.nspname, xc.relname AS index_name, coalesce(quote_ident(o.conname), '') AS "
-    "constr, "
-    "coalesce(o.contype, 'i') AS kind, ARRAY(SELECT a.attname FROM generate_series(0, x.indnkeyatts - 1) s "
-    "JOIN "
-    "pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[s]) AS cols "
-    "FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class xc ON xc.oid = x.indexrelid "
-    "JOIN pg_catalog.pg_class c ON c.oid = x.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = "
-    "c.relnamespace "
-    "LEFT JOIN pg_catalog.pg_constraint o ON o.conindid = x.indexrelid AND o.conrelid = x.indrelid AND "
-    "o.contype IN "
-    "('p', 'u', 'x') WHERE c.relname = $1 AND n.nspname = $2 AND (x.indisunique OR x.indisexclusion)) "
-    "SELECT format('%I.%I', nspname, index_name), indisexclusion, indimmediate, "
-    "indisvalid AND indpred IS NULL AND indexprs IS NULL, constr, "
-    "(SELECT string_agg(quote_ident(c), ', ') FROM unnest(cols) c), "
-    "(SELECT count(*) FROM k WHERE name <> ALL (cols)), "
-    "(SELECT count(*) FROM unnest(cols) c WHERE c NOT IN (SELECT name FROM k)), kind FROM i";
-
-/* One immediate, whole unique index on exactly the key; what else is unique must be deferrable (T7, T8). */
-static enum spate_rc check_indexes(struct spate_version *version, struct spate_store *store,
-                                   struct spate_err *err)
-{
-    struct spate_buf sql = {0}, keys = {0};
-    PGresult *res = NULL;
-    bool found = false;
-    enum spate_rc rc;
-
-    spate_buf_puts(&sql, "WITH k(name) AS (VALUES ");
-    for (size_t i = 0, n = 0; i < version->output_count; i++) {
-        if (!version->outputs[i].key)
-            continue;
-        spate_buf_puts(&sql, n++ ? ", (" : "(");
-        spate_pg_literal(&sql, spate_slice_str(version->outputs[i].name));
-        spate_buf_puts(&sql, "::name)");
-    }
-    spate_buf_puts(&sql, index_sql);
-    rc = ask(version, store, spate_buf_str(&sql), &res, err);
-    for (int r = 0; rc == SPATE_OK && r < PQntuples(res); r++) {
-        bool immediate = PQgetvalue(res, r, I_IMMEDIATE)[0] == 't',
-             usable = PQgetvalue(res, r, I_USABLE)[0] == 't';
-        bool exclusion = PQgetvalue(res, r, I_EXCLUSION)[0] == 't';
-        bool has_key = strcmp(PQgetvalue(res, r, I_MISSING_KEYS), "0") == 0;
-        bool is_key = has_key && !exclusion && strcmp(PQgetvalue(res, r, I_EXTRA), "0") == 0;
-
-        if (!immediate && !is_key)
-            version->projection->deferrable = true;
-        else if (exclusion || !has_key || !immediate)
-            rc = refuse_index(version, res, r, err);
-        else if (usable && is_key)
-            found = true; /* what merely holds more columns than the key cannot be violated first */
-    }
-    if (rc == SPATE_OK && !found) {
-        key_names(version, &keys);
-        rc = refuse(version, err, "%s has no unique index on its key: ALTER TABLE %s ADD UNIQUE (%s);",
-                    version->projection->target, version->projection->target, spate_buf_str(&keys));
-    }
-    PQclear(res);
-    spate_buf_fini(&sql);
-    spate_buf_fini(&keys);
     return rc;
 }
 
@@ -450,7 +338,7 @@ enum spate_rc spate_version_preflight(struct spate_version *version, struct spat
         "(SELECT min(name) FROM full_name WHERE relpersistence <> 'p') FROM t";
     PGresult *res = NULL;
     bool exists = false;
-    enum spate_rc rc = ask(version, store, sql, &res, err);
+    enum spate_rc rc = spate_version_query(version, store, sql, &res, err);
 
     if (rc == SPATE_OK) {
         exists = PQntuples(res) > 0;
@@ -460,7 +348,7 @@ enum spate_rc spate_version_preflight(struct spate_version *version, struct spat
     if (rc == SPATE_OK && exists)
         rc = check_columns(version, store, err);
     if (rc == SPATE_OK && exists)
-        rc = check_indexes(version, store, err);
+        rc = spate_version_constraints(version, store, err);
     if (rc == SPATE_OK)
         tell_text_types(version);
     return rc;

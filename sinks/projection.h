@@ -124,4 +124,15 @@ void spate_version_sql(struct spate_version *version);
 SPATE_CHECKED enum spate_rc spate_version_preflight(struct spate_version *version, struct spate_store *store,
                                                     struct spate_err *err);
 
+/* Parts of it: unique indexes and foreign keys (sinks/constraints.c). */
+SPATE_CHECKED enum spate_rc spate_version_constraints(struct spate_version *version,
+                                                      struct spate_store *store, struct spate_err *err);
+/* Runs a query about the target table: $1 is its name, $2 its schema. */
+SPATE_CHECKED enum spate_rc spate_version_query(const struct spate_version *version,
+                                                struct spate_store *store, const char *sql, PGresult **res,
+                                                struct spate_err *err);
+/* "FILE:LINE: tables.NAME: ...", exit code REFUSED. Returns SPATE_FAIL. */
+enum spate_rc spate_version_refuse(const struct spate_version *version, struct spate_err *err,
+                                   const char *fmt, ...) SPATE_PRINTF(3, 4);
+
 #endif

@@ -32,15 +32,15 @@ def test_rows_enter_and_leave_a_condition(world):
 def test_truncate_of_several_tables_and_of_referenced_ones(world):
     """T17: TRUNCATE all at once; DELETE where the team's own foreign key forbids it."""
     world.src("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)")
-    world.tgt("CREATE SCHEMA team; CREATE TABLE team.u (id int PRIMARY KEY); CREATE TABLE team.mine (u int REFERENCES team.u ON DELETE CASCADE)")
+    world.tgt("CREATE SCHEMA team; CREATE TABLE team.u (id int PRIMARY KEY); CREATE TABLE team.mine (u int REFERENCES team.u DEFERRABLE)")
     world.connector()
     world.sink(world.sink_file("team", {"t": {"from": "public.t"}, "u": {"from": "public.u"}, "copy": {"from": "public.t"}}))
     world.src("INSERT INTO t SELECT generate_series(1, 20); INSERT INTO u SELECT generate_series(1, 20); INSERT INTO other VALUES (1)")
     world.wait_equal([("SELECT * FROM u", "SELECT * FROM team.u")])
-    world.tgt("INSERT INTO team.mine VALUES (3), (20)")
+    world.tgt("INSERT INTO team.mine VALUES (3)")
     world.src("BEGIN; INSERT INTO t VALUES (99); TRUNCATE t, u, other; INSERT INTO t VALUES (5); INSERT INTO u VALUES (3); COMMIT; TRUNCATE other")
     world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t"), ("SELECT * FROM t", "SELECT * FROM team.copy"), ("SELECT * FROM u", "SELECT * FROM team.u")])
-    assert world.tgt("SELECT count(*) FROM team.mine") == [(0,)]
+    assert world.tgt("SELECT u FROM team.mine") == [(3,)]
 
 
 def test_deferrable_unique_constraints_stay(world):
@@ -259,6 +259,8 @@ def test_what_would_lose_rows_in_silence_is_refused(world):
         ("CREATE TABLE team.t (id int PRIMARY KEY, v varchar(3))", "USING v::text"),
         ("CREATE TABLE team.t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text)", "DROP IDENTITY"),
         (made % ("", ""), "ADD UNIQUE"),
+        (made % ("", "PRIMARY KEY") + "; CREATE TABLE team.kid (t int REFERENCES team.t ON DELETE CASCADE)", "DEFERRABLE INITIALLY DEFERRED"),
+        (made % ("", "PRIMARY KEY") + "; CREATE TABLE team.kid (t int REFERENCES team.t)", "DEFERRABLE INITIALLY DEFERRED"),
         ("CREATE TABLE team.t (id int PRIMARY KEY)", "ADD COLUMN"),
         (made % ("", "PRIMARY KEY") + "; CREATE FUNCTION team.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
          "CREATE TRIGGER \"All\" BEFORE INSERT ON team.t FOR EACH ROW EXECUTE FUNCTION team.f()", "DISABLE TRIGGER"),
@@ -273,4 +275,18 @@ def test_what_would_lose_rows_in_silence_is_refused(world):
         sink = world.sink(file)
         sink.wait_log("event=streaming")
         assert sink.stop() == 0
-        world.tgt("DROP TABLE team.t")
+        world.tgt("DROP TABLE team.t CASCADE; DROP TABLE IF EXISTS team.kid")
+
+
+def test_tables_that_refer_to_each_other(world):
+    """A15: a parent that is deleted and inserted again keeps its children, and the order of tables does not matter."""
+    world.src("CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE q (id int PRIMARY KEY, aid int REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
+    world.tgt("CREATE SCHEMA team; CREATE TABLE team.a (id int PRIMARY KEY, v text);"
+              "CREATE TABLE team.q (id int PRIMARY KEY, aid int REFERENCES team.a DEFERRABLE)")
+    world.connector()
+    sink = world.sink(world.sink_file("team", {"q": {"from": "public.q"}, "a": {"from": "public.a"}}))
+    world.src("BEGIN; INSERT INTO q SELECT i, i FROM generate_series(1, 500) i; INSERT INTO a SELECT i, 'v' FROM generate_series(1, 500) i; COMMIT")
+    world.src("BEGIN; DELETE FROM a WHERE id = 2; INSERT INTO a VALUES (2, 'again'); DELETE FROM a WHERE id = 3; DELETE FROM q WHERE id = 3; COMMIT")
+    world.src("BEGIN; UPDATE a SET id = id + 1000; UPDATE q SET aid = aid + 1000; COMMIT")
+    world.wait_equal([("SELECT * FROM a", "SELECT * FROM team.a"), ("SELECT * FROM q", "SELECT * FROM team.q")])
+    assert sink.running()
