@@ -34,9 +34,14 @@ static enum spate_exit run(const char *path, bool new_epoch)
     memset(&config, 0, sizeof config);
     if (spate_cli_other_kind(&text, path, "sink"))
         return SPATE_EXIT_CONFIG;
+    config.path = path;
     if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &config, &err) !=
         SPATE_OK)
         return spate_cli_failed(&err);
+    if (spate_connector_check(&config, &err) != SPATE_OK) {
+        spate_options_fini(&config, spate_connector_tables, spate_connector_table_count);
+        return spate_cli_failed(&err);
+    }
     spate_log_level_set((enum spate_log_level)config.log_level);
     rc = spate_connector_run(&config, new_epoch, &err);
     if (rc == SPATE_FAIL)

@@ -2,7 +2,10 @@
 #include "connector/connector.h"
 
 #include "core/alloc.h"
+#include "core/glob.h"
 #include "core/log.h"
+
+#include <string.h>
 
 /* In the order of enum spate_log_level. */
 static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
@@ -14,7 +17,8 @@ static const struct spate_option options[] = {
      .type = SPATE_OPT_STRING,
      .offset = AT(name),
      .flags = SPATE_OPT_REQUIRED,
-     .doc = "Name of this connector: also the name of its stream on the bus, which sinks give as `from`."},
+     .doc = "Name of this connector: also the name of its stream on the bus, which sinks give as `from`. "
+            "It has no \"._\" in it, which marks the topics beside a stream."},
     {.key = "source.postgres.url",
      .type = SPATE_OPT_STRING,
      .offset = AT(source.url),
@@ -32,12 +36,15 @@ static const struct spate_option options[] = {
      .type = SPATE_OPT_STRING,
      .offset = AT(source.publication),
      .fallback = "spate",
-     .doc = "Publication that says which tables are read. Changing it later opens a new epoch."},
+     .doc = "Publication that says which tables are read. When another one is named later, the connector "
+            "stops with exit code 3 until it is started with --new-epoch; every sink is then loaded anew."},
     {.key = "source.postgres.slot",
      .type = SPATE_OPT_STRING,
      .offset = AT(source.slot),
      .fallback = "spate",
-     .doc = "Logical replication slot, used by this connector alone."},
+     .doc = "Logical replication slot, used by this connector alone. When another one is named later, the "
+            "connector stops with exit code 3 until it is started with --new-epoch; every sink is then "
+            "loaded anew."},
     {.key = "source.postgres.create",
      .type = SPATE_OPT_BOOL,
      .offset = AT(source.create),
@@ -78,3 +85,27 @@ const struct spate_option_table spate_connector_tables[] = {
     {"bus", offsetof(struct spate_connector_config, bus), spate_bus_options, SPATE_BUS_OPTIONS},
 };
 const size_t spate_connector_table_count = SPATE_COUNT(spate_connector_tables);
+
+enum spate_rc spate_connector_check(const struct spate_connector_config *config, struct spate_err *err)
+{
+    const struct spate_strings *tables = &config->tables;
+    const char *path = config->path ? config->path : "the configuration";
+
+    if (strstr(config->name, "._")) {
+        err->exit_code = SPATE_EXIT_CONFIG;
+        return spate_fail(
+            err, SPATE_FATAL,
+            "%s: connector: the name \"%s\" has \"._\" in it, which on the bus marks the topics "
+            "beside a stream (shop._schemas belongs to shop): nobody would find this stream. "
+            "Give it another name",
+            path, config->name);
+    }
+    for (size_t i = 0; i < tables->count; i++) {
+        struct spate_glob *glob = NULL;
+
+        if (spate_glob_new(tables->at[i], &glob, err))
+            return spate_err_context(err, "%s:%d: tables", path, tables->line ? tables->line[i] : 0);
+        spate_glob_free(glob);
+    }
+    return SPATE_OK;
+}

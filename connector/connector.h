@@ -10,7 +10,8 @@
 #include <stdint.h>
 
 struct spate_connector_config {
-    char *name; /* connector: also the stream's topic */
+    const char *path; /* of the file, for messages; set by the caller, may be NULL */
+    char *name;       /* connector: also the stream's topic */
     struct {
         char *url, *password_env, *password_file;
         char *publication, *slot;
@@ -25,6 +26,11 @@ struct spate_connector_config {
 
 extern const struct spate_option_table spate_connector_tables[];
 extern const size_t spate_connector_table_count;
+
+/* What the option tables cannot say: the name, and the globs. SPATE_FAIL (fatal, CONFIG), with file and line.
+ */
+SPATE_CHECKED enum spate_rc spate_connector_check(const struct spate_connector_config *config,
+                                                  struct spate_err *err);
 
 /* Runs until a stop is asked for or a human is needed. Logs what it does; err is what stopped it.
  * SPATE_OK: stopped in order, all that was received is durable and confirmed.

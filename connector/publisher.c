@@ -75,7 +75,9 @@ enum spate_rc spate_publisher_open(struct spate_publisher *publisher,
         return SPATE_FAIL;
     snprintf(publisher->schemas_topic, sizeof publisher->schemas_topic, "%s._schemas", publisher->topic);
     if (spate_bus_open(&config->bus, &publisher->bus, err))
-        return SPATE_FAIL;
+        return config->path && err->exit_code == SPATE_EXIT_CONFIG
+                   ? spate_err_context(err, "%s", config->path)
+                   : SPATE_FAIL;
     for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
         rc = open_topic(publisher, &topics[i], err);
         if (rc != SPATE_OK)

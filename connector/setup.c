@@ -155,8 +155,7 @@ static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *co
         bool any = false;
 
         if (spate_glob_new(config->tables.at[g], &choice->globs[g], err))
-            return spate_err_context(err, "line %d: tables",
-                                     config->tables.line ? config->tables.line[g] : 0);
+            return SPATE_FAIL; /* spate_connector_check has looked at all of them */
         choice->glob_count = g + 1;
         for (size_t row = 0; row < rows; row++) {
             if (!spate_glob_match(choice->globs[g], cell(choice->res, (int)row, T_SCHEMA),

@@ -39,6 +39,11 @@ CONNECTOR_ERRORS = {
     "given twice": ("connector: shop", "connector: shop\nconnector: shop", 2, ["connector"]),
     "not YAML": ("  postgres:", "\tpostgres:", 3, []),
     "required key": ("    url: \"%s\"\n", "", None, ["source.postgres.url"]),
+    "malformed glob": ('tables: ["public.*"]', "tables:\n  - public.*\n  - a.b.c", 8, ["tables", "a.b.c", "two parts"]),
+    "name of a side topic": ("connector: shop", "connector: a._b", None, ["connector", "a._b", "beside a stream"]),
+    "segment of no power of two": ("    path:", "    segment_bytes: 3MiB\n    path:", None,
+                                   ["bus.local.segment_bytes", "power of two"]),
+    "no bus": ("    path: %s/bus", "    hot: /dev/shm/none", None, ["bus.local.path"]),
 }
 
 
