@@ -90,9 +90,13 @@ def _others_may_enter(path):
         path = os.path.dirname(path)
 
 
-def hot_directory():
-    """A directory in shared memory for the hot part of a bus, removed at the end."""
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+def hot_directory(room=0):
+    """A directory for the hot part of a bus, removed at the end: in shared memory where that has room (containers
+    often have 64 MB), else on the disk, which is slower and as right."""
+    base = None
+    if os.access("/dev/shm", os.W_OK):
+        state = os.statvfs("/dev/shm")
+        base = "/dev/shm" if state.f_bavail * state.f_frsize >= room else None
     path = tempfile.mkdtemp(prefix="spate-run-", dir=base)
     at_end(lambda: shutil.rmtree(path, ignore_errors=True))
     return path

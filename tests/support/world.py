@@ -3,6 +3,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,7 +138,7 @@ class World:
         self.name = name or f"w{os.getpid()}_{next(_number)}"
         self.db = self.name
         self.dir = scratch.directory("spate-w-")
-        self.hot = scratch.hot_directory()
+        self.hot = scratch.hot_directory(room=1 << 30)
         self.env = {}
         self.processes = []
         self.connector_process = None
@@ -223,6 +224,9 @@ class World:
         for cluster in (self.source, self.target):
             if cluster and cluster.running():
                 cluster.drop_database(self.db)
+        if not os.environ.get("KEEP_SCRATCH"):
+            for path in (self.hot, self.dir):
+                shutil.rmtree(path, ignore_errors=True)
 
     # SQL on both sides.
     def src(self, text, args=None):
