@@ -202,8 +202,8 @@ static inline void spate_writer_close(struct spate_writer *writer)
 }
 
 /* SPATE_OK: *message is filled (a record, or a gap: what retention took before it was read).
- * SPATE_AGAIN: nothing more is visible now. SPATE_FAIL: fatal = the log is damaged (position in the text);
- * retry = the log went away. */
+ * SPATE_AGAIN: nothing more is visible now. SPATE_FAIL: fatal = the log is damaged (position in the text), or
+ * was removed or replaced under this reader. */
 SPATE_CHECKED static inline enum spate_rc
 spate_reader_next(struct spate_reader *reader, struct spate_message *message, struct spate_err *err)
 {

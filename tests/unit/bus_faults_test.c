@@ -476,9 +476,8 @@ static void a_reader_in_another_shared_memory_is_told_so(void **state)
     spate_writer_close(w);
 }
 
-static void a_log_that_is_removed_or_made_anew_is_noticed(void **state)
+static void a_log_that_leaves_is_noticed(struct fixture *f, bool moved)
 {
-    struct fixture *f = *state;
     struct bus_log_acks acks = {0};
     struct spate_err err = {0};
     struct spate_reader *r, *again;
@@ -494,7 +493,14 @@ static void a_log_that_is_removed_or_made_anew_is_noticed(void **state)
     check(spate_bus_reader_open(f->bus, "log", SPATE_SEE_DURABLE, oldest, &r, &err), &err);
     snprintf(id, sizeof id, "%s", spate_reader_log_id(r));
     snprintf(topic, sizeof topic, "%s/log", f->scratch.path);
-    bus_scratch_remove(topic);
+    if (moved) {
+        char aside[180];
+
+        snprintf(aside, sizeof aside, "%s-aside", topic);
+        assert_int_equal(rename(topic, aside), 0);
+    } else {
+        bus_scratch_remove(topic);
+    }
     bus_scratch_remove(f->scratch.hot);
     mkdir(f->scratch.hot, 0750);
     w = open_writer(f);
@@ -503,10 +509,21 @@ static void a_log_that_is_removed_or_made_anew_is_noticed(void **state)
     while ((rc = spate_reader_next(r, &m, &err)) != SPATE_FAIL && spate_clock_ms() < deadline)
         (void)!spate_reader_wait(r, 1000, &err);
     assert_int_equal(rc, SPATE_FAIL);
-    assert_non_null(strstr(err.text, "removed"));
+    assert_int_equal(err.verdict, SPATE_FATAL); /* trying again through the same descriptors never heals */
+    assert_non_null(strstr(err.text, "removed or moved"));
     spate_reader_close(again);
     spate_reader_close(r);
     spate_writer_close(w);
+}
+
+static void a_log_that_is_removed_and_made_anew_is_noticed(void **state)
+{
+    a_log_that_leaves_is_noticed(*state, false);
+}
+
+static void a_log_that_is_moved_and_made_anew_is_noticed(void **state)
+{
+    a_log_that_leaves_is_noticed(*state, true);
 }
 
 static void a_position_that_is_no_record_s_is_refused(void **state)
@@ -584,7 +601,8 @@ int main(void)
         TEST(random_damage_never_crashes_a_reader),
         TEST(a_damaged_manifest_stops_everybody),
         TEST(a_reader_in_another_shared_memory_is_told_so),
-        TEST(a_log_that_is_removed_or_made_anew_is_noticed),
+        TEST(a_log_that_is_removed_and_made_anew_is_noticed),
+        TEST(a_log_that_is_moved_and_made_anew_is_noticed),
         TEST(a_position_that_is_no_record_s_is_refused),
         TEST(an_overtaken_reader_gets_the_exact_gap),
     };
