@@ -240,12 +240,14 @@ enum spate_rc spate_preflight_publication(PGconn *sql, const char *publication, 
     *exists = PQntuples(res) == 1;
     if (*exists && PQgetvalue(res, 0, 0)[0] != 't') {
         /* Sinks mirror tables: a publication that hides deletes would leave rows behind for ever. */
+        char quoted[300];
+
         spate_log(
             SPATE_LOG_WARN, "preflight",
-            "about=publication text=\"publication %s does not publish insert, update, delete and truncate "
+            "about=publication publication=%s text=\"it does not publish insert, update, delete and truncate "
             "alike: what it leaves out never reaches the bus; mend with ALTER PUBLICATION ... SET (publish = "
             "'insert, update, delete, truncate')\"",
-            publication);
+            spate_log_quote(quoted, sizeof quoted, publication));
     }
     PQclear(res);
     return SPATE_OK;

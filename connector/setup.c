@@ -185,6 +185,7 @@ enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_
     struct choice choice = {0};
     struct spate_buf text = {0};
     unsigned count = 0;
+    char quoted[300];
     enum spate_rc rc = choose(sql, config, &choice, true, err);
 
     if (rc != SPATE_OK)
@@ -213,7 +214,7 @@ enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_
                           config->source.publication, count);
     if (rc == SPATE_OK)
         spate_log(SPATE_LOG_INFO, "publication-created", "publication=%s tables=%u",
-                  config->source.publication, count);
+                  spate_log_quote(quoted, sizeof quoted, config->source.publication), count);
 out:
     spate_buf_fini(&text);
     choice_fini(&choice);
@@ -255,6 +256,7 @@ static bool name_blockers(void *arg, int seconds)
 {
     struct spate_err err = {0};
     PGresult *res = NULL;
+    char user[300], application[300];
 
     if (seconds >= 300)
         return false;
@@ -272,7 +274,9 @@ static bool name_blockers(void *arg, int seconds)
         spate_log(SPATE_LOG_WARN, "slot-waits",
                   "waited_s=%d text=\"creating the slot waits for an open transaction\" pid=%s user=%s "
                   "application=%s open_s=%s",
-                  seconds, PQgetvalue(res, row, 0), PQgetvalue(res, row, 1), PQgetvalue(res, row, 2),
+                  seconds, PQgetvalue(res, row, 0),
+                  spate_log_quote(user, sizeof user, PQgetvalue(res, row, 1)),
+                  spate_log_quote(application, sizeof application, PQgetvalue(res, row, 2)),
                   PQgetvalue(res, row, 3));
     PQclear(res);
     return true;

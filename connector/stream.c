@@ -44,6 +44,7 @@ enum spate_rc spate_stream_serve(struct spate_stream *stream, int fd, struct spa
 enum spate_rc spate_stream_offer(struct spate_stream *stream, struct spate_table *table,
                                  const struct spate_table **version, bool *fresh, struct spate_err *err)
 {
+    char name[300], quoted[320];
     enum spate_rc rc;
 
     *version = spate_versions_take(stream->versions, table, fresh);
@@ -54,11 +55,14 @@ enum spate_rc spate_stream_offer(struct spate_stream *stream, struct spate_table
         if (rc != SPATE_OK)
             return rc;
     }
-    if (rc == SPATE_OK)
-        spate_log(SPATE_LOG_INFO, "schema", "table=%.*s.%.*s v=%" PRIu32 " columns=%zu key=%zu",
-                  SPATE_SLICE_ARG((*version)->schema), SPATE_SLICE_ARG((*version)->name), (*version)->v,
-                  (*version)->column_count, (*version)->key_count);
-    return rc;
+    if (rc != SPATE_OK)
+        return rc;
+    snprintf(name, sizeof name, "%.*s.%.*s", SPATE_SLICE_ARG((*version)->schema),
+             SPATE_SLICE_ARG((*version)->name));
+    spate_log(SPATE_LOG_INFO, "schema", "table=%s v=%" PRIu32 " columns=%zu key=%zu",
+              spate_log_quote(quoted, sizeof quoted, name), (*version)->v, (*version)->column_count,
+              (*version)->key_count);
+    return SPATE_OK;
 }
 
 enum spate_rc spate_stream_schemas_durable(struct spate_stream *stream, struct spate_err *err)

@@ -113,11 +113,45 @@ static void a_half_read_schemas_topic_leaves_nothing_open(void **state)
     assert_null(stream.publisher.bus);
 }
 
+/* Whoever names a table cannot write facts of his own into the log. */
+static void a_table_with_spaces_in_its_name_is_quoted_in_the_log(void **state)
+{
+    struct spate_table *table = spate_table_new(spate_slice_str("public"), spate_slice_str("a level=error"),
+                                                SPATE_IDENTITY_DEFAULT, 1, 0);
+    const struct spate_table *version;
+    FILE *log = tmpfile();
+    char line[1000] = "";
+    bool fresh = false;
+    int old = dup(STDERR_FILENO);
+    enum spate_rc rc;
+
+    (void)state;
+    assert_non_null(log);
+    spate_table_set_column(table, 0, spate_slice_str("id"), spate_slice_str("integer"), spate_slice_str(""),
+                           23, -1, 4, false, SPATE_CLASS_INT);
+    spate_table_seal(table);
+    assert_int_equal(spate_session_bus(&stream, &err), SPATE_OK);
+    assert_int_equal(dup2(fileno(log), STDERR_FILENO), STDERR_FILENO);
+    rc = spate_stream_offer(&stream, table, &version, &fresh, &err);
+    assert_int_equal(dup2(old, STDERR_FILENO), STDERR_FILENO);
+    close(old);
+    assert_int_equal(rc, SPATE_OK);
+    assert_true(fresh);
+    rewind(log);
+    while (!strstr(line, "event=schema"))
+        assert_non_null(fgets(line, (int)sizeof line, log));
+    if (!strstr(line, " table=\"public.a level=error\" v=1 "))
+        fail_msg("%s", line);
+    fclose(log);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_was_read_of_schemas_is_known, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_half_read_schemas_topic_leaves_nothing_open, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_table_with_spaces_in_its_name_is_quoted_in_the_log, set_up,
+                                        tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
