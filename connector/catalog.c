@@ -131,7 +131,7 @@ static bool is_identity(const PGresult *res, int row)
     }
 }
 
-/* The column that holds the key's position: the row's identity now (DESIGN 4, `key`). */
+/* The column that holds the key's position: the row's identity now (docs/message-format.md, `key`). */
 static int key_column(char identity)
 {
     return identity == SPATE_IDENTITY_INDEX                                        ? C_INDEX

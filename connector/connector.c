@@ -28,7 +28,7 @@ struct connector {
     unsigned random;
 };
 
-/* HAZARDS 8: what a human must mend is asked for less often. */
+/* What a human must mend is asked for less often. */
 static int64_t slowest(const struct spate_err *err, int64_t pause_ms)
 {
     if (!strcmp(err->sqlstate, "53300") || !strcmp(err->sqlstate, "53400"))

@@ -34,7 +34,7 @@ SPATE_CHECKED enum spate_rc spate_connector_check(const struct spate_connector_c
 
 /* Runs until a stop is asked for or a human is needed. Logs what it does; err is what stopped it.
  * SPATE_OK: stopped in order, all that was received is durable and confirmed.
- * new_epoch: break continuity on purpose (DESIGN 5): publishes a new epoch, then runs. */
+ * new_epoch: break continuity on purpose (docs/operating.md, fences): publishes a new epoch, then runs. */
 SPATE_CHECKED enum spate_rc spate_connector_run(const struct spate_connector_config *config, bool new_epoch,
                                                 struct spate_err *err);
 

@@ -1,4 +1,4 @@
-/* connector/ledger.h - which LSN may be confirmed to Postgres. The only place that knows (DESIGN 5).
+/* connector/ledger.h - which LSN may be confirmed to Postgres. The only place that knows.
  *
  * Every message that completes something - a transaction's final change, a heartbeat, an epoch - carries an
  * `end` and gets a token here before it is published. When the bus says that a token is durable, so is all
@@ -27,8 +27,9 @@ void spate_ledger_init(struct spate_ledger *ledger, size_t cap);
 void spate_ledger_fini(struct spate_ledger *ledger);
 
 /* A new connection that starts at the slot's confirmed LSN. Tokens that are still out are forgotten: whoever
- * calls this has made sure that all the bus holds is durable, and reads it back (HAZARDS 6.3). Tokens handed
- * out before are never handed out again, so a late acknowledgement is recognised and ignored. */
+ * calls this has made sure that all the bus holds is durable, and reads it back (connector/recovery.h).
+ * Tokens handed out before are never handed out again, so a late acknowledgement is recognised and ignored.
+ */
 void spate_ledger_start(struct spate_ledger *ledger, uint64_t confirmed_lsn);
 
 /* Postgres showed us this LSN on this connection. 0 is no position (P16). */

@@ -21,7 +21,7 @@ static void warn_about(const char *about, const char *text)
               spate_log_quote(quoted, sizeof quoted, text));
 }
 
-/* HAZARDS 1.8: the minors in which known data losses of logical decoding were fixed. */
+/* The minors in which known data losses of logical decoding were fixed. */
 static void check_minor(PGconn *sql)
 {
     static const struct {

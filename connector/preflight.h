@@ -1,5 +1,5 @@
 /* connector/preflight.h - what the source is, and what is wrong with it: each finding says what, why, and
- * the exact statement that mends it (HAZARDS 7).
+ * the exact statement that mends it.
  *
  * Thread: the data plane, before streaming.
  * Blocks: on the source, in ordinary queries. */

@@ -1,4 +1,5 @@
-/* connector/recovery.h - where to go on: the stream's tail, and what is decoded again (HAZARDS 6.3).
+/* connector/recovery.h - where to go on: the stream's tail, and what is decoded again
+ * (docs/hazards.md).
  *
  * The bus itself is the witness; there is no state file. Postgres sends again every transaction whose commit
  * LSN is not below the slot's confirmed LSN C. What of it stands on the bus already is compared, message by
@@ -21,8 +22,8 @@
 
 /* ---- the acceptance rule, pure ---- */
 
-/* What every consumer of the stream applies (HAZARDS 6.4). The writer replays it from just after a place it
- * knows to be right; taking the greatest n instead would be wrong in most histories with a hole [X32]. */
+/* What every consumer of the stream applies (docs/hazards.md). The writer replays it from just after a place
+ * it knows to be right; taking the greatest n instead would be wrong in most histories with a hole. */
 struct spate_rule {
     uint64_t epoch;
     uint64_t last; /* the last accepted n */

@@ -1,7 +1,7 @@
 /* connector/relation.h - what each table looks like at this place of the stream (P30, P31, P35).
  *
  * The columns come from the Relation message; the catalog only annotates them: primary key, type spelling,
- * length (DESIGN 4). One cache per connection, by OID: a Relation message always replaces what was there,
+ * length. One cache per connection, by OID: a Relation message always replaces what was there,
  * and a reconnect drops it all.
  *
  * Thread: the data plane. Tables are borrowed from connector/versions.h. */

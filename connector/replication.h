@@ -1,4 +1,4 @@
-/* connector/replication.h - the replication connection: frames in, feedback out, timers (HAZARDS 1.1).
+/* connector/replication.h - the replication connection: frames in, feedback out, timers (P1, P4, P6-P10).
  *
  * Owns the socket after START_REPLICATION. What may be confirmed it asks the ledger; nothing else writes
  * an LSN to the server.

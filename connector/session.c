@@ -237,7 +237,7 @@ static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, stru
         err->verdict = SPATE_RETRY;
     if (rc != SPATE_OK)
         return rc;
-    /* [X41] While we waited for the slot its former owner may have confirmed more, and the server forwards an
+    /* While we waited for the slot its former owner may have confirmed more, and the server forwards an
      * old start without a word. Now that the slot is ours it can no longer move. */
     rc = spate_preflight_confirmed(stream->sql, config->source.slot, &again, err);
     if (rc == SPATE_OK && again != confirmed)

@@ -1,4 +1,5 @@
-/* connector/session.h - from nothing to streaming: connect, check, find the place, start (HAZARDS 6.3).
+/* connector/session.h - from nothing to streaming: connect, check, find the place, start
+ * (docs/hazards.md, where to go on).
  *
  * Runs at every connect, the first as well as the hundredth after a network error, so there is one path only.
  *

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 /* Every table that a publication may hold. `usable`: its rows can be identified, so that publishing it does
- * not make the application's UPDATE and DELETE fail (P47); a deferrable primary key does not count [X33], and
+ * not make the application's UPDATE and DELETE fail (P47); a deferrable primary key does not count, and
  * a partitioned table is as good as its worst leaf. `root`: its topmost partitioned table. */
 static const char select_candidates[] =
     "SELECT n.nspname, c.relname, coalesce(pg_catalog.pg_partition_root(c.oid), c.oid) <> c.oid,"

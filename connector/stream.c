@@ -100,7 +100,7 @@ static enum spate_rc settle(struct spate_stream *stream, uint64_t end, struct sp
         return SPATE_OK;
     change->end = end;
     if (change->n <= stream->tail.last) {
-        /* It stands on the bus already, durably: compared, not published again (HAZARDS 6.3). */
+        /* It stands on the bus already, durably: compared, not published again. */
         rc = spate_recheck_change(&stream->recheck, change, err);
         if (rc == SPATE_OK && end)
             rc = spate_ledger_found(&stream->ledger, end, err);
@@ -186,7 +186,7 @@ static bool has_room(const struct spate_stream *stream)
     return !spate_publisher_full(&stream->publisher) && !spate_ledger_full(&stream->ledger);
 }
 
-/* Words of the server that nothing but a human can act on (HAZARDS 8). */
+/* Words of the server that nothing but a human can act on. */
 static enum spate_rc explain(struct spate_stream *stream, struct spate_err *err)
 {
     char words[400];
@@ -305,7 +305,7 @@ static enum spate_rc check_tail_came(struct spate_stream *stream, struct spate_e
         stream->tail.last, LSN(stream->tail.last_commit), LSN(stream->repl.wal_end), stream->tx.next_n);
 }
 
-/* P4, HAZARDS 6.2: nothing is confirmed that the bus does not carry, so walEnd is carried first. */
+/* P4: nothing is confirmed that the bus does not carry, so walEnd is carried first. */
 static enum spate_rc heartbeat(struct spate_stream *stream, int64_t now_ms, struct spate_err *err)
 {
     uint64_t wal_end = stream->repl.wal_end, token;

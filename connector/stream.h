@@ -1,5 +1,5 @@
 /* connector/stream.h - the data plane: everything that one row change passes on its way to the bus, in the
- * order of DESIGN 9, stepped one bounded turn at a time.
+ * order of README.md's map, stepped one bounded turn at a time.
  *
  * Thread: one, which owns all of this.
  * Blocks: spate_stream_turn never, except that a table whose shape is new holds the stream until its schema

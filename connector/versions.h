@@ -1,5 +1,5 @@
 /* connector/versions.h - every version of every table's schema that `<connector>._schemas` holds, or will
- * hold in a moment: fingerprint -> v (DESIGN 4).
+ * hold in a moment: fingerprint -> v (docs/message-format.md, schemas).
  *
  * Thread: the data plane. Owns the tables for the life of the process, so that a change may point at one
  * without counting; there is one per distinct shape a table ever had. */
