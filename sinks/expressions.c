@@ -1,5 +1,5 @@
 /* sinks/expressions.c - what the target's own parser says about the team's SQL: is it what an index
- * expression may be (immutable, no subquery), which columns it uses, what type comes out (DESIGN 6).
+ * expression may be (immutable, no subquery), which columns it uses, what type comes out.
  *
  * An empty temporary table with the source's columns stands for the row; an index on each expression makes
  * the target check it and write down the columns. Everything is rolled back. */

@@ -1,5 +1,5 @@
-/* sinks/lossless.c - assignments that keep a value bit for bit. All others need an explicit cast (DESIGN 6):
- * Postgres itself would round numeric(10,2) from 1.005 to 1.01 without a word (HAZARDS X41). */
+/* sinks/lossless.c - assignments that keep a value bit for bit. All others need an explicit cast:
+ * Postgres itself would round numeric(10,2) from 1.005 to 1.01 without a word. */
 #include "sinks/projection.h"
 
 /* OIDs of pg_catalog, which never change. */

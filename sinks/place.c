@@ -9,7 +9,7 @@ static enum spate_judgement judge_change(const struct spate_follower *f, const s
     if (head->n > f->last.n + 1)
         return SPATE_JUDGE_HOLE;
     /* The place is compared as well as the number: if the log lost confirmed records and numbering began
-     * lower, the number alone would drop new data as duplicates (HAZARDS 6.4). */
+     * lower, the number alone would drop new data as duplicates (docs/hazards.md). */
     if (head->n <= f->last.n)
         return order <= 0 ? SPATE_JUDGE_DUPLICATE : SPATE_JUDGE_DIVERGED;
     if (order <= 0)

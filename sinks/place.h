@@ -1,6 +1,6 @@
 /* sinks/place.h - where a follower of the stream stands, and what the next record is to it.
  *
- * Pure: no bus, no clock. This is the acceptance rule of HAZARDS 6.4; everything else about exactly-once
+ * Pure: no bus, no clock. This is the acceptance rule of docs/hazards.md; everything else about exactly-once
  * rests on it. Whatever writers do to the log - duplicates, zombies, holes - the accepted records are 1, 2, 3
  * ... once each. */
 #ifndef SPATE_SINKS_PLACE_H

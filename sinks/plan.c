@@ -1,5 +1,5 @@
 /* sinks/plan.c - which source columns a projection needs, which of them can come unchanged, and whether it
- * can live with that (DESIGN 6: what a sink can't do exactly it refuses). Pure. */
+ * can live with that (what a sink can't do exactly it refuses). Pure. */
 #include "core/alloc.h"
 #include "sinks/projection.h"
 

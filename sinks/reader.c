@@ -177,7 +177,7 @@ static bool anchored(struct spate_feed *feed, const struct spate_event *event,
     feed->state = SPATE_FEED_FOLLOWING;
     if (message->pos.at == feed->mark.at.at && spate_place_matches(&feed->mark.place, &event->head))
         return true;
-    /* Search forward: what comes next may still be n+1 (HAZARDS 6.4). If not, the hole's clock is running. */
+    /* Search forward: what comes next may still be n+1. If not, the hole's clock is running. */
     spate_bus_pos_format(feed->driver, feed->mark.at, at);
     spate_log(SPATE_LOG_WARN, "anchor-moved", "topic=%s pos=%s n=%" PRIu64 " found_n=%" PRIu64, feed->topic,
               at, feed->mark.place.n, event->head.n);

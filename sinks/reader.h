@@ -1,6 +1,6 @@
 /* sinks/reader.h - the stream as one sink hears it: every change once, in order, or the reason why not.
  *
- * Owns the bus reader and the place in the stream. Shows only what is durable (DESIGN 3).
+ * Owns the bus reader and the place in the stream. Shows only what is durable.
  * Thread:  the sink's. Blocks: spate_feed_wait, for at most timeout_ms. */
 #ifndef SPATE_SINKS_READER_H
 #define SPATE_SINKS_READER_H
