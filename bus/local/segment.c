@@ -98,8 +98,14 @@ enum spate_rc spate_local_segment_map(int dir, uint64_t base, uint64_t cap, enum
     if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < SPATE_LOCAL_HEADER ||
         (how != SPATE_LOCAL_MAP_ARCHIVE && (uint64_t)st.st_size != whole)) {
         close(fd);
-        return spate_fail(err, SPATE_FATAL, "the segment %s has %lld bytes, expected %" PRIu64 ": it was cut",
-                          name, (long long)st.st_size, whole);
+        return spate_fail(
+            err, SPATE_FATAL, "the segment %s has %lld bytes, expected %" PRIu64 ": it was cut. %s", name,
+            (long long)st.st_size, whole,
+            how == SPATE_LOCAL_MAP_ARCHIVE
+                ? "Put it back from a copy, or move it away: then what it held is lost, and whoever misses "
+                  "it says so"
+                : "Stop all that uses this bus and remove the topic's directory in shared memory: it is made "
+                  "anew from what is durable");
     }
     void *at = mmap(NULL, whole, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) {

@@ -392,6 +392,60 @@ static void foreign_segments_are_refused(void **state)
     spate_writer_close(w);
 }
 
+/* A segment in shared memory that somebody cut: what the words advise must work. */
+static void a_cut_segment_in_shared_memory_can_be_made_anew(void **state)
+{
+    struct fixture *f = *state;
+    struct bus_log_acks acks = {0};
+    struct spate_err err = {0};
+    struct spate_writer *w = open_writer(f);
+    char path[256];
+
+    check(bus_log_publish(w, 1, 100, &acks, &err), &err);
+    check(bus_log_settle(w, 100, &acks, &err), &err);
+    segment_path(f->scratch.hot, spate_writer_durable(w).at / CAP * CAP, path);
+    spate_writer_close(w);
+    assert_int_equal(truncate(path, 100), 0);
+    assert_int_equal(spate_bus_writer_open(f->bus, "log", SPATE_TOPIC_CREATE, &w, &err), SPATE_FAIL);
+    assert_non_null(strstr(err.text, "it was cut"));
+    assert_non_null(strstr(err.text, "shared memory"));
+    *strrchr(path, '/') = '\0';
+    bus_scratch_remove(path);
+    spate_writer_close(open_writer(f));
+    expect_all(f, SPATE_SEE_DURABLE, 100);
+}
+
+/* After a reset of the machine the newest file is shorter than anything that was ever written there. What the
+ * words advise must work. */
+static void a_cut_segment_can_be_moved_away(void **state)
+{
+    struct fixture *f = *state;
+    struct bus_log_acks acks = {0};
+    struct spate_err err = {0};
+    struct spate_writer *w = open_writer(f);
+    char path[256];
+    uint64_t base = 0, count;
+
+    check(bus_log_publish(w, 1, 9000, &acks, &err), &err);
+    check(bus_log_settle(w, 9000, &acks, &err), &err);
+    base = spate_writer_durable(w).at / CAP * CAP;
+    spate_writer_close(w);
+    bus_scratch_reboot(&f->scratch);
+    segment_path(f->scratch.path, base, path);
+    assert_int_equal(truncate(path, 100), 0);
+    assert_int_equal(spate_bus_writer_open(f->bus, "log", SPATE_TOPIC_CREATE, &w, &err), SPATE_FAIL);
+    assert_non_null(strstr(err.text, "it was cut"));
+    assert_non_null(strstr(err.text, "move it away"));
+    assert_int_equal(unlink(path), 0);
+    w = open_writer(f);
+    assert_int_equal(read_through(f, SPATE_SEE_DURABLE, &count, &err), SPATE_AGAIN);
+    assert_true(count > 0 && count < 9000);
+    check(bus_log_publish(w, 9001, 9100, &acks, &err), &err);
+    check(bus_log_settle(w, 9100, &acks, &err), &err);
+    assert_int_equal(read_through(f, SPATE_SEE_DURABLE, &count, &err), SPATE_AGAIN);
+    spate_writer_close(w);
+}
+
 /* Any bytes at all in hot and archive: a reader may refuse, it may not crash (run under ASan as well). */
 static void random_damage_never_crashes_a_reader(void **state)
 {
@@ -598,6 +652,8 @@ int main(void)
         TEST(a_disk_that_fails_twice_ends_all_promises),
         TEST(a_damaged_record_is_refused_with_its_position),
         TEST(foreign_segments_are_refused),
+        TEST(a_cut_segment_in_shared_memory_can_be_made_anew),
+        TEST(a_cut_segment_can_be_moved_away),
         TEST(random_damage_never_crashes_a_reader),
         TEST(a_damaged_manifest_stops_everybody),
         TEST(a_reader_in_another_shared_memory_is_told_so),
