@@ -44,6 +44,13 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
     enum spate_rc rc;
     size_t keys = 0;
 
+    if (store->stored && store->ready[version->projection->index])
+        return spate_version_refuse(
+            version, err,
+            "%s was dropped, and what it held is not in the stream from here on. Restore it; or "
+            "let the sink begin anew with `spate sink -c %s --restart %s`, and load older rows by "
+            "hand",
+            version->projection->target, store->config->path, store->config->name);
     spate_buf_printf(&sql, "CREATE TABLE %s (", version->projection->target);
     for (size_t i = 0; i < version->output_count; i++) {
         spate_buf_puts(&sql, i ? ", " : "");
@@ -61,7 +68,9 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
     spate_buf_puts(&sql, "))");
     rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
     if (rc == SPATE_OK) {
-        spate_log(SPATE_LOG_INFO, "table-created", "table=%s", version->projection->label);
+        spate_log(store->stored ? SPATE_LOG_WARN : SPATE_LOG_INFO, "table-created", "table=%s%s",
+                  version->projection->label,
+                  store->stored ? " detail=\"rows from before now are not in it: load them by hand\"" : "");
     } else if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
         rc = spate_version_refuse(
             version, err, "%s does not exist and role %s may not make it: as the schema's owner run %s;",

@@ -165,6 +165,8 @@ static enum spate_rc check_tables(struct spate_sink *sink, struct spate_err *err
         else
             rc = spate_projection_version(projection, &sink->store, table, &projection->current, err);
     }
+    if (rc == SPATE_OK)
+        rc = spate_store_tables_ready(&sink->store, err);
     return rc;
 }
 

@@ -17,6 +17,7 @@ void spate_store_init(struct spate_store *store, const struct spate_sink_config 
     struct spate_buf schema = {0};
 
     *store = (struct spate_store){.config = config};
+    store->ready = spate_zalloc((config->tables.count + 1) * sizeof *store->ready);
     spate_pg_ident(&schema, spate_slice_str(config->into.schema));
     store->schema = spate_strndup(schema.data, schema.len);
     spate_buf_fini(&schema);
@@ -26,7 +27,9 @@ void spate_store_fini(struct spate_store *store)
 {
     spate_store_close(store);
     free(store->schema);
+    free(store->ready);
     store->schema = NULL;
+    store->ready = NULL;
 }
 
 void spate_store_close(struct spate_store *store)
@@ -144,7 +147,8 @@ static enum spate_rc make_tables(struct spate_store *store, struct spate_err *er
             "missing bigint NOT NULL DEFAULT 0, updated timestamptz) WITH (fillfactor = 50, "
             "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0); "
             "CREATE TABLE IF NOT EXISTS %s.spate_table (table_name text PRIMARY KEY, sink text NOT NULL, "
-            "source text NOT NULL)",
+            "source text NOT NULL, "
+            "ready boolean NOT NULL DEFAULT false)",
             store->schema, store->schema);
         rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
         if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
@@ -387,56 +391,6 @@ enum spate_rc spate_store_forget(struct spate_store *store, struct spate_err *er
     return rc;
 }
 
-static enum spate_rc claim_table(struct spate_store *store, const struct spate_sink_table_config *table,
-                                 struct spate_err *err)
-{
-    struct spate_buf sql = {0};
-    const char *values[] = {table->item.name, store->config->name, table->from};
-    PGresult *res = NULL;
-    enum spate_rc rc;
-
-    spate_buf_printf(
-        &sql,
-        "INSERT INTO %s.spate_table AS t (table_name, sink, source) VALUES ($1, $2, $3) ON CONFLICT "
-        "(table_name) DO UPDATE SET source = CASE WHEN t.sink = EXCLUDED.sink THEN EXCLUDED.source ELSE "
-        "t.source END RETURNING sink",
-        store->schema);
-    rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 3, values, PGRES_TUPLES_OK, &res, err);
-    if (rc == SPATE_OK && strcmp(PQgetvalue(res, 0, 0), store->config->name) != 0) {
-        err->exit_code = SPATE_EXIT_REFUSED;
-        rc = spate_fail(
-            err, SPATE_FATAL,
-            "%s:%d: tables.%s: sink %s writes this table already. Take it out of one of the two files; if "
-            "that sink is gone: DELETE FROM %s.spate_table WHERE sink = '%s'",
-            store->config->path, table->item.line, table->item.name, PQgetvalue(res, 0, 0), store->schema,
-            PQgetvalue(res, 0, 0));
-    }
-    PQclear(res);
-    spate_buf_fini(&sql);
-    return rc;
-}
-
-enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_err *err)
-{
-    const struct spate_sink_table_config *tables = store->config->tables.at;
-    struct spate_buf sql = {0};
-    enum spate_rc rc;
-
-    /* What is no longer in the file is free for others. */
-    spate_buf_printf(&sql, "DELETE FROM %s.spate_table WHERE sink = ", store->schema);
-    spate_pg_literal(&sql, spate_slice_str(store->config->name));
-    for (size_t i = 0; i < store->config->tables.count; i++) {
-        spate_buf_puts(&sql, i ? ", " : " AND table_name NOT IN (");
-        spate_pg_literal(&sql, spate_slice_str(tables[i].item.name));
-    }
-    spate_buf_puts(&sql, store->config->tables.count ? ")" : "");
-    rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
-    for (size_t i = 0; rc == SPATE_OK && i < store->config->tables.count; i++)
-        rc = claim_table(store, &tables[i], err);
-    spate_buf_fini(&sql);
-    return rc;
-}
-
 void spate_store_write_sql(const struct spate_store *store, struct spate_buf *sql,
                            const struct spate_mark *mark, const char *log_id,
                            const struct spate_counts *counts)
@@ -482,6 +436,14 @@ enum spate_rc spate_store_check(struct spate_store *store, struct spate_err *err
                      store->schema);
     rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 1, values, PGRES_TUPLES_OK, &res, err);
     spate_buf_fini(&sql);
+    if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42P01") == 0) {
+        err->exit_code = SPATE_EXIT_FENCED;
+        rc = spate_fail(err, SPATE_FATAL,
+                        "the position table %s.spate_sink was dropped while sink %s was running: restore it, "
+                        "or start the "
+                        "sink again: it then begins anew, as a new sink would",
+                        store->schema, store->config->name);
+    }
     if (rc == SPATE_OK) {
         generation = PQntuples(res) ? strtoll(PQgetvalue(res, 0, 0), NULL, 10) : -1;
         n = PQntuples(res) ? strtoll(PQgetvalue(res, 0, 1), NULL, 10) : -1;

@@ -20,6 +20,7 @@ struct spate_counts {
 };
 
 struct spate_store {
+    bool *ready; /* owned, by table of the file: it stood there complete before (spate_table.ready) */
     const struct spate_sink_config *config;
     const char *source_driver; /* of the bus: which positions the stored text may hold */
     PGconn *conn;
@@ -47,6 +48,8 @@ SPATE_CHECKED enum spate_rc spate_store_forget(struct spate_store *store, struct
 
 /* Owns all tables of the file, or says which sink owns one of them. */
 SPATE_CHECKED enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_err *err);
+/* All tables of the file are there and fit: one that is missing from now on was dropped by somebody. */
+SPATE_CHECKED enum spate_rc spate_store_tables_ready(struct spate_store *store, struct spate_err *err);
 
 /* Appends one statement that writes the mark, guarded by the stored one and the generation: it raises an
  * error when another process has moved either (T1, T3). */

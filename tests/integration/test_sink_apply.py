@@ -290,3 +290,30 @@ def test_tables_that_refer_to_each_other(world):
     world.src("BEGIN; UPDATE a SET id = id + 1000; UPDATE q SET aid = aid + 1000; COMMIT")
     world.wait_equal([("SELECT * FROM a", "SELECT * FROM team.a"), ("SELECT * FROM q", "SELECT * FROM team.q")])
     assert sink.running()
+
+
+def test_a_dropped_table_is_not_made_anew(world):
+    """A17: an empty table in its place would hold later rows only, and nobody would know."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)")
+    world.connector()
+    file = world.sink_file("team", table())
+    sink = world.sink(file)
+    world.src("INSERT INTO t VALUES (1)")
+    world.wait_rows("SELECT * FROM team.t", [(1,)])
+    world.tgt("DROP TABLE team.t")
+    world.src("INSERT INTO t VALUES (2)")
+    assert sink.wait_exit() == 4
+    sink.wait_log("was dropped")
+    assert world.run("sink", "-c", file)[0] == 4
+    # Begun anew on purpose, it is made again; a table that is new in the file is made as well, and that is said.
+    again = world.sink(file, arguments=("--restart", "team"))
+    world.wait_rows("SELECT * FROM team.t ORDER BY id", [(1,), (2,)])
+    assert again.stop() == 0
+    more = world.sink(world.sink_file("team", {**table(), "u": {"from": "public.u"}}))
+    more.wait_log("level=warn event=table-created .*team.u")
+    world.src("INSERT INTO u VALUES (7)")
+    world.wait_rows("SELECT * FROM team.u", [(7,)])
+    world.tgt("DROP TABLE team.spate_sink")
+    world.src("INSERT INTO u VALUES (8)")
+    assert more.wait_exit() == 3
+    more.wait_log("position table")
