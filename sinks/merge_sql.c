@@ -120,7 +120,8 @@ static void array_source(const struct spate_version *version, const struct names
     spate_buf_putc(arguments, ')');
 }
 
-/* Appends "; PREPARE name AS " and returns "EXECUTE name". */
+/* Appends "; PREPARE name AS " and returns "EXECUTE name". A statement that has no parameters gets one that it does
+ * not use: only then is it planned each time it is executed, which sinks/store.c relies on. */
 static char *prepare(const struct spate_version *version, const struct names *names, struct spate_buf *create,
                      char kind)
 {
@@ -128,7 +129,10 @@ static char *prepare(const struct spate_version *version, const struct names *na
 
     snprintf(name, sizeof name, "EXECUTE spate_%c%s%zu_%u", kind, names->suffix, version->projection->index,
              version->table->v);
-    spate_buf_printf(create, ";\nPREPARE %s%s AS ", name + sizeof "EXECUTE " - 1, names->arguments);
+    spate_buf_printf(create, ";\nPREPARE %s%s AS ", name + sizeof "EXECUTE " - 1,
+                     names->arguments[0] ? names->arguments : " (integer)");
+    if (!names->arguments[0])
+        strcat(name, " (0)");
     return spate_strdup(name);
 }
 
