@@ -1,5 +1,5 @@
 /* sinks/preflight.c - does the team's table fit what the file says? Made when it is missing; else everything
- * that would fail later, or go wrong in silence, is refused now with the statement that mends it (DESIGN 6).
+ * that would fail later, or go wrong in silence, is refused now with the statement that mends it.
  */
 #include "core/alloc.h"
 #include "core/log.h"

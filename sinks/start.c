@@ -328,7 +328,7 @@ enum spate_rc spate_sink_recover(struct spate_sink *sink, const struct spate_err
     return SPATE_OK;
 }
 
-/* The schema is durable on `_schemas` before the first message that uses it (DESIGN 4). */
+/* The schema is durable on `_schemas` before the first message that uses it. */
 static enum spate_rc find_table(struct spate_sink *sink, const struct spate_projection *projection,
                                 uint32_t v, const struct spate_table **table, struct spate_err *err)
 {
