@@ -100,23 +100,50 @@ def check_tables(options):
 
 # ---------------------------------------------------------------- bank (I3)
 
+def went_away(error):
+    """Whether it is the connection that broke; libpq reports some breaks without an SQLSTATE."""
+    import psycopg2
+    return isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) or error.pgcode is None
+
+
+class Patient:
+    """A connection that is made anew when the server was restarted under it."""
+
+    def __init__(self, dsn):
+        self.dsn, self.connection = dsn, None
+
+    def rows(self, query, args=None):
+        """None while the server is away."""
+        import psycopg2
+        try:
+            if self.connection is None:
+                self.connection = psycopg2.connect(self.dsn)
+                self.connection.autocommit = True
+            with self.connection.cursor() as cursor:
+                cursor.execute(query, args)
+                return cursor.fetchall()
+        except psycopg2.Error as error:
+            if not went_away(error):
+                raise
+            self.connection = None
+            return None
+
+
 def check_bank(options):
     import psycopg2
-    connection = psycopg2.connect(options.target)
-    connection.autocommit = True
+    target = Patient(options.target)
     reads = 0
-    with connection.cursor() as cursor:
-        while reads < options.reads or (options.until_file and not os.path.exists(options.until_file)):
-            try:
-                cursor.execute(options.query)
-            except psycopg2.errors.UndefinedTable:
-                time.sleep(0.05)  # not made yet; polled until the reads are complete
-                continue
-            value = cursor.fetchone()[0]
+    while reads < options.reads or (options.until_file and not os.path.exists(options.until_file)):
+        try:
+            rows = target.rows(options.query)
+        except psycopg2.errors.UndefinedTable:
+            rows = None  # not made yet
+        if rows:
             reads += 1
+            value = rows[0][0]
             if value is not None and str(value) != options.expect:
                 raise Wrong(f"I3: read {reads} gave {value}, not {options.expect}: half a transaction was visible")
-            time.sleep(options.every)
+        time.sleep(options.every)
     print(f"{reads} reads, all {options.expect}")
     return 0
 
@@ -176,21 +203,11 @@ END = re.compile(rb'"end":"([0-9A-F]{16})"')
 
 def check_confirmed(options):
     """The slot is read first and the files afterwards: what was confirmed must be in them already."""
-    import psycopg2
     archive, greatest, samples = Archive(options.archive), 0, 0
-    connection = None
+    source = Patient(options.source)
     while not os.path.exists(options.until_file) or samples == 0:
-        try:
-            if connection is None:
-                connection = psycopg2.connect(options.source)
-                connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", [options.slot])
-                row = cursor.fetchone()
-        except psycopg2.OperationalError:
-            connection = None
-            time.sleep(0.1)
-            continue
+        rows = source.rows("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", [options.slot])
+        row = rows[0] if rows else None
         for line in archive.lines():
             found = END.search(line[:600])
             if found:
