@@ -120,8 +120,8 @@ static void array_source(const struct spate_version *version, const struct names
     spate_buf_putc(arguments, ')');
 }
 
-/* Appends "; PREPARE name AS " and returns "EXECUTE name". A statement that has no parameters gets one that it does
- * not use: only then is it planned each time it is executed, which sinks/store.c relies on. */
+/* Appends "; PREPARE name AS " and returns "EXECUTE name". A statement that has no parameters gets one that
+ * it does not use: only then is it planned each time it is executed, which sinks/store.c relies on. */
 static char *prepare(const struct spate_version *version, const struct names *names, struct spate_buf *create,
                      char kind)
 {

@@ -43,8 +43,9 @@ void spate_store_close(struct spate_store *store)
  *
  * Plans must not depend on statistics: staged rows have none, and those of a table that just grew, or is full
  * of dead rows, are wrong (T34: scanning all of the target for each staged row took minutes). A bitmap scan
- * always has an index condition, so with every other path forbidden rows are found by the key. The planner does
- * without it for a table of one row; so each execution is planned anew, when it sees how large the table is now. */
+ * always has an index condition, so with every other path forbidden rows are found by the key. The planner
+ * does without it for a table of one row; so each execution is planned anew, when it sees how large the table
+ * is now. */
 static const char pin_sql[] =
     "SET enable_seqscan = off; SET enable_indexscan = off; SET enable_indexonlyscan = off; "
     "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; SET jit = off; "

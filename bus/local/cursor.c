@@ -48,8 +48,8 @@ static bool in_place(const struct spate_local_cursor *c)
     struct stat open, named;
 
     snprintf(path, sizeof path, "%s/%s", c->topic.place->path, c->topic.name);
-    return fstat(c->topic.durable_fd, &open) == 0 && lstat(path, &named) == 0 && open.st_dev == named.st_dev &&
-           open.st_ino == named.st_ino;
+    return fstat(c->topic.durable_fd, &open) == 0 && lstat(path, &named) == 0 &&
+           open.st_dev == named.st_dev && open.st_ino == named.st_ino;
 }
 
 /* Attaches when there is something to attach to. SPATE_OK or SPATE_END: attached or not. */
@@ -60,10 +60,11 @@ static enum spate_rc attach(struct spate_local_cursor *c, struct spate_err *err)
 
     /* Fatal: nothing that this process holds open leads to the log that others see now. */
     if (rc == SPATE_END && !in_place(c))
-        return spate_fail(err, SPATE_FATAL,
-                          "the log of topic %s below %s was removed or moved under this process; start it again, "
-                          "and it says what it missed",
-                          c->topic.name, c->topic.place->path);
+        return spate_fail(
+            err, SPATE_FATAL,
+            "the log of topic %s below %s was removed or moved under this process; start it again, "
+            "and it says what it missed",
+            c->topic.name, c->topic.place->path);
     if (rc != SPATE_FAIL &&
         (c->topic.manifest.cap != was.cap || strcmp(c->topic.manifest.log_id, was.log_id) != 0))
         return spate_fail(err, SPATE_FATAL, "the log of topic %s was replaced by another one", c->topic.name);

@@ -1,9 +1,11 @@
-/* tests/bench/pg_bare_reader.c - the limit to measure against: reads a slot with libpq and throws everything away.
+/* tests/bench/pg_bare_reader.c - the limit to measure against: reads a slot with libpq and throws everything
+ * away.
  *
  * usage: pg_bare_reader CONNINFO SLOT PUBLICATION UNTIL_LSN PAUSE_US
  *
  * PAUSE_US 0 reads at every wake-up; 200 pauses whenever the socket ran dry (P97). Ends at the first commit
- * or keepalive at or beyond UNTIL_LSN and prints "messages seconds". It confirms nothing, so a slot can be read again. */
+ * or keepalive at or beyond UNTIL_LSN and prints "messages seconds". It confirms nothing, so a slot can be
+ * read again. */
 #include <libpq-fe.h>
 
 #include <poll.h>
@@ -64,8 +66,8 @@ int main(int argc, char **argv)
     if (PQstatus(conn) != CONNECTION_OK)
         die("connect", PQerrorMessage(conn));
     snprintf(command, sizeof command,
-             "START_REPLICATION SLOT \"%s\" LOGICAL 0/0 (proto_version '1', publication_names '\"%s\"')", argv[2],
-             argv[3]);
+             "START_REPLICATION SLOT \"%s\" LOGICAL 0/0 (proto_version '1', publication_names '\"%s\"')",
+             argv[2], argv[3]);
     start = alive = now();
     res = PQexec(conn, command);
     if (PQresultStatus(res) != PGRES_COPY_BOTH)
