@@ -15,10 +15,12 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 
-#define STATUS_SOON_MS                                                                                       \
-    100 /* after the confirmable LSN moved: often enough for the slot, rare on the wire                      \
-         */
+/* After the confirmable LSN moved: often enough for the slot, rare on the wire; at once, nearly, when nothing
+ * is outstanding. */
+#define STATUS_SOON_MS   100
+#define STATUS_IDLE_MS   10
 #define STATUS_LATEST_MS 10000 /* and at least this often (P7) */
 #define IDLE_DEFAULT_MS  60000 /* our own read timer where the server has none (P9) */
 #define CONNECT_MS       15000
@@ -217,6 +219,13 @@ bool spate_replication_readable(const struct spate_replication *repl)
     return poll(&fd, 1, 0) > 0;
 }
 
+size_t spate_replication_queued(const struct spate_replication *repl)
+{
+    int bytes = 0;
+
+    return ioctl(PQsocket(repl->conn), FIONREAD, &bytes) == 0 && bytes > 0 ? (size_t)bytes : 0;
+}
+
 static enum spate_rc send_status(struct spate_replication *repl, const struct spate_ledger *ledger,
                                  int64_t now_ms, bool ask, struct spate_err *err)
 {
@@ -262,6 +271,12 @@ static enum spate_rc flush_out(struct spate_replication *repl, struct spate_err 
     return SPATE_OK;
 }
 
+/* Under load the last word is soon old; when nothing is on its way it is what somebody may be waiting for. */
+static int64_t soon_ms(const struct spate_ledger *ledger)
+{
+    return spate_ledger_idle(ledger) ? STATUS_IDLE_MS : STATUS_SOON_MS;
+}
+
 enum spate_rc spate_replication_tend(struct spate_replication *repl, const struct spate_ledger *ledger,
                                      int64_t now_ms, bool reading, struct spate_err *err)
 {
@@ -275,7 +290,7 @@ enum spate_rc spate_replication_tend(struct spate_replication *repl, const struc
                           "the connection is taken for dead",
                           silent_ms / 1000);
     if (repl->reply_wanted || since_ms >= status_every_ms(repl) ||
-        (ledger->confirmed != repl->said && since_ms >= STATUS_SOON_MS)) {
+        (ledger->confirmed != repl->said && since_ms >= soon_ms(ledger))) {
         /* Our own statuses keep the server from ever asking, so a silent server must be asked (P8, P9). */
         bool ask = reading && silent_ms >= idle_ms(repl) / 4;
 
@@ -289,7 +304,7 @@ enum spate_rc spate_replication_tend(struct spate_replication *repl, const struc
 int spate_replication_due_ms(const struct spate_replication *repl, const struct spate_ledger *ledger,
                              int64_t now_ms)
 {
-    int64_t every = ledger->confirmed != repl->said ? STATUS_SOON_MS : status_every_ms(repl);
+    int64_t every = ledger->confirmed != repl->said ? soon_ms(ledger) : status_every_ms(repl);
     int64_t due = repl->status_ms + every - now_ms;
 
     if (repl->reply_wanted || due < 0)

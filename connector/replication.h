@@ -68,6 +68,8 @@ SPATE_CHECKED enum spate_rc spate_replication_next(struct spate_replication *rep
 SPATE_CHECKED enum spate_rc spate_replication_read(struct spate_replication *repl, struct spate_err *err);
 /* Is there anything to read at this moment? */
 bool spate_replication_readable(const struct spate_replication *repl);
+/* How many bytes wait in the socket (of TLS records, where there is TLS). */
+size_t spate_replication_queued(const struct spate_replication *repl);
 
 /* Sends the status when it is due: at once for a reply, soon after the confirmable LSN moved, and often
  * enough that nobody times out (P7). `reading`: false under back pressure, when silence is our own doing.

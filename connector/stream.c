@@ -15,6 +15,7 @@
 #define TURN_READS    1024   /* of one frame that is larger than libpq's buffer */
 #define DENSE_US      1000   /* frames nearer than this are dense traffic */
 #define PAUSE_NS      200000 /* what lets the server fill the socket instead of sending piecemeal (P97) */
+#define LITTLE_BYTES  8192   /* fewer in the socket are not worth a read while more come */
 #define FULL_RETRY_MS 5      /* the bus is full: how often it is asked again */
 
 /* ---- waiting inside a turn ---- */
@@ -244,6 +245,12 @@ static enum spate_rc drain(struct spate_stream *stream, int64_t now_ms, struct s
         enum spate_rc rc = spate_replication_next(&stream->repl, &stream->ledger, &frame, err);
 
         if (rc == SPATE_AGAIN) {
+            /* In dense traffic the socket is left to fill: reading it as fast as the server writes makes both
+             * work on it at once, message by message (P97). */
+            if (frames > 0 && stream->dense && spate_replication_queued(&stream->repl) < LITTLE_BYTES) {
+                stream->dry = true;
+                break;
+            }
             /* TLS may hold back up to one record that poll cannot see: asked a few times more. */
             if (reads >= enough) {
                 stream->dry = !spate_replication_readable(&stream->repl);

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 
+import psycopg2
+
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from tests.support import cluster, scratch  # noqa: E402
 
@@ -26,6 +28,7 @@ TABLE = """CREATE TABLE public.bench (id bigint PRIMARY KEY, customer integer NO
 ROW = "i, i % 5000, (i % 100000) / 100.0, 'paid', '2026-01-01Z'::timestamptz + i * interval '1 second'"
 # The load is not what is measured, so it may be fast; no checkpoint falls into one row and not into another.
 SETTINGS = {"max_wal_size": "20GB", "shared_buffers": "256MB", "checkpoint_timeout": "1h", "synchronous_commit": "off"}
+POLL = 0.02
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -66,7 +69,7 @@ class Watch:
                 pass
 
     def loop(self):
-        while not self.stopped.wait(0.02):
+        while not self.stopped.wait(0.05):
             self.sample()
 
     def __enter__(self):
@@ -85,17 +88,26 @@ class Bench:
         self.source = cluster.Cluster("benchsrc", **SETTINGS).start()
         self.target = cluster.Cluster("benchtgt", **SETTINGS).start()
         self.dir = scratch.directory("spate-bench-")
-        self.results = {}
+        self.results, self.asking = {}, {}
 
     def walsender(self, slot):
-        def pid():
-            found = self.source.sql("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND active", [slot])
-            return found and found[0][0]
-        return scratch.until(pid, f"slot {slot} is read")
+        return scratch.until(lambda: self.ask(self.source, "SELECT active_pid FROM pg_replication_slots "
+                                              "WHERE slot_name = %s AND active", [slot]), f"slot {slot} is read", every=0.002)
+
+    def ask(self, cluster_, text, args=None):
+        """Over a connection that stays open: asking must not cost what is measured. None: the question has no answer yet."""
+        if cluster_ not in self.asking:
+            self.asking[cluster_] = cluster_.connect().cursor()
+        try:
+            self.asking[cluster_].execute(text, args)
+            row = self.asking[cluster_].fetchone()
+            return row and row[0]
+        except psycopg2.errors.UndefinedTable:
+            return None
 
     def confirmed(self, slot):
-        return self.source.one("SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE slot_name = %s",
-                               [self.until, slot])
+        return self.ask(self.source, "SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE slot_name = %s",
+                        [self.until, slot])
 
     def load(self, name, statement):
         self.source.sql("DROP TABLE IF EXISTS public.bench")
@@ -106,7 +118,7 @@ class Bench:
             self.source.sql("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
         self.source.sql(statement)
         # A few bytes behind the load, so that a keepalive or commit beyond it always comes.
-        self.until = self.source.one("SELECT pg_current_wal_lsn()::text")
+        self.until = self.source.one("SELECT pg_current_wal_insert_lsn()::text")
         self.source.sql("SELECT pg_logical_emit_message(true, 'bench', 'end')")
         self.name = name
 
@@ -167,7 +179,7 @@ class Bench:
             if process.poll() is not None:
                 raise scratch.Failure(f"spate exited with {process.returncode} before: {what}\n{self.tail()}")
             return condition()
-        scratch.until(done, what, 900, every=0.01)
+        scratch.until(done, what, 900, every=POLL)
 
     def tail(self):
         lines = []
@@ -179,11 +191,8 @@ class Bench:
 
     def sunk(self, sink, changes):
         """The position is in the rows' transaction, so it is the cheapest witness."""
-        try:
-            found = self.target.sql(f"SELECT n FROM {sink}.spate_sink WHERE sink = %s", [sink])
-        except Exception:
-            return False
-        return bool(found) and found[0][0] is not None and found[0][0] >= changes
+        n = self.ask(self.target, f"SELECT n FROM {sink}.spate_sink WHERE sink = %s", [sink])
+        return n is not None and n >= changes
 
     def check(self, sink, changes):
         count = self.target.one(f"SELECT count(*) FROM {sink}.bench")
@@ -195,8 +204,9 @@ class Bench:
             self.bare(f"a{attempt}", f"a{attempt}", pause, changes)
 
         config = self.connector_file("b")
-        begin = time.monotonic()
         connector = self.spawn("connector", "-c", config)
+        self.walsender("b")  # like the bare reader's, its time begins with START_REPLICATION
+        begin = time.monotonic()
         with Watch() as watch:
             watch.add("connector", connector.pid)
             self.wait(connector, lambda: self.confirmed("b"), "slot b confirmed")
@@ -233,9 +243,9 @@ class Bench:
         begin = time.monotonic()
         self.target.sql("ALTER SUBSCRIPTION bench ENABLE")
         # The position first: it is cheap to ask for; the count afterwards is the proof.
-        scratch.until(lambda: self.target.one("SELECT coalesce(latest_end_lsn >= %s, false) FROM pg_stat_subscription "
-                                              "WHERE subname = 'bench'", [self.until])
-                      and self.target.one("SELECT count(*) FROM public.bench") == changes, "subscription has all", 900, every=0.05)
+        scratch.until(lambda: self.ask(self.target, "SELECT latest_end_lsn >= %s FROM pg_stat_subscription "
+                                       "WHERE subname = 'bench'", [self.until])
+                      and self.ask(self.target, "SELECT count(*) FROM public.bench") == changes, "subscription has all", 900, every=POLL)
         self.record("e", time.monotonic() - begin, changes)
         self.target.sql("ALTER SUBSCRIPTION bench DISABLE")
         self.target.sql("ALTER SUBSCRIPTION bench SET (slot_name = NONE)")
