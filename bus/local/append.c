@@ -323,6 +323,7 @@ enum spate_rc spate_local_append(struct spate_local_append *a, const struct spat
             continue; /* somebody fenced us: no reader will ever see this try */
         *taken = n;
         a->settled = offset;
+        spate_local_segment_pass(&a->seg, offset);
         ask_ahead(a, offset);
         spate_local_bell_ring(&a->topic->bell->tip);
         return SPATE_OK;

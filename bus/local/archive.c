@@ -239,6 +239,8 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
     if (ended) {
         a->pos = a->hot.base + a->cap;
         spate_local_archive_fini(a);
+    } else {
+        spate_local_segment_pass(&a->hot, upto);
     }
     atomic_store_explicit(&a->topic->ctl->durable, a->pos, memory_order_seq_cst);
     trim(a);

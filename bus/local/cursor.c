@@ -241,6 +241,7 @@ enum spate_rc spate_local_cursor_find(struct spate_local_cursor *c, struct spate
             if (offset + SPATE_LOCAL_UNIT > c->seg.size)
                 return damaged(c, err); /* shorter than its own watermark */
         }
+        spate_local_segment_pass(&c->seg, offset);
         struct spate_local_record *record = spate_local_record_at(&c->seg, offset);
         switch (spate_local_step(record, c->seg.size - offset, &size, len)) {
         case SPATE_LOCAL_STEP_OPEN:

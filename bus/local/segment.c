@@ -137,6 +137,15 @@ void spate_local_segment_unmap(struct spate_local_segment *seg)
     seg->fd = -1;
 }
 
+void spate_local_segment_give_back(struct spate_local_segment *seg, uint64_t offset)
+{
+    const uint64_t upto = (offset - SPATE_LOCAL_PASS) & ~(SPATE_LOCAL_PASS - 1);
+
+    /* It can only fail where pages are larger than 4096 bytes, and then nothing is given back. */
+    madvise(seg->at + SPATE_LOCAL_HEADER + seg->passed, upto - seg->passed, MADV_DONTNEED);
+    seg->passed = upto;
+}
+
 bool spate_local_segment_remove(int dir, uint64_t base)
 {
     char name[SPATE_LOCAL_FILE];

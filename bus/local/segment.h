@@ -11,11 +11,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define SPATE_LOCAL_PASS (UINT64_C(1) << 20) /* what stays mapped behind the place in use */
+
 struct spate_local_segment {
     unsigned char *at; /* the mapping, header first; NULL: none */
     uint64_t base, cap;
-    uint64_t size; /* bytes of records that the file had when it was looked at; an archive file grows */
-    int fd;        /* kept open for archive files (size), else -1 */
+    uint64_t size;   /* bytes of records that the file had when it was looked at; an archive file grows */
+    int fd;          /* kept open for archive files (size), else -1 */
+    uint64_t passed; /* offset below which this mapping's pages were given back */
 };
 
 static inline struct spate_local_segment_header *spate_local_header(const struct spate_local_segment *seg)
@@ -40,6 +43,15 @@ SPATE_CHECKED enum spate_rc spate_local_segment_map(int dir, uint64_t base, uint
                                                     enum spate_local_map how, struct spate_local_segment *seg,
                                                     struct spate_err *err);
 void spate_local_segment_unmap(struct spate_local_segment *seg);
+/* All below `offset` was dealt with: its pages leave this process, a megabyte at a time, so that what a
+ * process has mapped does not grow with the segment. The bytes stay; a look back brings their pages in again.
+ */
+void spate_local_segment_give_back(struct spate_local_segment *seg, uint64_t offset);
+static inline void spate_local_segment_pass(struct spate_local_segment *seg, uint64_t offset)
+{
+    if (offset > seg->passed + 2 * SPATE_LOCAL_PASS)
+        spate_local_segment_give_back(seg, offset);
+}
 void spate_local_segment_look(struct spate_local_segment *seg); /* renews `size` of an archive file */
 
 #define SPATE_LOCAL_FILE 32

@@ -580,6 +580,50 @@ static void a_log_that_is_moved_and_made_anew_is_noticed(void **state)
     a_log_that_leaves_is_noticed(*state, true);
 }
 
+static long mapped_shared_kb(void)
+{
+    char line[128];
+    long kb = -1;
+    FILE *status = fopen("/proc/self/status", "r");
+
+    assert_non_null(status);
+    while (kb < 0 && fgets(line, sizeof line, status))
+        if (strncmp(line, "RssShmem:", 9) == 0)
+            kb = strtol(line + 9, NULL, 10);
+    fclose(status);
+    return kb;
+}
+
+/* Segments of 64 MiB must not count as a process' memory where nobody else has them mapped. */
+static void what_was_passed_leaves_the_process(void **state)
+{
+    enum { RECORDS = 120000 }; /* some 45 MiB, in one segment */
+    struct fixture *f = *state;
+    struct bus_log_acks acks = {0};
+    struct spate_err err = {0};
+    struct spate_reader *r;
+    struct spate_message m;
+    struct spate_writer *w;
+
+    spate_bus_close(f->bus);
+    f->scratch.config.local_segment_bytes = INT64_C(64) << 20;
+    check(spate_bus_open(&f->scratch.config, &f->bus, &err), &err);
+    w = open_writer(f);
+    check(bus_log_publish(w, 1, RECORDS, &acks, &err), &err);
+    check(bus_log_settle(w, RECORDS, &acks, &err), &err);
+    assert_true(spate_writer_end(w).at - (UINT64_C(64) << 20) > UINT64_C(32) << 20);
+    check(spate_bus_reader_open(f->bus, "log", SPATE_SEE_DURABLE, oldest, &r, &err), &err);
+    for (uint64_t n = 1; n <= RECORDS; n++) {
+        check(bus_log_next(r, &m, &err), &err);
+        if (n % 1000 == 0)
+            assert_int_equal(bus_log_number(&m), n);
+    }
+    /* Writer, archiver and reader keep two or three megabytes each. */
+    assert_true(mapped_shared_kb() < 12 * 1024);
+    spate_reader_close(r);
+    spate_writer_close(w);
+}
+
 static void a_position_that_is_no_record_s_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -659,6 +703,7 @@ int main(void)
         TEST(a_reader_in_another_shared_memory_is_told_so),
         TEST(a_log_that_is_removed_and_made_anew_is_noticed),
         TEST(a_log_that_is_moved_and_made_anew_is_noticed),
+        TEST(what_was_passed_leaves_the_process),
         TEST(a_position_that_is_no_record_s_is_refused),
         TEST(an_overtaken_reader_gets_the_exact_gap),
     };
