@@ -153,16 +153,17 @@ class Bench:
 
     def connector_file(self, slot):
         path = os.path.join(self.dir, f"connector-{self.name}-{slot}.yaml")
-        self.bus = os.path.join(self.dir, f"bus-{self.name}-{slot}")
+        hot = scratch.hot_directory()  # removed at the end, as the derived one would not be
+        self.bus = f"{{path: {os.path.join(self.dir, f'bus-{self.name}-{slot}')}, hot: {hot}}}"
         with open(path, "w") as out:
             out.write(f'connector: bench\nsource:\n  postgres: {{url: "{self.source.dsn()}", publication: bench, slot: {slot}}}\n'
-                      f"bus: {{local: {{path: {self.bus}}}}}\n")
+                      f"bus: {{local: {self.bus}}}\n")
         return path
 
     def sink_file(self, name):
         path = os.path.join(self.dir, f"sink-{self.name}-{name}.yaml")
         with open(path, "w") as out:
-            out.write(f'sink: {name}\nfrom: bench\nbus: {{local: {{path: {self.bus}}}}}\n'
+            out.write(f'sink: {name}\nfrom: bench\nbus: {{local: {self.bus}}}\n'
                       f'into: {{postgres: {{url: "{self.target.dsn()}", schema: {name}}}}}\n'
                       f"tables:\n  bench: {{from: public.bench}}\n")
         self.target.sql(f"DROP SCHEMA IF EXISTS {name} CASCADE")
