@@ -10,7 +10,7 @@
 
 #define WAY_ON                                                                                               \
     "Nothing was confirmed or published. When the loss is accepted: spate connector -c FILE --new-epoch "    \
-    "(every sink then asks for everything anew)"
+    "(every sink then stops as stale and is reloaded: docs/operating.md)"
 
 /* One allocation for all the strings. */
 static struct spate_slice put(char **to, struct spate_slice s)
