@@ -5,8 +5,9 @@
  *
  * Thread:   every handle (bus, writer, reader) belongs to the one thread that uses it; different
  *           handles may be used by different threads. A bus outlives its writers and readers.
- * Blocks:   only spate_writer_poll() and spate_reader_wait(), for at most timeout_ms; opening and
- *           closing may wait for the disk.
+ * Blocks:   only spate_writer_poll() and spate_reader_wait(), for at most timeout_ms; opening, seeking and
+ *           closing may wait for the disk or the broker, and so may next() and back() while what is known to
+ *           be in the topic is on its way over the network.
  * Contract: tests/contract/bus_contract_test.c, run against every driver. */
 #ifndef SPATE_BUS_BUS_H
 #define SPATE_BUS_BUS_H
@@ -35,7 +36,7 @@ SPATE_CHECKED enum spate_rc spate_bus_pos_parse(const char *driver, const char *
 enum spate_topic_flags {
     SPATE_TOPIC_CREATE = 1,   /* make it when it is missing */
     SPATE_TOPIC_KEEP = 2,     /* nothing is ever removed from it (compacted by key where the bus can) */
-    SPATE_TOPIC_VOLATILE = 4, /* never durable: survives a killed process, not a reboot */
+    SPATE_TOPIC_VOLATILE = 4, /* never acknowledged: may be gone after a reboot */
     SPATE_TOPIC_SHARED = 8    /* many writers: the writer lock is taken for each publish only */
 };
 
@@ -44,15 +45,16 @@ enum spate_topic_flags {
 struct spate_record {
     struct spate_slice key;   /* may be empty; at most SPATE_BUS_KEY_MOST */
     struct spate_slice value; /* must not be empty */
-    int64_t ts_us;            /* wall clock, the source's commit time where known */
-    uint64_t token;           /* 0: no acknowledgement wanted; else handed back by poll */
+    int64_t ts_us;  /* wall clock, the source's commit time where known; a hint that a bus may drop */
+    uint64_t token; /* 0: no acknowledgement wanted; else handed back by poll */
 };
 
 struct spate_message {
     enum { SPATE_MESSAGE_RECORD, SPATE_MESSAGE_GAP } kind;
     struct spate_bus_pos pos;  /* of this record; of a gap: the first position that is lost */
     struct spate_bus_pos next; /* where the following record begins; of a gap: the first kept one */
-    int64_t ts_us;
+    int64_t
+        ts_us; /* as published, or when the bus took it (Kafka: its own clock, in ms: retention goes by it) */
     struct spate_slice key, value; /* borrowed until the reader's next call; read-only */
 };
 
@@ -100,6 +102,7 @@ struct spate_writer_ops {
     struct spate_bus_pos (*end)(struct spate_writer *);
     struct spate_bus_pos (*durable)(struct spate_writer *);
     size_t (*max_record)(struct spate_writer *);
+    int64_t (*retention_ms)(struct spate_writer *);
     void (*close)(struct spate_writer *);
 };
 
@@ -115,9 +118,10 @@ struct spate_reader_ops {
 };
 
 /* Opens a topic for publishing and owns it until closed, or until the process dies (SHARED: owns it only
- * during each publish). Settles what a killed predecessor left, and returns only when all that the topic
- * holds is durable (docs/hazards.md, where to go on) - a volatile topic excepted.
- * SPATE_FAIL: retry = another process owns it (the text names its pid) or the disk is full for now;
+ * during each publish). On Kafka nobody can own a topic: there the replication slot keeps writers apart, and
+ * the acceptance rule makes a zombie's records harmless (K15). Settles what a killed predecessor left, and
+ * returns only when all that the topic holds is durable (docs/hazards.md, where to go on) - a volatile topic
+ * excepted. SPATE_FAIL: retry = another process owns it (the text names its pid) or the disk is full for now;
  * fatal = the topic cannot be used (wrong version, no permission, wrong file system). */
 SPATE_CHECKED static inline enum spate_rc spate_bus_writer_open(struct spate_bus *bus, const char *topic,
                                                                 unsigned flags, struct spate_writer **writer,
@@ -181,7 +185,8 @@ static inline int spate_writer_fd(struct spate_writer *writer)
     return writer->ops->fd(writer);
 }
 
-/* Where the next record will stand; how far the log is durable. */
+/* Where the next record will stand; how far the log is durable. Equal when all that this writer published is
+ * durable; of a SHARED topic they need not know of other writers' records yet. */
 static inline struct spate_bus_pos spate_writer_end(struct spate_writer *writer)
 {
     return writer->ops->end(writer);
@@ -195,6 +200,11 @@ static inline size_t spate_writer_max_record(struct spate_writer *writer)
 {
     return writer->ops->max_record(writer);
 }
+/* How long a record stays at least before its age removes it, in ms; INT64_MAX: age removes nothing. */
+static inline int64_t spate_writer_retention_ms(struct spate_writer *writer)
+{
+    return writer->ops->retention_ms(writer);
+}
 static inline void spate_writer_close(struct spate_writer *writer)
 {
     if (writer)
@@ -202,8 +212,9 @@ static inline void spate_writer_close(struct spate_writer *writer)
 }
 
 /* SPATE_OK: *message is filled (a record, or a gap: what retention took before it was read).
- * SPATE_AGAIN: nothing more is visible now. SPATE_FAIL: fatal = the log is damaged (position in the text), or
- * was removed or replaced under this reader. */
+ * SPATE_AGAIN: everything up to spate_reader_end(), as it was at the last open, seek or wait, or later, has
+ * been read: recovery rests on it. SPATE_FAIL: retry = the bus does not answer; fatal = the log is damaged
+ * (position in the text), lost its tail, or was removed or replaced under this reader. */
 SPATE_CHECKED static inline enum spate_rc
 spate_reader_next(struct spate_reader *reader, struct spate_message *message, struct spate_err *err)
 {

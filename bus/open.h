@@ -13,6 +13,17 @@ struct spate_bus_config {
     char *local_path;            /* bus.local.path: the durable root */
     char *local_hot;             /* bus.local.hot: the shared-memory root; NULL: derived from the path */
     int64_t local_segment_bytes; /* bus.local.segment_bytes; 0: chosen when the topic is made */
+    struct spate_kafka_config {
+        char *brokers;                 /* "k1:9092,k2:9092"; NULL: the bus is local */
+        struct spate_pairs properties; /* of librdkafka, passed through */
+        char *password_env;            /* where sasl.password is, read at each opening */
+        char *password_file;
+        bool create;                 /* make topics that are missing */
+        int64_t replication_factor;  /* of topics that we make; 0: 3, or as many as there are brokers */
+        int64_t min_insync_replicas; /* 0: 2, or 1 where there is one replica only */
+        int64_t retention_ms;        /* of the stream; 0: no limit by age */
+        int64_t max_message_bytes;   /* largest record of topics that we make */
+    } kafka;
 };
 
 /* Options under "bus."; offsets are relative to struct spate_bus_config. */

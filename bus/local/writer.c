@@ -309,6 +309,12 @@ static size_t max_record(struct spate_writer *base)
     return ((struct writer *)base)->append.max_record;
 }
 
+static int64_t retention_ms(struct spate_writer *base)
+{
+    (void)base;
+    return INT64_MAX;
+}
+
 static void close_writer(struct spate_writer *base)
 {
     struct writer *w = (struct writer *)base;
@@ -328,6 +334,7 @@ static const struct spate_writer_ops writer_ops = {.publish = publish,
                                                    .end = writer_end,
                                                    .durable = writer_durable,
                                                    .max_record = max_record,
+                                                   .retention_ms = retention_ms,
                                                    .close = close_writer};
 
 static enum spate_rc take_lock(struct writer *w, struct spate_err *err)
