@@ -208,6 +208,15 @@ enum spate_continuity spate_epoch_judge(const char *slot, const char *publicatio
             LSN(source->slot.confirmed));
         return broken(err);
     }
+    if (bus->remade) {
+        spate_fail(
+            err, SPATE_FATAL,
+            "the stream's topic begins in the middle of epoch %" PRIu64
+            ", though nothing was removed from its beginning: it was deleted and made anew. Readers that "
+            "had not read all of the old one have lost changes, and their positions mean nothing. " WAY_ON,
+            epoch->epoch);
+        return broken(err);
+    }
     if (!slot_meets_bus(slot, source, half ? epoch->end : bus->greatest_end, err))
         return broken(err);
     return half ? SPATE_CONTINUITY_HALF : SPATE_CONTINUITY_GOES_ON;

@@ -84,6 +84,7 @@ enum spate_rc spate_publisher_open(struct spate_publisher *publisher,
             return rc;
     }
     publisher->max_record = spate_writer_max_record(publisher->stream);
+    publisher->flushed_ms = spate_clock_ms();
     return SPATE_OK;
 }
 
@@ -215,6 +216,8 @@ enum spate_rc spate_publisher_flush(struct spate_publisher *publisher, struct sp
         if (rc == SPATE_AGAIN)
             return SPATE_AGAIN;
     }
+    if (publisher->count)
+        publisher->flushed_ms = spate_clock_ms();
     publisher->count = publisher->done = 0;
     spate_buf_trim(&publisher->bytes, KEEP_BYTES);
     return SPATE_OK;

@@ -37,7 +37,8 @@ struct spate_publisher {
     size_t count; /* records in the batch */
     size_t done;  /* of them the bus has taken already (it said AGAIN) */
     size_t max_record;
-    bool failed; /* the bus can promise nothing more: close, open anew, and recover */
+    int64_t flushed_ms; /* when the stream was given records last; opening counts */
+    bool failed;        /* the bus can promise nothing more: close, open anew, and recover */
 };
 
 /* Opens the bus and takes the stream's writer lock first: nothing is started on Postgres before (K15). While

@@ -35,16 +35,29 @@ bool spate_rule_anchor(const struct spate_head *head, uint64_t epoch, uint64_t c
 
 /* One pass over a stretch of the log. */
 struct pass {
+    const char *driver;
     struct spate_reader *reader;
     struct spate_arena arena;
     struct spate_head head; /* of the current record */
     struct spate_message message;
+    unsigned foreign; /* records that are none of ours */
+    bool second;      /* somebody has looked at them before, and told */
 };
 
-/* The next record's head. SPATE_AGAIN: the end of what is durable. A line that is no message of ours cannot
- * stand in a topic that only connectors write. */
+#define FOREIGN_TOLD 3
+
+static const char *where(const struct pass *pass, char at[SPATE_BUS_POS_TEXT])
+{
+    spate_bus_pos_format(pass->driver, pass->message.pos, at);
+    return at;
+}
+
+/* The next record's head. SPATE_AGAIN: the end of what is durable. Where anyone may write, a line may be none
+ * of ours: it is passed by with a word, since it carries no number and so can hide none. */
 static enum spate_rc step(struct pass *pass, struct spate_err *err)
 {
+    char at[SPATE_BUS_POS_TEXT];
+
     for (;;) {
         enum spate_rc rc = spate_reader_next(pass->reader, &pass->message, err);
 
@@ -53,124 +66,199 @@ static enum spate_rc step(struct pass *pass, struct spate_err *err)
         if (pass->message.kind == SPATE_MESSAGE_GAP)
             continue;
         spate_arena_reset(&pass->arena);
-        if (spate_decode_head(pass->message.value, &pass->head, &pass->arena, err)) {
-            err->verdict = SPATE_FATAL;
-            return spate_err_context(err, "reading the stream's tail at bus position %016" PRIx64,
-                                     pass->message.pos.at);
-        }
-        return SPATE_OK;
+        if (spate_decode_head(pass->message.value, &pass->head, &pass->arena, err) == SPATE_OK)
+            return SPATE_OK;
+        if (err->verdict != SPATE_QUARANTINE)
+            return spate_err_context(err, "reading the stream's tail at %s", where(pass, at));
+        spate_err_context(err, "a record at %s in the stream's topic is passed by", where(pass, at));
+        if (!pass->second && pass->foreign++ < FOREIGN_TOLD)
+            spate_log_err(SPATE_LOG_WARN, "foreign-record", err);
+        *err = (struct spate_err){0};
     }
 }
 
-static void note_end(struct spate_tail *tail, const struct spate_head *head, uint64_t epoch)
+/* What any record tells, accepted or not. */
+static void note(struct spate_tail *tail, const struct spate_head *head, uint64_t epoch)
 {
+    tail->bus.stream_empty = false;
     if (head->epoch > tail->bus.stream_epoch)
         tail->bus.stream_epoch = head->epoch;
-    if (head->epoch != epoch)
-        return;
-    if (head->end >= tail->bus.greatest_end && head->end) {
-        tail->bus.greatest_end = head->end;
-        tail->bus.last_n = head->op == SPATE_OP_EPOCH ? 0 : head->n;
-    }
-    if (head->has_pos && head->pos.commit_lsn > tail->bus.last_commit)
+    if (head->epoch == epoch && head->has_pos && head->pos.commit_lsn > tail->bus.last_commit)
         tail->bus.last_commit = head->pos.commit_lsn;
 }
 
-/* Makes a record the place after which the rule is replayed. */
-static void set_anchor(struct spate_tail *tail, struct spate_rule *rule, const struct pass *pass)
+/* What is known to be part of the stream reaches so far. */
+static void reach(struct spate_tail *tail, const struct spate_head *head, uint64_t n)
+{
+    if (head->end > tail->bus.greatest_end)
+        tail->bus.greatest_end = head->end;
+    if (head->end && n > tail->bus.last_n)
+        tail->bus.last_n = n;
+}
+
+/* ---- the anchor ---- */
+
+/* What is decoded again from C is numbered from `first`: the n of the last change whose transaction is
+ * confirmed. All of them stand on the bus, so it is the greatest n among the confirmed records, wherever they
+ * are: a zombie's repetition of an older one may come after it (K15). Looking backwards, one knows that
+ * nothing greater is hidden further back once a record was met that ends exactly at C, or the change after
+ * `first`. */
+struct search {
+    const struct spate_epoch *epoch;
+    uint64_t confirmed; /* C */
+    bool found, proven;
+    uint64_t first;
+    uint64_t next_n; /* the smallest n that is not confirmed; 0: none was met */
+};
+
+/* A confirmed record: is its number the greatest? The rule is replayed from behind the last record with that
+ * number. There a follower has accepted it, whichever of its repetitions it took; a place that is further on
+ * would only make T lower, which is safe, one before a hole was healed would make it higher, which is not. */
+static void meet_confirmed(struct search *search, struct spate_tail *tail, struct spate_rule *rule,
+                           const struct pass *pass, bool nearer)
 {
     const struct spate_head *head = &pass->head;
+    const uint64_t n = head->op == SPATE_OP_EPOCH ? 0 : head->n;
 
+    reach(tail, head, n);
+    if (head->end == search->confirmed || (head->op == SPATE_OP_EPOCH && search->confirmed <= head->end))
+        search->proven = true;
+    if (search->found && (n < search->first || (n == search->first && !nearer)))
+        return;
+    search->found = true;
+    search->first = n;
+    rule->last = n;
     rule->pos = head->has_pos ? head->pos : (struct spate_pos){0, 0};
-    rule->last = head->op == SPATE_OP_EPOCH ? 0 : head->n;
-    tail->first = rule->last;
     tail->from = pass->message.next;
-    tail->has_align = false;
-    /* A Postgres crash may take C below an epoch's opening: those transactions belong to before it (P15). */
-    tail->skip_below = head->op == SPATE_OP_EPOCH ? head->end : 0;
+}
+
+/* One piece of the log, up to `before`. A record of it comes before all that was met already. */
+static enum spate_rc search_piece(struct search *search, struct spate_tail *tail, struct spate_rule *rule,
+                                  struct pass *pass, struct spate_bus_pos before, struct spate_err *err)
+{
+    const bool found_later = search->found;
+    const uint64_t first_later = search->first;
+    enum spate_rc rc;
+
+    while ((rc = step(pass, err)) == SPATE_OK && pass->message.pos.at < before.at) {
+        const struct spate_head *head = &pass->head;
+
+        note(tail, head, rule->epoch);
+        if (spate_rule_anchor(head, rule->epoch, search->confirmed))
+            meet_confirmed(search, tail, rule, pass, !found_later || search->first > first_later);
+        else if (head->epoch == rule->epoch && spate_op_counts(head->op) &&
+                 (!search->next_n || head->n < search->next_n))
+            search->next_n = head->n;
+    }
+    if (search->found && search->next_n == search->first + 1)
+        search->proven = true;
+    return rc == SPATE_FAIL ? rc : SPATE_OK;
 }
 
 /* Retention took everything at or below C. The oldest record that is left says where to join. */
 static enum spate_rc join_at_oldest(struct spate_tail *tail, struct spate_rule *rule, struct pass *pass,
                                     struct spate_err *err)
 {
-    enum spate_rc rc;
+    char at[SPATE_BUS_POS_TEXT];
+    enum spate_rc rc = spate_reader_seek(pass->reader, (struct spate_start){.from = SPATE_START_OLDEST}, err);
 
+    if (rc != SPATE_OK)
+        return rc;
     do {
         rc = step(pass, err);
         if (rc != SPATE_OK)
             return rc;
+        /* A log from which nothing was removed begins with an epoch's opening: this one was made anew. */
+        if (pass->message.pos.at == 0 && pass->head.op != SPATE_OP_EPOCH)
+            tail->bus.remade = true;
     } while (pass->head.epoch != rule->epoch);
     if (!spate_op_counts(pass->head.op)) {
-        set_anchor(tail, rule, pass);
+        reach(tail, &pass->head, pass->head.n);
+        rule->last = tail->first = pass->head.n;
+        tail->from = pass->message.next;
         tail->skip_below = pass->head.end;
         return SPATE_OK;
     }
     tail->has_align = true;
     tail->align = pass->head.pos;
     tail->first = rule->last = pass->head.n - 1;
-    rule->pos = (struct spate_pos){0, 0};
     tail->from = pass->message.pos;
+    spate_log(SPATE_LOG_WARN, "anchor-removed",
+              "at=%s lsn=%X/%X n=%" PRIu64
+              " detail=\"retention removed what the slot has confirmed: changes before this one are taken as "
+              "removed from the bus as well\"",
+              where(pass, at), LSN(pass->head.pos.commit_lsn), pass->head.n);
     return SPATE_OK;
 }
 
-/* Pieces from the end towards the beginning; the last anchor of the first piece that has one. */
-static enum spate_rc find_anchor(struct spate_tail *tail, struct spate_rule *rule, struct pass *pass,
-                                 uint64_t confirmed, struct spate_err *err)
+/* The stream ends in another epoch than `_schemas`: the judge has a word for that, when looking further back
+ * cannot change it. A zombie of the epoch before may have had the last word (K15). */
+static bool is_of_another_epoch(const struct search *search, const struct spate_tail *tail, uint64_t epoch)
 {
+    if (tail->bus.stream_empty || search->found || tail->bus.stream_epoch == epoch)
+        return false;
+    return tail->bus.stream_epoch > epoch || search->confirmed <= search->epoch->end;
+}
+
+/* Pieces from the end towards the beginning, until the anchor is found and proven. */
+static enum spate_rc find_anchor(struct spate_tail *tail, struct spate_rule *rule, struct pass *pass,
+                                 const struct spate_epoch *epoch, uint64_t confirmed, struct spate_err *err)
+{
+    struct search search = {.epoch = epoch, .confirmed = confirmed};
     struct spate_bus_pos before = spate_reader_end(pass->reader), start;
-    bool found = false;
 
     tail->bus.stream_empty = true;
-    while (!found) {
+    while (!search.proven) {
         enum spate_rc rc = spate_reader_back(pass->reader, before, &start, err);
 
         if (rc == SPATE_FAIL)
             return rc;
         if (rc == SPATE_END)
             break;
-        while ((rc = step(pass, err)) == SPATE_OK && pass->message.pos.at < before.at) {
-            tail->bus.stream_empty = false;
-            note_end(tail, &pass->head, rule->epoch);
-            if (spate_rule_anchor(&pass->head, rule->epoch, confirmed)) {
-                set_anchor(tail, rule, pass);
-                found = true;
-            }
-        }
-        if (rc == SPATE_FAIL)
-            return rc;
-        /* The stream ends in another epoch: the judge has a word for it. A piece without a record says
-         * nothing: a writer that is killed in a segment's first publish leaves only padding there. */
-        if (!found && !tail->bus.stream_empty && tail->bus.stream_epoch != rule->epoch)
+        if (search_piece(&search, tail, rule, pass, before, err))
+            return SPATE_FAIL;
+        if (is_of_another_epoch(&search, tail, rule->epoch))
             return SPATE_OK;
         before = start;
     }
-    if (found || tail->bus.stream_empty)
+    if (tail->bus.stream_empty || tail->bus.stream_epoch != rule->epoch)
         return SPATE_OK;
-    if (spate_reader_seek(pass->reader, (struct spate_start){.from = SPATE_START_OLDEST}, err))
-        return SPATE_FAIL;
-    return join_at_oldest(tail, rule, pass, err);
+    if (!search.found)
+        return join_at_oldest(tail, rule, pass, err);
+    tail->first = search.first;
+    /* A Postgres crash may take C below an epoch's opening: those transactions belong to before it (P15). */
+    tail->skip_below = epoch->end;
+    return SPATE_OK;
 }
 
 static enum spate_rc replay(struct spate_tail *tail, struct spate_rule *rule, struct pass *pass,
                             struct spate_err *err)
 {
+    char at[SPATE_BUS_POS_TEXT];
     enum spate_rc rc;
 
     if (spate_reader_seek(pass->reader, (struct spate_start){SPATE_START_AT, tail->from}, err))
         return SPATE_FAIL;
     while ((rc = step(pass, err)) == SPATE_OK) {
-        note_end(tail, &pass->head, rule->epoch);
-        if (spate_rule_feed(rule, &pass->head) != SPATE_DIVERGED)
+        const struct spate_head *head = &pass->head;
+        enum spate_ruling ruling = spate_rule_feed(rule, head);
+
+        note(tail, head, rule->epoch);
+        /* Nothing that follows a hole has been reached: a change counts when it is accepted, what stands
+         * between transactions when it does not claim more than was accepted. */
+        if (ruling == SPATE_ACCEPT || (ruling == SPATE_DROP && head->epoch == rule->epoch &&
+                                       !spate_op_counts(head->op) && head->op != SPATE_OP_EPOCH))
+            reach(tail, head, head->n);
+        if (ruling != SPATE_DIVERGED)
             continue;
         err->exit_code = SPATE_EXIT_FENCED;
         err->lsn = pass->head.pos.commit_lsn;
         return spate_fail(err, SPATE_FATAL,
-                          "the stream contradicts itself at bus position %016" PRIx64 ": number %" PRIu64
+                          "the stream contradicts itself at %s: number %" PRIu64
                           " stands there with a place in the source's log that does not fit number %" PRIu64
                           ". Two writers with different histories wrote to it. Nothing was confirmed or "
                           "published; go on with: spate connector -c FILE --new-epoch",
-                          pass->message.pos.at, pass->head.n, rule->last);
+                          where(pass, at), pass->head.n, rule->last);
     }
     if (rc == SPATE_FAIL)
         return rc;
@@ -184,14 +272,14 @@ enum spate_rc spate_recovery_tail(struct spate_bus *bus, const char *topic,
                                   struct spate_tail *tail, struct spate_err *err)
 {
     struct spate_rule rule = {.epoch = newest->present ? newest->epoch.epoch : 0};
-    struct pass pass = {0};
+    struct pass pass = {.driver = bus->ops->name};
     enum spate_rc rc;
 
     *tail = (struct spate_tail){0};
     rc = spate_bus_reader_open(bus, topic, SPATE_SEE_DURABLE, (struct spate_start){.from = SPATE_START_NOW},
                                &pass.reader, err);
     if (rc == SPATE_OK)
-        rc = find_anchor(tail, &rule, &pass, confirmed, err);
+        rc = find_anchor(tail, &rule, &pass, &newest->epoch, confirmed, err);
     if (rc == SPATE_OK && tail->bus.stream_epoch == rule.epoch && !tail->bus.stream_empty)
         rc = replay(tail, &rule, &pass, err);
     else if (rc == SPATE_AGAIN)
@@ -205,7 +293,7 @@ enum spate_rc spate_recheck_open(struct spate_recheck *recheck, struct spate_bus
                                  uint64_t epoch, const struct spate_tail *tail, struct spate_err *err)
 {
     spate_recheck_close(recheck);
-    *recheck = (struct spate_recheck){.epoch = epoch, .last = tail->last};
+    *recheck = (struct spate_recheck){.driver = bus->ops->name, .epoch = epoch, .last = tail->last};
     if (tail->first == tail->last)
         return SPATE_OK;
     return spate_bus_reader_open(bus, topic, SPATE_SEE_DURABLE,
@@ -238,7 +326,8 @@ static enum spate_rc seek_number(struct pass *pass, const struct spate_recheck *
 enum spate_rc spate_recheck_change(struct spate_recheck *recheck, const struct spate_change *change,
                                    struct spate_err *err)
 {
-    struct pass pass = {.reader = recheck->reader, .arena = recheck->arena};
+    struct pass pass = {
+        .driver = recheck->driver, .reader = recheck->reader, .arena = recheck->arena, .second = true};
     struct spate_meta meta = {0};
     enum spate_rc rc = seek_number(&pass, recheck, change->n, err);
 

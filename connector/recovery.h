@@ -49,8 +49,9 @@ struct spate_tail {
     struct spate_bus_pos from; /* where the comparing reader begins */
 };
 
-/* Reads the durable stream backwards until the anchor, then forwards to its end. All of the stream must be
- * durable (the writer's open has seen to it). */
+/* Reads the durable stream backwards until the anchor, then forwards to its end. Right with zombies,
+ * repetitions and holes in the log (tests/unit/connector_rule_test.c). All of the stream must be durable (the
+ * writer's open has seen to it). */
 SPATE_CHECKED enum spate_rc spate_recovery_tail(struct spate_bus *bus, const char *topic,
                                                 const struct spate_epoch_record *newest, uint64_t confirmed,
                                                 struct spate_tail *tail, struct spate_err *err);
@@ -58,6 +59,7 @@ SPATE_CHECKED enum spate_rc spate_recovery_tail(struct spate_bus *bus, const cha
 /* ---- comparing ---- */
 
 struct spate_recheck {
+    const char *driver;          /* of the bus, for positions in texts */
     struct spate_reader *reader; /* owned; NULL when there is nothing (more) to compare */
     uint64_t epoch;
     uint64_t last; /* T */

@@ -12,7 +12,7 @@
 #include <stdio.h>
 
 #define CONNECT_MS 15000
-#define ROUNDS     4 /* setting up, an epoch on purpose, and looking once more: never more than that */
+#define ROUNDS     6 /* setting up, an epoch on purpose, and looking once more: never more than that */
 
 /* ---- the bus ---- */
 
@@ -63,17 +63,48 @@ static enum spate_rc read_schemas(struct spate_stream *stream, struct spate_err 
     return rc == SPATE_AGAIN ? SPATE_OK : rc;
 }
 
+/* The bus was opened anew: is it the one that this process has published to (K10)? */
+static enum spate_rc same_bus(const struct spate_stream *stream, const struct spate_epoch_record *before,
+                              struct spate_err *err)
+{
+    const struct spate_epoch *now = &stream->epoch.epoch, *then = &before->epoch;
+
+    if (!before->present ||
+        (stream->epoch.present &&
+         (now->epoch > then->epoch || (now->epoch == then->epoch && spate_slice_eq(now->uuid, then->uuid)))))
+        return SPATE_OK;
+    err->exit_code = SPATE_EXIT_FENCED;
+    return spate_fail(
+        err, SPATE_FATAL,
+        "topic %s held epoch %" PRIu64 " (%.*s) and holds %s now: the bus was emptied or "
+        "replaced while this connector was publishing to it. Nothing more was confirmed. When the "
+        "loss is accepted: spate connector -c FILE --new-epoch (every sink then stops as stale and "
+        "is reloaded: docs/operating.md)",
+        stream->publisher.schemas_topic, then->epoch, SPATE_SLICE_ARG(then->uuid),
+        stream->epoch.present ? "another one" : "none");
+}
+
 enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *err)
 {
+    struct spate_epoch_record before = stream->epoch;
     enum spate_rc rc = spate_publisher_open(&stream->publisher, stream->config, err);
 
     /* What an earlier opening had found may be more than the bus kept. */
     spate_relations_fini(&stream->relations);
     spate_versions_free(stream->versions);
     stream->versions = spate_versions_new();
-    spate_epoch_drop(&stream->epoch);
+    stream->epoch = (struct spate_epoch_record){0};
     if (rc == SPATE_OK)
         rc = read_schemas(stream, err);
+    if (rc == SPATE_OK)
+        rc = same_bus(stream, &before, err);
+    /* What was known stays known until the bus was seen again. */
+    if (rc == SPATE_OK || !before.present) {
+        spate_epoch_drop(&before);
+    } else {
+        spate_epoch_drop(&stream->epoch);
+        stream->epoch = before;
+    }
     /* Half of `_schemas` would be taken for all of it: an open publisher says that it was read to its end. */
     if (rc != SPATE_OK)
         spate_publisher_close(&stream->publisher);
@@ -117,14 +148,58 @@ static enum spate_rc connect_source(struct spate_stream *stream, struct spate_er
 
 /* ---- the place ---- */
 
+/* An epoch is opened by one connector at a time, and never beside one that is still streaming: on a bus that
+ * knows no owner two of them would open two (K15), or one's confirmed changes would fall into the other's
+ * past. The lock is the session's on the source, and goes with it.
+ * SPATE_AGAIN: it is ours now, and what was found before may be old: look again. */
+static enum spate_rc take_opening(struct spate_stream *stream, const struct spate_source_state *source,
+                                  bool *mine, struct spate_err *err)
+{
+    const char *slot = stream->config->source.slot;
+    PGresult *res = NULL;
+    enum spate_rc rc;
+
+    if (*mine)
+        return SPATE_OK;
+    if (source->slot.exists && source->slot.active_pid)
+        return spate_fail(
+            err, SPATE_RETRY,
+            "a new epoch is to be opened, and replication slot \"%s\" is in use by server process "
+            "%" PRId64 ": another connector, or an earlier connection that the server has not yet "
+            "given up (at most wal_sender_timeout). It is opened when the slot is free",
+            slot, source->slot.active_pid);
+    rc = spate_pg_exec_params(
+        stream->sql,
+        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('spate epoch ' || $1, 0))", 1,
+        &slot, PGRES_TUPLES_OK, &res, err);
+    if (rc != SPATE_OK)
+        return rc;
+    *mine = PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 't';
+    PQclear(res);
+    if (!*mine)
+        return spate_fail(err, SPATE_RETRY,
+                          "another connector is opening an epoch from replication slot \"%s\" at this moment",
+                          slot);
+    rc = read_schemas(stream, err);
+    return rc == SPATE_OK ? SPATE_AGAIN : rc;
+}
+
+static enum spate_rc release_opening(struct spate_stream *stream, struct spate_err *err)
+{
+    return spate_pg_exec_params(stream->sql, "SELECT pg_catalog.pg_advisory_unlock_all()", 0, NULL,
+                                PGRES_TUPLES_OK, NULL, err);
+}
+
 /* Looks at source and bus until they meet. *source is what was true then. */
 static enum spate_rc find_place(struct spate_stream *stream, struct spate_source_state *source,
                                 bool *new_epoch, struct spate_err *err)
 {
     const struct spate_connector_config *config = stream->config;
+    bool mine = false;
 
     for (int round = 0; round < ROUNDS; round++) {
         struct spate_err verdict = {0};
+        enum spate_continuity continuity;
         enum spate_rc rc;
 
         /* Durable before it is believed: what only stood in memory could be confirmed and then be lost. */
@@ -136,8 +211,17 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
                                      source->slot.confirmed, &stream->tail, err);
         if (rc != SPATE_OK)
             return rc;
-        switch (spate_epoch_judge(config->source.slot, config->source.publication, source, &stream->epoch,
-                                  &stream->tail.bus, &verdict)) {
+        continuity = spate_epoch_judge(config->source.slot, config->source.publication, source,
+                                       &stream->epoch, &stream->tail.bus, &verdict);
+        if (continuity == SPATE_CONTINUITY_FIRST || continuity == SPATE_CONTINUITY_HALF ||
+            (*new_epoch && continuity != SPATE_CONTINUITY_UNUSABLE)) {
+            rc = take_opening(stream, source, &mine, err);
+            if (rc == SPATE_AGAIN)
+                continue;
+            if (rc != SPATE_OK)
+                return rc;
+        }
+        switch (continuity) {
         case SPATE_CONTINUITY_UNUSABLE:
             *err = verdict;
             return SPATE_FAIL;
@@ -162,7 +246,7 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
             break;
         case SPATE_CONTINUITY_GOES_ON:
             if (!*new_epoch)
-                return SPATE_OK;
+                return mine ? release_opening(stream, err) : SPATE_OK;
             rc = spate_opening_continue(stream, source, err);
             *new_epoch = rc != SPATE_OK;
             break;

@@ -312,6 +312,12 @@ static enum spate_rc check_tail_came(struct spate_stream *stream, struct spate_e
         stream->tail.last, LSN(stream->tail.last_commit), LSN(stream->repl.wal_end), stream->tx.next_n);
 }
 
+/* How long the topic may go without a record: a quarter of what it keeps them. */
+static int64_t keep_alive_ms(const struct spate_stream *stream)
+{
+    return spate_writer_retention_ms(stream->publisher.stream) / 4;
+}
+
 /* P4: nothing is confirmed that the bus does not carry, so walEnd is carried first. */
 static enum spate_rc heartbeat(struct spate_stream *stream, int64_t now_ms, struct spate_err *err)
 {
@@ -325,12 +331,19 @@ static enum spate_rc heartbeat(struct spate_stream *stream, int64_t now_ms, stru
     /* The bus already carries everything up to the floor, and the source has come past it. */
     if (stream->floor > stream->ledger.published && wal_end >= stream->floor)
         return spate_ledger_found(&stream->ledger, stream->floor, err);
-    if (wal_end <= stream->ledger.published || wal_end <= stream->floor)
-        return SPATE_OK;
-    if (!stream->repl.reply_wanted && now_ms - stream->heartbeat_ms < stream->config->heartbeat_ms)
-        return SPATE_OK;
-    if (spate_ledger_add(&stream->ledger, wal_end, &token, err))
-        return SPATE_FAIL;
+    if (wal_end <= stream->ledger.published || wal_end <= stream->floor) {
+        /* Nothing new to say. A topic that age would empty must not lose its last word: without it a restart
+         * could not tell an idle stream from a lost one. */
+        if (!stream->ledger.confirmed || now_ms - stream->publisher.flushed_ms < keep_alive_ms(stream))
+            return SPATE_OK;
+        wal_end = stream->ledger.confirmed > stream->floor ? stream->ledger.confirmed : stream->floor;
+        token = 0;
+    } else {
+        if (!stream->repl.reply_wanted && now_ms - stream->heartbeat_ms < stream->config->heartbeat_ms)
+            return SPATE_OK;
+        if (spate_ledger_add(&stream->ledger, wal_end, &token, err))
+            return SPATE_FAIL;
+    }
     spate_publisher_heartbeat(&stream->publisher,
                               &(struct spate_heartbeat){.at = stream->tx.next_n - 1,
                                                         .epoch = stream->tx.epoch,

@@ -235,6 +235,93 @@ static void K2_what_follows_a_hole_does_not_count(void **state)
     assert_int_equal(tail.last, 3);
 }
 
+/* A zombie repeats a confirmed change after newer ones: what comes again must not be numbered from there. */
+static void K15_a_zombies_repetition_is_no_anchor(void **state)
+{
+    (void)state;
+    put_epoch(1, 100);
+    put(1, 1, 110, 1, 120);
+    put(1, 2, 130, 1, 140);
+    put(1, 3, 150, 1, 160);
+    put(1, 1, 110, 1, 120);
+    find(140);
+    assert_int_equal(tail.first, 2);
+    assert_int_equal(tail.last, 3);
+    put_epoch(1, 100); /* even the opening may come again */
+    find(140);
+    assert_int_equal(tail.first, 2);
+    assert_int_equal(tail.last, 3);
+    find(160);
+    assert_int_equal(tail.first, 3);
+    assert_int_equal(tail.last, 3);
+    put_heartbeat(1, 1, 125);
+    find(160);
+    assert_int_equal(tail.first, 3);
+    assert_int_equal(tail.bus.greatest_end, 160);
+}
+
+/* The slot stands at no record's end (somebody advanced it): only the whole log tells. */
+static void K15_without_a_proof_all_of_the_log_is_searched(void **state)
+{
+    enum { PAIRS = 60000 };
+
+    (void)state;
+    put_epoch(1, 100);
+    for (uint64_t n = 1; n <= 5; n++)
+        put(1, n, 100 + n * 10, 1, 105 + n * 10);
+    for (int i = 0; i < PAIRS; i++) /* more than a reader's piece of them */
+        put(1, 3, 130, 1, 135);
+    find(152);
+    assert_int_equal(tail.first, 5);
+    assert_int_equal(tail.last, 5);
+}
+
+/* What stands beyond a hole has not been reached: neither the slot nor a new epoch may rest on it. */
+static void K2_a_remnant_beyond_a_hole_is_not_reached(void **state)
+{
+    (void)state;
+    put_epoch(1, 100);
+    put(1, 1, 110, 1, 120);
+    put(1, 3, 150, 1, 160);
+    put_heartbeat(1, 3, 170);
+    find(120);
+    assert_int_equal(tail.bus.greatest_end, 120);
+    assert_int_equal(tail.bus.last_n, 1);
+    assert_int_equal(tail.bus.last_commit, 150); /* the source had it, though: its WAL cannot be older */
+    put(1, 2, 130, 1, 140);
+    put(1, 3, 150, 1, 160);
+    find(160);
+    assert_int_equal(tail.first, 3);
+    assert_int_equal(tail.last, 3);
+    assert_int_equal(tail.bus.greatest_end, 160);
+}
+
+static void a_foreign_record_is_passed_by_and_a_newer_format_is_not(void **state)
+{
+    static const char *const lines[] = {"hello", "{\"spate\":1,\"op\":\"insert\"}",
+                                        "{\"spate\":99,\"op\":\"insert\",\"n\":2}"};
+    struct spate_record record = {0};
+    size_t taken;
+
+    (void)state;
+    put_epoch(1, 100);
+    put(1, 1, 110, 1, 120);
+    settle();
+    for (size_t i = 0; i < 3; i++) {
+        record.value = spate_slice_str(lines[i]);
+        assert_int_equal(spate_writer_publish(publisher.stream, &record, 1, &taken, &err), SPATE_OK);
+        if (i == 1) {
+            find(120);
+            assert_int_equal(tail.last, 1);
+        }
+    }
+    settle();
+    assert_int_equal(spate_recovery_tail(publisher.bus, publisher.topic, &newest, 120, &tail, &err),
+                     SPATE_FAIL);
+    assert_int_equal(err.verdict, SPATE_FATAL);
+    assert_non_null(strstr(err.text, "format 99"));
+}
+
 /* A writer that was killed in its first publish into a segment leaves nothing there but padding. */
 static void a_newest_segment_without_a_record_is_passed_by(void **state)
 {
@@ -386,6 +473,10 @@ int main(void)
         T(the_newest_epoch_is_what_counts),
         T(a_half_opened_epoch_is_seen),
         T(K2_what_follows_a_hole_does_not_count),
+        T(K15_a_zombies_repetition_is_no_anchor),
+        T(K15_without_a_proof_all_of_the_log_is_searched),
+        T(K2_a_remnant_beyond_a_hole_is_not_reached),
+        T(a_foreign_record_is_passed_by_and_a_newer_format_is_not),
         T(a_newest_segment_without_a_record_is_passed_by),
         T(a_long_tail_is_found_piece_by_piece),
         T(P75_what_comes_again_is_compared_in_step),
