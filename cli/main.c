@@ -2,12 +2,14 @@
 #include "cli/cli.h"
 
 #include "core/alloc.h"
+#include "core/failpoint.h"
 #include "core/options.h"
 #include "core/signals.h"
 
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -59,10 +61,40 @@ static void guard_descriptors(void)
         close(fd);
 }
 
+#ifdef FAILPOINTS
+/* The build for tests of crashes (core/failpoint.h). False: the process is to end with *result. */
+static bool failpoints(int argc, char **argv, enum spate_exit *result)
+{
+    struct spate_err err = {0};
+
+    if (argc == 2 && strcmp(argv[1], "failpoints") == 0) {
+        spate_failpoint_list(stdout);
+        *result = SPATE_EXIT_OK;
+        return false;
+    }
+    if (spate_failpoint_init(getenv("SPATE_FP"), &err) == SPATE_OK)
+        return true;
+    fprintf(stderr, "spate: %s\nthe failpoints are:\n", err.text);
+    spate_failpoint_list(stderr);
+    *result = SPATE_EXIT_CONFIG;
+    return false;
+}
+#else
+static bool failpoints(int argc, char **argv, enum spate_exit *result)
+{
+    (void)argc, (void)argv, (void)result;
+    return true;
+}
+#endif
+
 int main(int argc, char **argv)
 {
+    enum spate_exit result;
+
     guard_descriptors();
     signal(SIGPIPE, SIG_IGN);
+    if (!failpoints(argc, argv, &result))
+        return (int)result;
     if (argc < 2) {
         list(stderr);
         return SPATE_EXIT_CONFIG;
