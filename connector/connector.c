@@ -4,6 +4,7 @@
 #include "connector/lsn.h"
 #include "connector/session.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
 
@@ -144,6 +145,7 @@ static enum spate_rc stop(struct connector *c, struct spate_err *err)
         struct pollfd fd = {.fd = spate_writer_fd(stream->publisher.stream), .events = POLLIN};
         poll(&fd, 1, 5);
     }
+    SPATE_FAILPOINT(connector_stop);
     spate_replication_finish(&stream->repl, &stream->ledger, 1000);
     spate_log(SPATE_LOG_INFO, "stopped",
               "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64 " changes=%" PRIu64 " stalled_ms=%" PRIu64,

@@ -5,6 +5,7 @@
 #include "connector/preflight.h"
 #include "connector/setup.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/hash.h"
 #include "core/log.h"
 
@@ -47,6 +48,7 @@ static enum spate_rc open_epoch(struct spate_stream *stream, const struct spate_
         .slot = spate_slice_str(stream->config->source.slot),
         .publication = spate_slice_str(stream->config->source.publication),
     };
+    SPATE_FAILPOINT(connector_epoch_before);
     while ((rc = spate_publisher_schemas_epoch(&stream->publisher, &epoch, err)) == SPATE_AGAIN) {
         rc = spate_stream_serve(stream, -1, err);
         if (rc != SPATE_OK)
@@ -54,10 +56,12 @@ static enum spate_rc open_epoch(struct spate_stream *stream, const struct spate_
     }
     if (rc == SPATE_OK)
         rc = spate_stream_schemas_durable(stream, err);
+    SPATE_FAILPOINT(connector_epoch_known);
     if (rc == SPATE_OK)
         rc = publish_epoch(stream, &epoch, err);
     if (rc != SPATE_OK)
         return rc;
+    SPATE_FAILPOINT(connector_epoch_open);
     spate_epoch_keep(&stream->epoch, &epoch);
     spate_log(SPATE_LOG_INFO, "epoch", "epoch=%" PRIu64 " uuid=%s lsn=%X/%X previous=%s why=%s", epoch.epoch,
               uuid, LSN(epoch.end),

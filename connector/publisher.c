@@ -2,6 +2,7 @@
 #include "connector/publisher.h"
 
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
 
@@ -209,7 +210,11 @@ enum spate_rc spate_publisher_flush(struct spate_publisher *publisher, struct sp
                 .token = b->token,
             };
         }
-        rc = spate_writer_publish(publisher->stream, records, count, &taken, err);
+        if (SPATE_FAILPOINT_FAILS(connector_publish))
+            rc = spate_fail(err, SPATE_RETRY, "the bus took nothing, as SPATE_FP asked");
+        else
+            rc = spate_writer_publish(publisher->stream, records, count, &taken, err);
+        SPATE_FAILPOINT(connector_published);
         publisher->done += taken;
         if (rc == SPATE_FAIL)
             return bus_failed(publisher, publisher->topic, err);
@@ -226,6 +231,7 @@ enum spate_rc spate_publisher_flush(struct spate_publisher *publisher, struct sp
 static void on_durable(void *arg, uint64_t token)
 {
     spate_ledger_durable(arg, token);
+    SPATE_FAILPOINT(connector_durable);
 }
 
 static void ignore_token(void *arg, uint64_t token)
@@ -253,6 +259,7 @@ enum spate_rc spate_publisher_settle(struct spate_publisher *publisher, struct s
     for (;;) {
         enum spate_rc rc = spate_publisher_flush(publisher, err);
 
+        SPATE_FAILPOINT(connector_settle);
         if (rc == SPATE_FAIL || poll_stream(publisher, ledger, DURABLE_POLL_MS, err))
             return SPATE_FAIL;
         if (rc == SPATE_OK &&
@@ -285,6 +292,7 @@ enum spate_rc spate_publisher_schema(struct spate_publisher *publisher, const st
     spate_buf_printf(&key, "{\"schema\":%.*s,\"table\":%.*s,\"v\":%" PRIu32 "}",
                      SPATE_SLICE_ARG(table->json_schema), SPATE_SLICE_ARG(table->json_name), table->v);
     rc = publish_schemas(publisher, spate_buf_view(&key), spate_buf_view(&value), now_us, err);
+    SPATE_FAILPOINT(connector_schema_published);
     spate_buf_fini(&value);
     spate_buf_fini(&key);
     return rc;

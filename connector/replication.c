@@ -10,6 +10,7 @@
 #include "connector/lsn.h"
 #include "core/buf.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/signals.h"
 
 #include <inttypes.h>
@@ -140,6 +141,7 @@ enum spate_rc spate_replication_start(struct spate_replication *repl, const char
         return rc;
     if (PQsetnonblocking(repl->conn, 1))
         return spate_pg_fail(err, repl->conn, NULL, "cannot make the replication socket non-blocking");
+    SPATE_FAILPOINT(connector_started);
     repl->copying = true;
     repl->said = lsn;
     repl->read_ms = repl->status_ms = spate_clock_ms();
@@ -238,6 +240,8 @@ static enum spate_rc send_status(struct spate_replication *repl, const struct sp
     spate_store_u64(status + 17, ledger->confirmed);
     spate_store_u64(status + 25, (uint64_t)(spate_clock_wall_us() - POSTGRES_EPOCH_US));
     status[33] = (char)ask;
+    if (ledger->confirmed != repl->said)
+        SPATE_FAILPOINT(connector_confirm);
     sent = PQputCopyData(repl->conn, status, (int)sizeof status);
     if (sent < 0)
         return spate_pg_fail(err, repl->conn, NULL, "lost the replication connection");
@@ -268,6 +272,7 @@ static enum spate_rc flush_out(struct spate_replication *repl, struct spate_err 
     if (left < 0)
         return spate_pg_fail(err, repl->conn, NULL, "lost the replication connection");
     repl->flush_pending = left > 0;
+    SPATE_FAILPOINT(connector_confirmed);
     return SPATE_OK;
 }
 

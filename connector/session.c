@@ -6,6 +6,7 @@
 #include "connector/preflight.h"
 #include "connector/setup.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 
 #include <inttypes.h>
@@ -94,6 +95,7 @@ enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *e
     spate_versions_free(stream->versions);
     stream->versions = spate_versions_new();
     stream->epoch = (struct spate_epoch_record){0};
+    SPATE_FAILPOINT(connector_bus_opened);
     if (rc == SPATE_OK)
         rc = read_schemas(stream, err);
     if (rc == SPATE_OK)
@@ -206,6 +208,7 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
         rc = spate_publisher_settle(&stream->publisher, &stream->ledger, err);
         if (rc == SPATE_OK)
             rc = spate_preflight_state(&stream->repl, stream->sql, config->source.slot, source, err);
+        SPATE_FAILPOINT(connector_tail);
         if (rc == SPATE_OK)
             rc = spate_recovery_tail(stream->publisher.bus, stream->publisher.topic, &stream->epoch,
                                      source->slot.confirmed, &stream->tail, err);
@@ -380,6 +383,7 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
               "system=%s timeline=%" PRIu32 " database=%s server=%d slot=%s lsn=%X/%X", source.system,
               source.timeline, spate_log_quote(quoted, sizeof quoted, source.database),
               PQserverVersion(stream->sql), config->source.slot, LSN(source.slot.confirmed));
+    SPATE_FAILPOINT(connector_tail_found);
     rc = start(stream, source.slot.confirmed, err);
     if (rc == SPATE_OK)
         rc = spate_recheck_open(&stream->recheck, stream->publisher.bus, stream->publisher.topic,

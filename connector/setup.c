@@ -2,6 +2,7 @@
 #include "connector/setup.h"
 
 #include "core/alloc.h"
+#include "core/failpoint.h"
 #include "core/glob.h"
 #include "core/log.h"
 
@@ -212,6 +213,7 @@ enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_
                           "cannot create publication \"%s\" for %u tables (its maker must own them; an owner "
                           "can create it beforehand)",
                           config->source.publication, count);
+    SPATE_FAILPOINT(connector_publication_created);
     if (rc == SPATE_OK)
         spate_log(SPATE_LOG_INFO, "publication-created", "publication=%s tables=%u",
                   spate_log_quote(quoted, sizeof quoted, config->source.publication), count);
@@ -301,6 +303,7 @@ enum spate_rc spate_setup_slot(struct spate_replication *repl, PGconn *sql,
             "creating replication slot \"%s\" was given up after five minutes: open transactions kept "
             "it waiting (named above). End them, or wait; it is tried again",
             config->source.slot);
+    SPATE_FAILPOINT(connector_slot_created);
     if (rc == SPATE_OK)
         spate_log(SPATE_LOG_INFO, "slot-created", "slot=%s lsn=%s", config->source.slot,
                   PQgetvalue(res, 0, 1));
@@ -315,6 +318,7 @@ enum spate_rc spate_setup_drop_slot(PGconn *sql, const char *slot, struct spate_
                                             PGRES_TUPLES_OK, &res, err);
 
     PQclear(res);
+    SPATE_FAILPOINT(connector_slot_dropped);
     if (rc == SPATE_OK)
         spate_log(SPATE_LOG_INFO, "slot-dropped", "slot=%s text=\"it was invalidated\"", slot);
     return rc;

@@ -3,6 +3,7 @@
 
 #include "connector/lsn.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
 
@@ -75,6 +76,7 @@ enum spate_rc spate_stream_schemas_durable(struct spate_stream *stream, struct s
         if (rc != SPATE_OK)
             return rc;
     }
+    SPATE_FAILPOINT(connector_schemas_durable);
     return rc;
 }
 
@@ -103,6 +105,7 @@ static enum spate_rc settle(struct spate_stream *stream, uint64_t end, struct sp
     if (change->n <= stream->tail.last) {
         /* It stands on the bus already, durably: compared, not published again. */
         rc = spate_recheck_change(&stream->recheck, change, err);
+        SPATE_FAILPOINT(connector_compared);
         if (rc == SPATE_OK && end)
             rc = spate_ledger_found(&stream->ledger, end, err);
     } else {
@@ -112,6 +115,8 @@ static enum spate_rc settle(struct spate_stream *stream, uint64_t end, struct sp
         if (rc == SPATE_OK)
             rc = spate_publisher_change(&stream->publisher, change, token, err);
         stream->changes++;
+        if (!end)
+            SPATE_FAILPOINT(connector_mid_transaction);
     }
     spate_transaction_release(&stream->tx);
     return rc;
@@ -268,6 +273,7 @@ static enum spate_rc drain(struct spate_stream *stream, int64_t now_ms, struct s
         reads = 0;
         frames++;
         stream->frame_lsn = frame.lsn ? frame.lsn : stream->frame_lsn;
+        SPATE_FAILPOINT(connector_received);
         rc = on_frame(stream, &frame, &taken, err);
         if (!taken)
             PQfreemem(frame.buffer);
@@ -352,6 +358,7 @@ static enum spate_rc heartbeat(struct spate_stream *stream, int64_t now_ms, stru
                                                         .source = stream->tx.source},
                               token);
     stream->heartbeat_ms = now_ms;
+    SPATE_FAILPOINT(connector_heartbeat);
     spate_log(SPATE_LOG_DEBUG, "heartbeat", "lsn=%X/%X n=%" PRIu64, LSN(wal_end), stream->tx.next_n - 1);
     return spate_publisher_flush(&stream->publisher, err) == SPATE_FAIL ? SPATE_FAIL : SPATE_OK;
 }

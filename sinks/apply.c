@@ -1,6 +1,7 @@
 #include "sinks/apply.h"
 
 #include "core/alloc.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 #include "sinks/projection.h"
 #include "sinks/script.h"
@@ -393,7 +394,9 @@ enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item
     /* A position alone is one statement, and needs no transaction around it. */
     if (count > 0)
         begin(apply);
+    SPATE_FAILPOINT(sink_merge);
     rc = apply_items(apply, items, count, err);
+    SPATE_FAILPOINT(sink_merged);
     if (rc == SPATE_OK && mark) {
         spate_store_write_sql(apply->store, &apply->sql, mark, log_id, counts);
         spate_buf_puts(&apply->sql, ";\n");
@@ -401,8 +404,18 @@ enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item
         if (apply->open)
             spate_script_add(apply, "COMMIT");
     }
+    if (count == 0)
+        SPATE_FAILPOINT(sink_position);
+    else if (mark)
+        SPATE_FAILPOINT(sink_commit);
     if (rc == SPATE_OK)
         rc = spate_script_run(apply, err);
+    if (count == 0)
+        SPATE_FAILPOINT(sink_positioned);
+    else if (!mark)
+        SPATE_FAILPOINT(sink_piece);
+    else if (SPATE_FAILPOINT_FAILS(sink_committed))
+        rc = spate_fail(err, SPATE_RETRY, "target: the answer to COMMIT was lost, as SPATE_FP asked");
     if (rc == SPATE_OK && mark) {
         apply->open = false;
         apply->missing += apply->missing_now;

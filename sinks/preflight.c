@@ -2,6 +2,7 @@
  * that would fail later, or go wrong in silence, is refused now with the statement that mends it.
  */
 #include "core/alloc.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 #include "sinks/fact.h"
 #include "sinks/projection.h"
@@ -67,6 +68,7 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
         }
     spate_buf_puts(&sql, "))");
     rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
+    SPATE_FAILPOINT(sink_table_made);
     if (rc == SPATE_OK) {
         spate_log(store->stored ? SPATE_LOG_WARN : SPATE_LOG_INFO, "table-created", "table=%s%s",
                   version->projection->label,

@@ -4,6 +4,7 @@
 
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/projection.h"
@@ -202,6 +203,7 @@ enum spate_rc spate_script_run(struct spate_apply *apply, struct spate_err *err)
     err->sqlstate[0] = 0;
     if (!PQsendQuery(conn, spate_buf_str(&apply->sql)))
         rc = spate_pg_fail(err, conn, NULL, "target");
+    SPATE_FAILPOINT(sink_sent);
     while (rc == SPATE_OK || PQstatus(conn) == CONNECTION_OK) {
         ExecStatusType status;
 

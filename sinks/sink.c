@@ -2,6 +2,7 @@
 #include "sinks/run.h"
 
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/start.h"
@@ -278,7 +279,9 @@ static enum spate_rc take(struct spate_sink *sink, const struct spate_event *eve
     bool rewound = false;
     size_t bytes;
 
+    SPATE_FAILPOINT(sink_read);
     if (event->kind == SPATE_EVENT_EPOCH) {
+        SPATE_FAILPOINT(sink_epoch);
         spate_log(SPATE_LOG_INFO, "epoch", "epoch=%" PRIu64, event->head.epoch);
         spate_batch_discard_open(&sink->batch);
         if (sink->apply.open)

@@ -2,6 +2,7 @@
 
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/fact.h"
@@ -167,6 +168,7 @@ static enum spate_rc check_tables(struct spate_sink *sink, struct spate_err *err
     }
     if (rc == SPATE_OK)
         rc = spate_store_tables_ready(&sink->store, err);
+    SPATE_FAILPOINT(sink_tables_ready);
     return rc;
 }
 

@@ -2,6 +2,7 @@
 
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/fact.h"
@@ -366,8 +367,10 @@ enum spate_rc spate_store_open(struct spate_store *store, struct spate_err *err)
         rc = make_tables(store, err);
     if (rc == SPATE_OK)
         rc = lock_sink(store, err);
+    SPATE_FAILPOINT(sink_locked);
     if (rc == SPATE_OK)
         rc = claim(store, err);
+    SPATE_FAILPOINT(sink_owned);
     if (rc == SPATE_OK)
         rc = prepare_position(store, err);
     if (rc != SPATE_OK)

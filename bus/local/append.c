@@ -4,6 +4,7 @@
 #include "bus/local/bell.h"
 #include "bus/local/recovery.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/hash.h"
 
 #include <inttypes.h>
@@ -89,6 +90,7 @@ static enum spate_rc roll(struct spate_local_append *a, struct spate_err *err)
 
     atomic_compare_exchange_strong(&header->sealed, &unsealed,
                                    atomic_load(&header->tail) >> SPATE_LOCAL_TAIL_SHIFT);
+    SPATE_FAILPOINT(local_sealed);
     if (!m->is_volatile) {
         const uint64_t oldest = spate_local_base_of(atomic_load(&topic->ctl->durable), a->seg.cap);
         if (oldest <= next && next - oldest >= HOT_MOST * a->seg.cap)
@@ -107,6 +109,7 @@ static enum spate_rc roll(struct spate_local_append *a, struct spate_err *err)
     }
     if (rc != SPATE_OK)
         return rc;
+    SPATE_FAILPOINT(local_promised);
     rc = spate_local_segment_create(topic->hot_fd, next, a->seg.cap, err);
     if (rc == SPATE_AGAIN)
         return full(a, SPATE_LOG_WARN, "the shared memory is full",
@@ -120,8 +123,10 @@ static enum spate_rc roll(struct spate_local_append *a, struct spate_err *err)
                    ? rc
                    : spate_fail(err, SPATE_RETRY, "the segment %016" PRIx64 " of topic %s vanished", next,
                                 topic->name);
+    SPATE_FAILPOINT(local_created);
     atomic_store(&topic->ctl->head, next);
     enter(a, &seg);
+    SPATE_FAILPOINT(local_rolled);
     return m->is_volatile ? forget(a, old, err) : SPATE_OK;
 }
 
@@ -296,6 +301,7 @@ enum spate_rc spate_local_append(struct spate_local_append *a, const struct spat
             rc = claim(a, total, n, &at, &idx, err);
         if (rc != SPATE_OK)
             return rc;
+        SPATE_FAILPOINT(local_claimed);
         populate(a, at + total);
 
         struct spate_local_record *first = spate_local_record_at(&a->seg, at);
@@ -316,11 +322,13 @@ enum spate_rc spate_local_append(struct spate_local_append *a, const struct spat
             ends[i] = a->seg.base + offset;
         }
         uint64_t claimed = spate_local_word(SPATE_LOCAL_CLAIM, a->slot, a->gen, (uint32_t)total);
+        SPATE_FAILPOINT(local_filled);
         const uint64_t committed = spate_local_word(SPATE_LOCAL_COMMIT, a->slot, a->gen,
                                                     (uint32_t)(records[0].key.len + records[0].value.len));
         if (!atomic_compare_exchange_strong_explicit(&first->word, &claimed, committed, memory_order_seq_cst,
                                                      memory_order_relaxed))
             continue; /* somebody fenced us: no reader will ever see this try */
+        SPATE_FAILPOINT(local_committed);
         *taken = n;
         a->settled = offset;
         spate_local_segment_pass(&a->seg, offset);

@@ -2,6 +2,7 @@
 #include "bus/local/archive.h"
 
 #include "core/clock.h"
+#include "core/failpoint.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -109,7 +110,11 @@ static int make_file(struct spate_local_archive *a, uint64_t upto)
     int why = write_all(fd, a->hot.at, SPATE_LOCAL_HEADER + upto, 0);
     if (why == 0 && sync_data(fd) != 0)
         why = errno;
-    if (why == 0 && (renameat(dir, temp, dir, name) != 0 || fsync(dir) != 0))
+    SPATE_FAILPOINT(local_file_made);
+    if (why == 0 && renameat(dir, temp, dir, name) != 0)
+        why = errno;
+    SPATE_FAILPOINT(local_file_renamed);
+    if (why == 0 && fsync(dir) != 0)
         why = errno;
     if (why != 0) {
         unlinkat(dir, temp, 0);
@@ -160,10 +165,12 @@ static int put(struct spate_local_archive *a, uint64_t upto, bool ended)
     }
     if (a->distrust)
         return make_file(a, upto);
-    int why = write_all(a->fd, a->hot.at + SPATE_LOCAL_HEADER + from, upto - from, SPATE_LOCAL_HEADER + from);
+    int why = SPATE_FAILPOINT_FAILS(local_write) ? ENOSPC : 0;
+    if (why == 0)
+        why = write_all(a->fd, a->hot.at + SPATE_LOCAL_HEADER + from, upto - from, SPATE_LOCAL_HEADER + from);
     if (why == 0 && ended) /* the final tail and count, for whoever looks at the file */
         why = write_all(a->fd, a->hot.at, SPATE_LOCAL_HEADER, 0);
-    if (why == 0 && sync_data(a->fd) != 0) {
+    if (why == 0 && (SPATE_FAILPOINT_FAILS(local_sync) ? (errno = EIO) : sync_data(a->fd)) != 0) {
         why = errno;
         a->distrust = true; /* the kernel reports a failed page once, then calls it clean */
     }
@@ -234,6 +241,7 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
                           "cannot make topic %s durable at %s, position %016" PRIx64
                           ": %s; examine the disk, then start again",
                           a->topic->name, a->topic->place->path, a->pos, strerror(why));
+    SPATE_FAILPOINT(local_synced);
     a->group = a->group < GROUP_MOST ? a->group * 2 : GROUP_MOST;
     a->pos = a->hot.base + upto;
     if (ended) {
@@ -243,6 +251,7 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
         spate_local_segment_pass(&a->hot, upto);
     }
     atomic_store_explicit(&a->topic->ctl->durable, a->pos, memory_order_seq_cst);
+    SPATE_FAILPOINT(local_durable);
     trim(a);
     return SPATE_OK;
 }

@@ -1,6 +1,7 @@
 /* bus/local/note.c - small checked files, replaced by rename. */
 #include "bus/local/note.h"
 
+#include "core/failpoint.h"
 #include "core/hash.h"
 
 #include <errno.h>
@@ -29,6 +30,7 @@ enum spate_rc spate_local_note_write(int dir, const char *name, const char *text
     const bool written = write(fd, whole, (size_t)len) == len && (!sync || fsync(fd) == 0);
     const int why = errno ? errno : ENOSPC; /* a short write is a full disk */
     close(fd);
+    SPATE_FAILPOINT(local_note_written);
     if (!written || renameat(dir, temp, dir, name) != 0 || (sync && fsync(dir) != 0)) {
         const int cause = written ? errno : why;
         unlinkat(dir, temp, 0);

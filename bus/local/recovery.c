@@ -1,6 +1,7 @@
 /* bus/local/recovery.c - after a power cut, and after a kill. */
 #include "bus/local/recovery.h"
 
+#include "core/failpoint.h"
 #include "core/log.h"
 
 #include <errno.h>
@@ -100,8 +101,10 @@ enum spate_rc spate_local_recover(struct spate_local_topic *topic, struct spate_
         m->first = next; /* what the shared memory held is gone */
     if ((rc = spate_local_manifest_write(topic, err)) != SPATE_OK)
         return rc;
+    SPATE_FAILPOINT(local_recover);
     if (has_archive && (rc = cut(topic, archived, next, err)) != SPATE_OK)
         return rc;
+    SPATE_FAILPOINT(local_cut);
     spate_local_segment_clear(topic->hot_fd);
     rc = spate_local_segment_create(topic->hot_fd, next, m->cap, err);
     if (rc == SPATE_AGAIN)
@@ -150,6 +153,7 @@ enum spate_rc spate_local_settle(struct spate_local_segment *seg, uint64_t from,
             return SPATE_END;
         case SPATE_LOCAL_STEP_OPEN:
             atomic_fetch_add(&ctl->pads, 1);
+            SPATE_FAILPOINT(local_settle);
             if (word == 0) {
                 at = pad_free(seg, at, end);
             } else if (len == 0 || len % SPATE_LOCAL_UNIT != 0 || len > seg->cap - at) {

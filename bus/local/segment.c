@@ -1,5 +1,6 @@
 /* bus/local/segment.c - making, mapping and listing segment files. */
 #include "bus/local/segment.h"
+#include "core/failpoint.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -52,10 +53,12 @@ enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap, s
     if (why == 0 && pwrite(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)
         why = errno;
     hook("create: made");
+    SPATE_FAILPOINT(local_segment_made);
     /* link, not rename: it fails when somebody else was first, so nobody's records are replaced. */
     if (why == 0 && linkat(dir, temp, dir, name, 0) != 0 && errno != EEXIST)
         why = errno;
     hook("create: linked");
+    SPATE_FAILPOINT(local_segment_linked);
     unlinkat(dir, temp, 0);
     hook("create: done");
     close(fd);
