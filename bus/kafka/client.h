@@ -1,8 +1,8 @@
 /* bus/kafka/client.h - one librdkafka handle: which properties it gets, and what its failures mean to people.
  *
  * Every property of librdkafka can be given in bus.kafka.properties. Those that carry correctness are set
- * here and refused or warned about when the file says otherwise (docs/hazards.md K1-K33); client.c has the
- * table, with the reason for each.
+ * here and refused or warned about when the file says otherwise (docs/hazards.md K1-K33); properties.c has
+ * the table, with the reason for each.
  *
  * Thread: a handle belongs to whoever made it; spate_kafka itself is read-only once opened, except for the
  *         note of what librdkafka complained of last, which has a lock of its own. */
@@ -11,16 +11,33 @@
 
 #include "bus/bus.h"
 #include "bus/open.h"
+#include "core/log.h"
 
 #include <librdkafka/rdkafka.h>
 #include <pthread.h>
+
+/* What a complaint of librdkafka is about, as far as it changes what people have to do. */
+enum spate_kafka_trouble {
+    SPATE_KAFKA_QUIET,
+    SPATE_KAFKA_UNREACHABLE, /* no connection: a broker that is down, a name that is not known */
+    SPATE_KAFKA_CERTIFICATE, /* TLS did not come about */
+    SPATE_KAFKA_LOGIN        /* the broker does not take the user or the password */
+};
+
+#define SPATE_KAFKA_LIMITS 8
 
 /* The bus: what all its handles share. */
 struct spate_kafka {
     struct spate_bus bus;                    /* first */
     const struct spate_kafka_config *config; /* borrowed from the configuration, which outlives the bus */
-    pthread_mutex_t lock;                    /* of complaint */
-    char complaint[512]; /* what librdkafka said last when something went wrong; no secret */
+    pthread_mutex_t lock;                    /* of all that follows */
+    char complaint[512];   /* what librdkafka said last when something went wrong; no secret */
+    int64_t complained_ms; /* when; an old complaint explains nothing */
+    enum spate_kafka_trouble trouble;
+    struct {
+        char about[24];
+        struct spate_log_limit limit;
+    } said[SPATE_KAFKA_LIMITS]; /* its log lines, kept from filling the log while a broker is down */
 };
 
 enum spate_kafka_role {
@@ -34,13 +51,22 @@ enum spate_kafka_role {
  * is refused and what to write instead. Warnings are logged once. */
 SPATE_CHECKED enum spate_rc spate_kafka_check(const struct spate_kafka_config *config, struct spate_err *err);
 
+/* For whoever holds the struct: prepares and ends what the handles share. */
+void spate_kafka_init(struct spate_kafka *kafka, const struct spate_kafka_config *config);
+void spate_kafka_fini(struct spate_kafka *kafka);
+
 /* A new handle. `delivered` (producers only) is called from rd_kafka_poll() in the poller's thread with
  * `opaque`. max_message_bytes (producers; 0: librdkafka's own) is what the topic takes. The password is read
- * anew. *handle is the caller's, who destroys it. */
+ * anew. *handle is the caller's, who ends it with spate_kafka_client_free(). A consumer's owner calls
+ * rd_kafka_poll(handle, 0) now and then as well: there a password that was changed is read anew. */
 typedef void spate_kafka_delivered_fn(rd_kafka_t *, const rd_kafka_message_t *, void *opaque);
 SPATE_CHECKED enum spate_rc spate_kafka_client(struct spate_kafka *kafka, enum spate_kafka_role role,
                                                size_t max_message_bytes, spate_kafka_delivered_fn *delivered,
                                                void *opaque, rd_kafka_t **handle, struct spate_err *err);
+
+/* Destroys a handle, and waits for that a few seconds at most (K32): what hangs then is left to itself.
+ * What a producer still has in its queue is dropped (K16). Accepts NULL. */
+void spate_kafka_client_free(rd_kafka_t *handle);
 
 /* Fills err for a failed call: the verdict that the code deserves (docs/hazards.md, error to action), the
  * words for it, and librdkafka's last complaint where that says more (a refused password, a certificate,
@@ -48,5 +74,11 @@ SPATE_CHECKED enum spate_rc spate_kafka_client(struct spate_kafka *kafka, enum s
 enum spate_rc spate_kafka_fail(struct spate_kafka *kafka, struct spate_err *err, rd_kafka_resp_err_t code,
                                const char *detail, const char *what, ...)
     __attribute__((format(printf, 5, 6)));
+
+/* Has the handle learnt already that waiting is vain: a refused login, a certificate that does not verify? */
+bool spate_kafka_hopeless(rd_kafka_t *handle);
+
+/* True at the first time in a process, and once an hour then. For warnings about topics and properties. */
+bool spate_kafka_worth_saying(const char *about);
 
 #endif

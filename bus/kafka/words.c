@@ -1,0 +1,167 @@
+/* bus/kafka/words.c - what a failure means, in words for people, and what to do about it. */
+#include "bus/kafka/properties.h"
+#include "core/alloc.h"
+#include "core/clock.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define COMPLAINT_MS 60000 /* an older one explains nothing any more */
+#define SAY_AGAIN_MS 3600000
+
+static enum spate_verdict verdict_of(rd_kafka_resp_err_t code)
+{
+    switch (code) {
+    case RD_KAFKA_RESP_ERR_INVALID_RECORD:
+    case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+    case RD_KAFKA_RESP_ERR_INVALID_CONFIG:
+    case RD_KAFKA_RESP_ERR_POLICY_VIOLATION:
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT:
+    case RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS:
+    case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE:
+    case RD_KAFKA_RESP_ERR__INVALID_ARG:
+        return SPATE_FATAL;
+    default: /* what a broker or a human mends while we wait, and what reading the stream's end anew mends */
+        return SPATE_RETRY;
+    }
+}
+
+/* Does the last complaint say more than the code? */
+static bool about_connections(rd_kafka_resp_err_t code)
+{
+    switch (code) {
+    case RD_KAFKA_RESP_ERR__TRANSPORT:
+    case RD_KAFKA_RESP_ERR__TIMED_OUT:
+    case RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE:
+    case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
+    case RD_KAFKA_RESP_ERR__RESOLVE:
+    case RD_KAFKA_RESP_ERR__SSL:
+    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+    case RD_KAFKA_RESP_ERR__WAIT_CACHE:
+    case RD_KAFKA_RESP_ERR__MSG_TIMED_OUT:
+    case RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT:
+    case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void principal(const struct spate_kafka_config *config, char *out, size_t size)
+{
+    const char *user = spate_kafka_said(config, "sasl.username");
+
+    if (spate_kafka_uses_sasl(config) && user)
+        snprintf(out, size, "User:%.80s", user);
+    else if (spate_kafka_uses_tls(config) && (spate_kafka_said(config, "ssl.certificate.location") ||
+                                              spate_kafka_said(config, "ssl.certificate.pem") ||
+                                              spate_kafka_said(config, "ssl.keystore.location")))
+        snprintf(out, size, "the user that the client certificate names");
+    else
+        snprintf(out, size, "User:ANONYMOUS");
+}
+
+/* What a human does about it, behind what happened. */
+static void remedy(const struct spate_kafka_config *config, rd_kafka_resp_err_t code, char *out, size_t size)
+{
+    char who[120];
+
+    principal(config, who, sizeof who);
+    switch (code) {
+    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
+        snprintf(out, size,
+                 ". %s needs rights on the topics whose names begin with the stream's: a connector Describe, "
+                 "DescribeConfigs, Create, Read and Write, a sink Describe and Read. Run: kafka-acls.sh "
+                 "--bootstrap-server %.80s --add --allow-principal %s --operation Read (and so on) "
+                 "--resource-pattern-type prefixed --topic NAME; it goes on by itself then",
+                 who, config->brokers, who);
+        break;
+    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+        snprintf(out, size,
+                 ". The topic's max.message.bytes or the broker's message.max.bytes was made smaller");
+        break;
+    case RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS:
+    case RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND:
+        snprintf(out, size,
+                 ". Fewer brokers hold the topic than its min.insync.replicas asks for: start them");
+        break;
+    case RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR:
+        snprintf(out, size, ". The broker cannot write to its disk: look at its space and its log");
+        break;
+    default:
+        out[0] = '\0';
+    }
+}
+
+/* The words for a connection that does not come about, from librdkafka's last complaint. */
+static void connection_words(struct spate_kafka *kafka, char *out, size_t size)
+{
+    const struct spate_kafka_config *config = kafka->config;
+    char who[120];
+
+    principal(config, who, sizeof who);
+    pthread_mutex_lock(&kafka->lock);
+    if (!kafka->complaint[0] || spate_clock_ms() > kafka->complained_ms + COMPLAINT_MS)
+        snprintf(out, size, "no answer from the brokers %.200s", config->brokers);
+    else if (kafka->trouble == SPATE_KAFKA_LOGIN && spate_kafka_uses_scram(config) &&
+             rd_kafka_version() < SPATE_KAFKA_SCRAM_GOOD)
+        snprintf(
+            out, size,
+            "the broker refused the SCRAM login of %s: %.250s. Kafka 4 refuses SCRAM from librdkafka before "
+            "2.6.1 even where user and password are right, and this is %s (K34). Either use a newer "
+            "librdkafka (Debian 13 has one), or client certificates (ssl.keystore.location), or "
+            "sasl.mechanism: PLAIN with security.protocol: sasl_ssl",
+            who, kafka->complaint, rd_kafka_version_str());
+    else if (kafka->trouble == SPATE_KAFKA_LOGIN)
+        snprintf(
+            out, size,
+            "the broker refused the login of %s: %.300s. Mend the user or the password; a password_file is "
+            "read anew, and it goes on by itself then",
+            who, kafka->complaint);
+    else
+        snprintf(out, size, "no connection to the brokers %.200s: %.400s", config->brokers, kafka->complaint);
+    pthread_mutex_unlock(&kafka->lock);
+}
+
+enum spate_rc spate_kafka_fail(struct spate_kafka *kafka, struct spate_err *err, rd_kafka_resp_err_t code,
+                               const char *detail, const char *what, ...)
+{
+    char doing[200], words[800] = "", help[700];
+    va_list args;
+
+    va_start(args, what);
+    vsnprintf(doing, sizeof doing, what, args);
+    va_end(args);
+    if (about_connections(code)) {
+        connection_words(kafka, words, sizeof words);
+        return spate_fail(err, SPATE_RETRY, "%s: %s", doing, words);
+    }
+    remedy(kafka->config, code, help, sizeof help);
+    return spate_fail(err, verdict_of(code), "%s: %.300s (%s)%s", doing,
+                      detail && *detail ? detail : rd_kafka_err2str(code), rd_kafka_err2name(code), help);
+}
+
+/* A bus is opened anew whenever a connector recovers; what was said about the same topics and properties a
+ * minute ago is not worth repeating. One table for the process. */
+bool spate_kafka_worth_saying(const char *about)
+{
+    static struct {
+        char about[120];
+        struct spate_log_limit limit;
+    } table[32];
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    size_t at = 0;
+    unsigned hidden;
+    bool yes;
+
+    pthread_mutex_lock(&lock);
+    while (at + 1 < SPATE_COUNT(table) && table[at].about[0] && strcmp(table[at].about, about) != 0)
+        at++;
+    snprintf(table[at].about, sizeof table[at].about, "%s", about);
+    yes = spate_log_due(&table[at].limit, spate_clock_ms(), SAY_AGAIN_MS, &hidden);
+    pthread_mutex_unlock(&lock);
+    return yes;
+}
