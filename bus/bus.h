@@ -36,7 +36,7 @@ SPATE_CHECKED enum spate_rc spate_bus_pos_parse(const char *driver, const char *
 enum spate_topic_flags {
     SPATE_TOPIC_CREATE = 1,   /* make it when it is missing */
     SPATE_TOPIC_KEEP = 2,     /* nothing is ever removed from it (compacted by key where the bus can) */
-    SPATE_TOPIC_VOLATILE = 4, /* never acknowledged: may be gone after a reboot */
+    SPATE_TOPIC_VOLATILE = 4, /* never acknowledged: may be gone after a reboot (on Kafka it stays a while) */
     SPATE_TOPIC_SHARED = 8    /* many writers: the writer lock is taken for each publish only */
 };
 
@@ -130,7 +130,8 @@ SPATE_CHECKED static inline enum spate_rc spate_bus_writer_open(struct spate_bus
     return bus->ops->writer_open(bus, topic, flags, writer, err);
 }
 
-/* SPATE_FAIL: retry = no such topic yet; fatal = a volatile topic was asked for what is durable. A START_AT
+/* SPATE_FAIL: retry = no such topic yet; fatal = a volatile topic was asked for what is durable, where a bus
+ * can tell (Kafka: all of it is durable). A START_AT
  * beyond the end is no error: the reader waits there or, after a recovery, continues at the next base. One
  * that is no record's is told by next(). */
 SPATE_CHECKED static inline enum spate_rc
@@ -159,7 +160,8 @@ static inline void spate_bus_close(struct spate_bus *bus)
  *   SPATE_AGAIN  full: the first *taken were taken; poll, then offer the rest again
  *   SPATE_FAIL   record *taken was refused, those before it were taken; err->verdict says whether the
  *                record (quarantine: too large, empty) or the bus (retry, fatal) is at fault
- * What is taken in one call becomes visible in order, in as few steps as the driver can. */
+ * What is taken in one call becomes visible in order, in as few steps as the driver can: on the local bus
+ * before the call returns, over a network by the time it is acknowledged. */
 SPATE_CHECKED static inline enum spate_rc spate_writer_publish(struct spate_writer *writer,
                                                                const struct spate_record *records,
                                                                size_t count, size_t *taken,

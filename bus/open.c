@@ -1,6 +1,7 @@
 /* bus/open.c - the bus that a configuration means; names and positions as text. */
 #include "bus/open.h"
 
+#include "bus/kafka/kafka.h"
 #include "bus/local/local.h"
 
 #include <errno.h>
@@ -9,35 +10,130 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define AT(member) offsetof(struct spate_bus_config, member)
+
 const struct spate_option spate_bus_options[] = {
     {.key = "local.path",
      .type = SPATE_OPT_STRING,
-     .offset = offsetof(struct spate_bus_config, local_path),
+     .offset = AT(local_path),
      .doc = "Directory of the embedded bus, on a local disk; made when it is missing. The connector and its "
             "sinks "
             "name the same one."},
     {.key = "local.hot",
      .type = SPATE_OPT_STRING,
-     .offset = offsetof(struct spate_bus_config, local_hot),
+     .offset = AT(local_hot),
      .doc = "Directory of the bus in shared memory, used by it alone. Derived from local.path below /dev/shm "
             "when "
             "not given; to be given when processes do not share their /dev/shm."},
     {.key = "local.segment_bytes",
      .type = SPATE_OPT_BYTES,
-     .offset = offsetof(struct spate_bus_config, local_segment_bytes),
+     .offset = AT(local_segment_bytes),
      .min = INT64_C(1) << 20,
      .max = INT64_C(1) << 30,
      .doc = "Size of one segment file, a power of two; fixed when a topic is made. A record may be a quarter "
             "of it, "
             "at most 16MiB, and up to four segments stand in shared memory. By default 64MiB (4MiB for the "
             "topics beside the stream), less when the shared memory is small."},
+    {.key = "kafka.brokers",
+     .type = SPATE_OPT_STRING,
+     .offset = AT(kafka.brokers),
+     .doc = "Brokers of a Kafka cluster as host:port[,host:port]: some of them, the others are found. "
+            "Instead of "
+            "local.path; the connector and its sinks name the same cluster."},
+    {.key = "kafka.properties",
+     .type = SPATE_OPT_MAP,
+     .offset = AT(kafka.properties),
+     .flags = SPATE_OPT_SECRET,
+     .doc = "Properties of librdkafka (its CONFIGURATION.md), passed on as they are: security.protocol, "
+            "ssl.ca.location, sasl.mechanism, sasl.username, compression.type, linger.ms and so on. Those on "
+            "which "
+            "correctness rests are refused or warned about, with the reason."},
+    {.key = "kafka.password_env",
+     .type = SPATE_OPT_STRING,
+     .offset = AT(kafka.password_env),
+     .doc = "Environment variable that holds the password (sasl.password)."},
+    {.key = "kafka.password_file",
+     .type = SPATE_OPT_STRING,
+     .offset = AT(kafka.password_file),
+     .doc =
+         "File whose first line is the password (sasl.password); read anew at each connection, and when the "
+         "broker refuses it."},
+    {.key = "kafka.create",
+     .type = SPATE_OPT_BOOL,
+     .offset = AT(kafka.create),
+     .fallback = "true",
+     .doc =
+         "Make topics that are missing. Otherwise the connector waits until somebody has made them. Topics "
+         "that are there are checked and never changed."},
+    {.key = "kafka.replication_factor",
+     .type = SPATE_OPT_INT,
+     .offset = AT(kafka.replication_factor),
+     .min = 1,
+     .max = 1000,
+     .doc = "Replicas of topics that are made. By default 3, or as many as there are brokers."},
+    {.key = "kafka.min_insync_replicas",
+     .type = SPATE_OPT_INT,
+     .offset = AT(kafka.min_insync_replicas),
+     .min = 1,
+     .max = 1000,
+     .doc =
+         "How many brokers must have a record before it counts as safe, in topics that are made. By default "
+         "2 with three replicas or more, else 1."},
+    {.key = "kafka.retention",
+     .type = SPATE_OPT_DURATION,
+     .offset = AT(kafka.retention_ms),
+     .fallback = "7d",
+     .doc =
+         "How long records of a stream are kept in topics that are made; 0: for ever. A sink that is behind "
+         "for longer has to be loaded anew."},
+    {.key = "kafka.max_message_bytes",
+     .type = SPATE_OPT_BYTES,
+     .offset = AT(kafka.max_message_bytes),
+     .fallback = "16MiB",
+     .min = 64 * 1024,
+     .max = INT64_C(64) << 20,
+     .doc = "max.message.bytes of topics that are made: the largest message is that, less half a KiB."},
 };
+_Static_assert(sizeof spate_bus_options / sizeof spate_bus_options[0] == SPATE_BUS_OPTIONS, "bus/open.h");
 const size_t spate_bus_option_count = sizeof spate_bus_options / sizeof spate_bus_options[0];
+
+static enum spate_rc unclear(struct spate_err *err, const char *words)
+{
+    err->exit_code = SPATE_EXIT_CONFIG;
+    return spate_fail(err, SPATE_FATAL, "%s", words);
+}
 
 enum spate_rc spate_bus_open(const struct spate_bus_config *config, struct spate_bus **bus,
                              struct spate_err *err)
 {
+    const struct spate_kafka_config *kafka = &config->kafka;
+
+    if (kafka->brokers && config->local_path)
+        return unclear(err,
+                       "bus.local.path and bus.kafka.brokers are both set: a stream is on one bus; keep one");
+    if (kafka->brokers)
+        return spate_kafka_bus_open(kafka, bus, err);
+    if (kafka->properties.count > 0 || kafka->password_env || kafka->password_file)
+        return unclear(err,
+                       "bus.kafka has properties or a password, but no brokers: add bus.kafka.brokers as "
+                       "host:port[,host:port], or remove bus.kafka");
+    if (!config->local_path)
+        return unclear(err,
+                       "no bus is configured: set bus.local.path to a directory, or bus.kafka.brokers to "
+                       "host:port[,host:port]");
     return spate_local_bus_open(config->local_path, config->local_hot, config->local_segment_bytes, bus, err);
+}
+
+void spate_bus_named(const char *text, struct spate_bus_config *config)
+{
+    static const char scheme[] = "kafka:";
+    char *name = (char *)(uintptr_t)text; /* the struct owns its texts elsewhere */
+
+    *config = (struct spate_bus_config){0};
+    if (strncmp(text, scheme, sizeof scheme - 1) == 0)
+        config->kafka.brokers = name + sizeof scheme - 1;
+    else
+        config->local_path = name;
 }
 
 /* The rule of escaping (P85): bytes of [a-z0-9._] stand for themselves, every other byte is '-' and two hex
