@@ -27,13 +27,18 @@ struct spate_bus_config {
 };
 
 /* Options under "bus."; offsets are relative to struct spate_bus_config. */
-enum { SPATE_BUS_OPTIONS = 3 }; /* a constant, so that others' static tables can name it */
+enum { SPATE_BUS_OPTIONS = 12 }; /* a constant, so that others' static tables can name it */
 extern const struct spate_option spate_bus_options[SPATE_BUS_OPTIONS];
 extern const size_t spate_bus_option_count;
 
-/* Opens the bus; makes nothing on disk before the first writer. */
+/* Opens the bus; makes nothing on disk or at a broker before the first writer. The configuration is copied.
+ */
 SPATE_CHECKED enum spate_rc spate_bus_open(const struct spate_bus_config *config, struct spate_bus **bus,
                                            struct spate_err *err);
+
+/* The bus that a command line names: "kafka:HOST:PORT[,HOST:PORT]", or else the directory of a local one.
+ * Fills *config, which borrows `text`. */
+void spate_bus_named(const char *text, struct spate_bus_config *config);
 
 /* Escapes a name that a bus cannot carry, reversibly (P85): the rule and its inverse stand in bus/open.c.
  * Names of [a-z0-9][a-z0-9._]* stay as they are. Writes a NUL-terminated topic name. */

@@ -6,6 +6,7 @@
 #include "config/load.h"
 #include "connector/connector.h"
 #include "core/alloc.h"
+#include "core/log.h"
 #include "core/options.h"
 #include "core/signals.h"
 #include "schemas/event.h"
@@ -17,7 +18,7 @@
 #include <string.h>
 
 static const struct spate_cli_text text = {
-    .usage = "spate tap [TABLE-GLOB ...] [-c FILE | --bus PATH] [--stream NAME] [--op OP,...] [--from "
+    .usage = "spate tap [TABLE-GLOB ...] [-c FILE | --bus BUS] [--stream NAME] [--op OP,...] [--from "
              "oldest|now|POS] "
              "[-n COUNT]",
     .help =
@@ -29,7 +30,9 @@ static const struct spate_cli_text text = {
         "Without\n"
         "                     globs everything is shown, heartbeats and epochs too\n"
         "  -c, --config FILE  the bus and the stream that this connector's or sink's file names\n"
-        "      --bus PATH     the bus at this path; else the one in the environment variable SPATE_BUS\n"
+        "      --bus BUS      the bus in this directory, or kafka:HOST:PORT[,HOST:PORT]; else the one in "
+        "the\n"
+        "                     environment variable SPATE_BUS. Kafka with TLS or a password needs -c FILE\n"
         "      --stream NAME  the connector whose stream to watch; may be left out where there is only one\n"
         "      --op OP,...    only these: insert update delete truncate message epoch heartbeat "
         "snapshot-begin\n"
@@ -40,8 +43,8 @@ static const struct spate_cli_text text = {
         "      --durable      show only what is durable already; else the tip, which a power cut may take "
         "back\n"
         "  -h, --help         this text\n\n"
-        "A position (POS) is the bus' own word for a place in it, such as local:00000000000012c0: the "
-        "message that\n"
+        "A position (POS) is the bus' own word for a place in it, such as local:00000000000012c0 or\n"
+        "kafka:1234: the message that\n"
         "stands there is the first one shown. It is not the \"pos\" inside messages. Lost stretches are "
         "reported on\n"
         "stderr.\n",
@@ -124,7 +127,7 @@ static enum spate_exit from_file(struct spate_tap *tap, const char *path)
 
 static enum spate_exit open_bus(struct spate_tap *tap, const char *file, const char *path)
 {
-    struct spate_bus_config config = {0};
+    struct spate_bus_config config;
     struct spate_err err = {0};
 
     if (file && path)
@@ -134,8 +137,8 @@ static enum spate_exit open_bus(struct spate_tap *tap, const char *file, const c
     if (!path)
         path = getenv("SPATE_BUS");
     if (!path || !*path)
-        return spate_cli_misuse(&text, "no bus; name it with -c FILE, --bus PATH or the variable SPATE_BUS");
-    config.local_path = (char *)(uintptr_t)path;
+        return spate_cli_misuse(&text, "no bus; name it with -c FILE, --bus BUS or the variable SPATE_BUS");
+    spate_bus_named(path, &config);
     return spate_bus_open(&config, &tap->bus, &err) == SPATE_OK ? SPATE_EXIT_OK : spate_cli_failed(&err);
 }
 
@@ -253,6 +256,7 @@ enum spate_exit spate_cli_tap(int argc, char **argv)
     enum spate_exit result = SPATE_EXIT_OK;
     int got;
 
+    spate_log_level_set(SPATE_LOG_WARN); /* a person watches */
     while (result == SPATE_EXIT_OK &&
            (got = spate_cli_next(argc, argv, "c:n:", options, &text, &result)) != -1) {
         if (got == '?')

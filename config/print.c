@@ -96,7 +96,8 @@ static void print_list(const struct printer *printer, const struct spate_strings
     spate_buf_puts(printer->out, "]");
 }
 
-static void print_map(const struct printer *printer, const struct spate_pairs *pairs)
+static void print_map(const struct printer *printer, const struct spate_option *option,
+                      const struct spate_pairs *pairs)
 {
     if (pairs->count == 0)
         spate_buf_puts(printer->out, " {}");
@@ -105,7 +106,9 @@ static void print_map(const struct printer *printer, const struct spate_pairs *p
         indent(printer->out, printer->depth + 1);
         text(printer->out, pairs->at[i].key);
         spate_buf_puts(printer->out, ": ");
-        text(printer->out, pairs->at[i].value);
+        text(printer->out, option->flags & SPATE_OPT_SECRET && spate_secret_name(pairs->at[i].key)
+                               ? "***"
+                               : pairs->at[i].value);
     }
 }
 
@@ -140,7 +143,7 @@ static void print_value(const struct printer *printer, const struct spate_option
         print_list(printer, member);
         break;
     case SPATE_OPT_MAP:
-        print_map(printer, member);
+        print_map(printer, option, member);
         break;
     case SPATE_OPT_GROUP:
         print_group(printer, option, member);

@@ -75,6 +75,18 @@ void spate_options_fini(void *into, const struct spate_option_table *tables, siz
         }
 }
 
+bool spate_secret_name(const char *name)
+{
+    /* Names of librdkafka and of Kafka's own clients. Rather too much is hidden than too little. */
+    static const char *const words[] = {"password", "passwd",      "secret",     "token",
+                                        "key.pem",  "jaas.config", "credential", "oauthbearer.config"};
+
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (strcasestr(name, words[i]))
+            return true;
+    return false;
+}
+
 #define WORD_MAX 63 /* longer words are no slip of the finger */
 
 static size_t least(size_t a, size_t b, size_t c)

@@ -21,7 +21,7 @@ enum spate_option_type {
 
 enum spate_option_flags {
     SPATE_OPT_REQUIRED = 1,
-    SPATE_OPT_SECRET = 2, /* never printed */
+    SPATE_OPT_SECRET = 2, /* never printed; of a MAP: the values under names that tell of a secret */
     SPATE_OPT_RELOADABLE = 4,
     SPATE_OPT_URL = 8 /* may hold a password: printed with it masked */
 };
@@ -79,6 +79,9 @@ struct spate_option_table {
 
 /* Frees what loading allocated into `into` and zeroes those members. */
 void spate_options_fini(void *into, const struct spate_option_table *tables, size_t count);
+
+/* Does the name of a setting tell of a secret: sasl.password, ssl.key.pem? */
+bool spate_secret_name(const char *name);
 
 /* The candidate nearest to `word` if it is near enough to be a slip of the finger, else NULL. */
 const char *spate_nearest(const char *word, const char *const *candidates, size_t count);

@@ -15,9 +15,10 @@
 #include <syslog.h>
 #include <time.h>
 
-#define SAY_EVERY_MS 30000
-#define FAREWELL_S   3    /* for destroying a handle, K32 */
-#define RELOGIN_MS   2000 /* a password is read anew at most this often */
+#define SAY_EVERY_MS  30000
+#define FAREWELL_S    3 /* for destroying a handle, K32 */
+#define PRODUCER_GOOD 0x020300ff
+#define RELOGIN_MS    2000 /* a password is read anew at most this often */
 
 /* What a handle carries: librdkafka gives it back to every callback. */
 struct attached {
@@ -30,14 +31,45 @@ struct attached {
     int64_t relogin_ms;
 };
 
+static char *copy(const char *text)
+{
+    return text ? spate_strdup(text) : NULL;
+}
+
+static void wipe(char *text)
+{
+    if (text)
+        explicit_bzero(text, strlen(text));
+    free(text);
+}
+
 void spate_kafka_init(struct spate_kafka *kafka, const struct spate_kafka_config *config)
 {
-    kafka->config = config;
+    struct spate_kafka_config *own = &kafka->own;
+
+    *own = *config;
+    own->brokers = copy(config->brokers);
+    own->password_env = copy(config->password_env);
+    own->password_file = copy(config->password_file);
+    own->properties.at = spate_zalloc((config->properties.count + 1) * sizeof *own->properties.at);
+    for (size_t i = 0; i < config->properties.count; i++)
+        own->properties.at[i] = (struct spate_pair){.key = copy(config->properties.at[i].key),
+                                                    .value = copy(config->properties.at[i].value),
+                                                    .line = config->properties.at[i].line};
+    kafka->config = own;
     pthread_mutex_init(&kafka->lock, NULL);
 }
 
 void spate_kafka_fini(struct spate_kafka *kafka)
 {
+    free(kafka->own.brokers);
+    free(kafka->own.password_env);
+    free(kafka->own.password_file);
+    for (size_t i = 0; i < kafka->own.properties.count; i++) {
+        free(kafka->own.properties.at[i].key);
+        wipe(kafka->own.properties.at[i].value);
+    }
+    free(kafka->own.properties.at);
     pthread_mutex_destroy(&kafka->lock);
 }
 
@@ -231,6 +263,12 @@ enum spate_rc spate_kafka_client(struct spate_kafka *kafka, enum spate_kafka_rol
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     char words[500] = "";
 
+    if (role == SPATE_KAFKA_PRODUCER && rd_kafka_version() < PRODUCER_GOOD && spate_kafka_worth_saying("K4"))
+        spate_log(SPATE_LOG_WARN, "kafka-version",
+                  "librdkafka=%s words=\"before 2.3.0 a lost connection can end a producer for good (K4): it "
+                  "is made anew then, and the stream's end is read again, which costs seconds; 2.11 or newer "
+                  "is better\"",
+                  rd_kafka_version_str());
     pthread_mutex_init(&attached->lock, NULL);
     attached->kafka = kafka;
     attached->delivered = delivered;

@@ -29,7 +29,8 @@ enum spate_kafka_trouble {
 /* The bus: what all its handles share. */
 struct spate_kafka {
     struct spate_bus bus;                    /* first */
-    const struct spate_kafka_config *config; /* borrowed from the configuration, which outlives the bus */
+    struct spate_kafka_config own;           /* a copy: files are forgotten once read */
+    const struct spate_kafka_config *config; /* of it */
     pthread_mutex_t lock;                    /* of all that follows */
     char complaint[512];   /* what librdkafka said last when something went wrong; no secret */
     int64_t complained_ms; /* when; an old complaint explains nothing */

@@ -100,6 +100,7 @@ static const struct preset {
     {CONSUMERS, "queued.max.messages.kbytes", "8192", false}, /* K31: one for each topic that is read */
     {CONSUMERS, "fetch.max.bytes", "8388608", false},
     {CONSUMERS, "fetch.error.backoff.ms", "100", false},
+    {CONSUMERS, "fetch.wait.max.ms", "100", false}, /* a seek waits for the fetch that is out */
     {CONSUMERS, "fetch.queue.backoff.ms", "5",
      true}, /* else newer ones pause a second when the queue is full */
 };
@@ -250,13 +251,6 @@ static const char *nearest(rd_kafka_conf_t *conf, const char *word, char *out, s
     return out;
 }
 
-/* librdkafka's words for a value that it does not take quote it. */
-static bool secret(const char *name)
-{
-    return strstr(name, "password") || strstr(name, "secret") || strstr(name, ".pem") ||
-           strcmp(name, "sasl.oauthbearer.config") == 0;
-}
-
 static enum spate_rc set(rd_kafka_conf_t *conf, const struct spate_pair *pair, struct spate_err *err)
 {
     char words[300] = "", at[140], near[120] = "";
@@ -272,7 +266,7 @@ static enum spate_rc set(rd_kafka_conf_t *conf, const struct spate_pair *pair, s
         break;
     }
     return refuse(err, "%s: librdkafka does not take the value: %s", place(pair, at, sizeof at),
-                  secret(pair->key) ? "not shown, since it is a secret" : words);
+                  spate_secret_name(pair->key) ? "not shown, since it is a secret" : words);
 }
 
 static enum spate_rc set_ours(rd_kafka_conf_t *conf, const char *name, const char *value,
@@ -493,12 +487,5 @@ enum spate_rc spate_kafka_check(const struct spate_kafka_config *config, struct 
               : spate_kafka_uses_tls(config) ? "ssl"
                                              : "none",
               rd_kafka_version_str());
-    if (rd_kafka_version() < 0x020300ff)
-        spate_log(
-            SPATE_LOG_WARN, "kafka-version",
-            "librdkafka=%s words=\"before 2.3.0 a lost connection can end a producer for good (K4): it is "
-            "made anew then and the stream's end is read again, which costs seconds; 2.11 or newer is "
-            "better\"",
-            rd_kafka_version_str());
     return SPATE_OK;
 }

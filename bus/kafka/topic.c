@@ -165,15 +165,39 @@ static enum spate_rc not_there(struct spate_kafka *kafka, const char *name, bool
         name, kafka->config->brokers, name);
 }
 
+/* The brokers do not agree on a topic at once: one names a leader that does not know of it yet. */
+static bool passing(rd_kafka_resp_err_t code)
+{
+    switch (code) {
+    case RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION:
+    case RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE:
+    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+    case RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE:
+    case RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH:
+    case RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static enum spate_rc watermarks(struct spate_kafka *kafka, rd_kafka_t *handle, int64_t deadline_ms,
                                 struct spate_kafka_topic *topic, struct spate_err *err)
 {
-    const rd_kafka_resp_err_t code = rd_kafka_query_watermark_offsets(
-        handle, topic->name, 0, &topic->low, &topic->high, (int)left_until(deadline_ms) + 1);
+    rd_kafka_resp_err_t code;
 
-    if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
-        return SPATE_OK;
-    return spate_kafka_fail(kafka, err, code, NULL, "asking for the ends of topic %s", topic->name);
+    for (;;) {
+        code = rd_kafka_query_watermark_offsets(handle, topic->name, 0, &topic->low, &topic->high,
+                                                (int)left_until(deadline_ms) + 1);
+        if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+            return SPATE_OK;
+        if (!passing(code) || left_until(deadline_ms) == 0)
+            return spate_kafka_fail(kafka, err, code, NULL, "asking for the ends of topic %s", topic->name);
+        if (pause_for(AFTER_MAKING_MS, err) != SPATE_OK)
+            return SPATE_FAIL;
+    }
 }
 
 enum spate_rc spate_kafka_topic_look(struct spate_kafka *kafka, rd_kafka_t *handle, const char *name,
