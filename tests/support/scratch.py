@@ -139,6 +139,15 @@ def run(argv, timeout=60, check=True, uid=None, gid=None, env=None, **more):
     return done
 
 
+def run_with_input(argv, text, timeout=60):
+    """Runs a program that reads `text` (str or bytes)."""
+    done = subprocess.run(argv, input=text if isinstance(text, bytes) else text.encode(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=timeout, preexec_fn=child_setup())
+    if done.returncode:
+        raise Failure(f"{' '.join(argv)} exited with {done.returncode}:\n{done.stdout.decode(errors='replace')}")
+    return done
+
+
 def until(condition, what, seconds=30.0, every=0.02):
     """Waits until condition() returns something true, and returns that. A deadline, never a fixed sleep."""
     end = time.monotonic() + seconds
