@@ -1,8 +1,22 @@
 #!/bin/sh
 # Installs what demo and tests need and this machine lacks (docker/packages), and says so first.
 # Nothing that is there already is touched or upgraded; where nothing is missing, apt is not called at all.
-# usage: docker/setup.sh [--quiet]      as root, or as a user who may use sudo
+# usage: docker/setup.sh [--quiet] [--tests]      as root, or as a user who may use sudo
+#   --tests: also what only make test and make soak need
 set -eu
+
+quiet=
+tests=
+for word; do
+    case $word in
+    --quiet) quiet=1 ;;
+    --tests) tests=1 ;;
+    *)
+        echo "usage: docker/setup.sh [--quiet] [--tests]" >&2
+        exit 2
+        ;;
+    esac
+done
 
 here=$(cd "$(dirname "$0")" && pwd)
 list=$here/packages
@@ -12,7 +26,13 @@ missing=
 why=
 while IFS='|' read -r package probe reason; do
     package=$(echo "$package" | tr -d ' ')
-    case $package in '' | '#'*) continue ;; esac
+    case $package in
+    '' | '#'*) continue ;;
+    '[tests]')
+        [ -n "$tests" ] || break
+        continue
+        ;;
+    esac
     if ! sh -c "$probe" </dev/null >/dev/null 2>&1; then
         missing="$missing $package"
         why="$why$(printf '  %-20s%s' "$package" "$reason")
@@ -21,7 +41,7 @@ while IFS='|' read -r package probe reason; do
 done <"$list"
 
 if [ -z "$missing" ]; then
-    [ "${1:-}" = --quiet ] || echo "setup: everything is here already"
+    [ -n "$quiet" ] || echo "setup: everything is here already"
     exit 0
 fi
 

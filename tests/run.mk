@@ -10,10 +10,10 @@ demo: ## the whole story on this machine: two databases, two teams, ends in EQUA
 	@KEEP='$(KEEP)' $(PYTHON) tests/demo/demo.py
 
 test: ## everything; T=PATTERN runs some, SEED=N repeats the random parts
-	@docker/setup.sh --quiet
+	@docker/setup.sh --quiet --tests
 	@T='$(T)' SEED='$(SEED)' $(PYTHON) tests/run.py
 
 soak: ## random faults for long, with the checker at the end: KILLS= SEED= MINUTES=
-	@docker/setup.sh --quiet
+	@docker/setup.sh --quiet --tests
 	@$(MAKE) --no-print-directory -s -j$$(nproc) compile
 	@KILLS='$(KILLS)' SEED='$(SEED)' MINUTES='$(MINUTES)' $(PYTHON) -m tests.integration.soak
