@@ -6,11 +6,10 @@
 
 #include "core/buf.h"
 #include "core/err.h"
+#include "core/version.h"
 
 #include <getopt.h>
 #include <stdbool.h>
-
-#define SPATE_VERSION "0.1.0"
 
 enum spate_exit spate_cli_connector(int argc, char **argv);
 enum spate_exit spate_cli_sink(int argc, char **argv);

@@ -3,6 +3,7 @@
 
 #include "core/alloc.h"
 #include "core/glob.h"
+#include "core/http.h"
 #include "core/log.h"
 
 #include <string.h>
@@ -51,6 +52,21 @@ static const struct spate_option options[] = {
      .fallback = "false",
      .doc =
          "Create the publication and the slot when they are missing. Otherwise they are taken as they are."},
+    {.key = "source.postgres.watch",
+     .type = SPATE_OPT_DURATION,
+     .offset = AT(source.watch_ms),
+     .fallback = "10s",
+     .min = 100,
+     .max = 3600000,
+     .doc = "How often a connection of its own looks at the slot: how much WAL it keeps, and whether the "
+            "source is about to take it away. It goes on while the bus is down."},
+    {.key = "source.postgres.retained_warning",
+     .type = SPATE_OPT_BYTES,
+     .offset = AT(source.retained_warning_bytes),
+     .fallback = "256MiB",
+     .min = 1 << 20,
+     .max = INT64_C(1) << 50,
+     .doc = "WAL kept by the slot that is worth a warning; each doubling is worth another."},
     {.key = "tables",
      .type = SPATE_OPT_LIST,
      .offset = AT(tables),
@@ -78,6 +94,13 @@ static const struct spate_option options[] = {
      .fallback = "info",
      .choices = levels,
      .doc = "What is logged on stderr."},
+    {.key = "status.listen",
+     .type = SPATE_OPT_STRING,
+     .offset = AT(status_listen),
+     .doc =
+         "Where /status (JSON), /metrics (Prometheus) and /health are served: a port for this machine only "
+         "(9187), or ADDRESS:PORT. They need no password and hold no secret and no row value. Nowhere "
+         "unless given."},
 };
 
 const struct spate_option_table spate_connector_tables[] = {
@@ -91,6 +114,8 @@ enum spate_rc spate_connector_check(const struct spate_connector_config *config,
     const struct spate_strings *tables = &config->tables;
     const char *path = config->path ? config->path : "the configuration";
 
+    if (config->status_listen && spate_http_check(config->status_listen, err))
+        return spate_err_context(err, "%s", path);
     if (strstr(config->name, "._")) {
         err->exit_code = SPATE_EXIT_CONFIG;
         return spate_fail(

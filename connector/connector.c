@@ -3,6 +3,7 @@
 
 #include "connector/lsn.h"
 #include "connector/session.h"
+#include "connector/status.h"
 #include "core/clock.h"
 #include "core/failpoint.h"
 #include "core/log.h"
@@ -18,6 +19,7 @@
 #define BACKOFF_LAST_MS  10000
 
 struct connector {
+    struct spate_connector_config config; /* a copy that knows where to report to */
     struct spate_stream stream;
     bool new_epoch;
     bool connected_before;
@@ -67,6 +69,7 @@ static enum spate_rc stream_until_over(struct connector *c, struct spate_err *er
     while ((rc = spate_stream_turn(&c->stream, now_ms, err)) == SPATE_OK) {
         spate_stream_wait(&c->stream, now_ms);
         now_ms = spate_clock_ms();
+        spate_status_turn(c->config.status, &c->stream, now_ms);
         /* It held for longer than the pause before it: the next failure is a new one, not the same again. */
         if (c->backoff_ms > BACKOFF_FIRST_MS && now_ms - began_ms > c->backoff_ms) {
             c->backoff_ms = BACKOFF_FIRST_MS;
@@ -104,12 +107,17 @@ static enum spate_rc session(struct connector *c, struct spate_err *err)
 {
     enum spate_rc rc = SPATE_OK;
 
-    if (!c->stream.publisher.stream)
+    if (!c->stream.publisher.stream) {
+        spate_status_state(c->config.status, SPATE_CONNECTOR_WAITING_BUS, NULL);
         rc = spate_session_bus(&c->stream, err);
-    if (rc == SPATE_OK)
+    }
+    if (rc == SPATE_OK) {
+        spate_status_state(c->config.status, SPATE_CONNECTOR_OPENING, NULL);
         rc = spate_session_open(&c->stream, &c->new_epoch, !c->connected_before, err);
+    }
     if (rc == SPATE_OK) {
         c->connected_before = true;
+        spate_status_streaming(c->config.status, &c->stream);
         rc = stream_until_over(c, err);
     }
     return rc;
@@ -122,6 +130,7 @@ static enum spate_rc stop(struct connector *c, struct spate_err *err)
     int64_t until_ms = spate_clock_ms() + stream->config->stop_deadline_ms;
     enum spate_rc rc = SPATE_OK;
 
+    spate_status_state(c->config.status, SPATE_CONNECTOR_STOPPING, NULL);
     if (!stream->publisher.stream || !stream->repl.copying) {
         spate_session_close(stream);
         return SPATE_OK;
@@ -175,7 +184,9 @@ enum spate_rc spate_connector_run(const struct spate_connector_config *config, b
 
     if (!c)
         return spate_fail(err, SPATE_FATAL, "no memory to start");
-    c->stream.config = config;
+    c->config = *config;
+    c->config.status = spate_status_open(config);
+    c->stream.config = &c->config;
     c->new_epoch = new_epoch;
     c->backoff_ms = BACKOFF_FIRST_MS;
     c->random = (unsigned)spate_clock_us();
@@ -188,6 +199,7 @@ enum spate_rc spate_connector_run(const struct spate_connector_config *config, b
             rc = stop(c, err);
             break;
         }
+        spate_status_failed(c->config.status, err);
         leave(c);
         if (c->stream.publisher.failed)
             spate_publisher_close(&c->stream.publisher);
@@ -198,6 +210,7 @@ enum spate_rc spate_connector_run(const struct spate_connector_config *config, b
             break;
         }
     }
+    spate_status_close(c->config.status);
     connector_free(c);
     return rc;
 }

@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct spate_status;
+
 struct spate_connector_config {
     const char *path; /* of the file, for messages; set by the caller, may be NULL */
     char *name;       /* connector: also the stream's topic */
@@ -16,12 +18,16 @@ struct spate_connector_config {
         char *url, *password_env, *password_file;
         char *publication, *slot;
         bool create;
+        int64_t watch_ms;               /* how often the slot is looked at */
+        int64_t retained_warning_bytes; /* WAL that it keeps: told from here on, at each doubling */
     } source;
     struct spate_strings tables; /* globs */
     struct spate_bus_config bus;
-    int64_t heartbeat_ms;     /* how often an idle stream carries the WAL position */
-    int64_t stop_deadline_ms; /* SIGTERM: flush and confirm within this */
-    int log_level;            /* enum spate_log_level */
+    int64_t heartbeat_ms;        /* how often an idle stream carries the WAL position */
+    int64_t stop_deadline_ms;    /* SIGTERM: flush and confirm within this */
+    int log_level;               /* enum spate_log_level */
+    char *status_listen;         /* where the status pages are; NULL: nowhere */
+    struct spate_status *status; /* where a run reports what it does; set by spate_connector_run, else NULL */
 };
 
 extern const struct spate_option_table spate_connector_tables[];

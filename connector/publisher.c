@@ -1,6 +1,7 @@
 /* connector/publisher.c - the batch, and four writers. */
 #include "connector/publisher.h"
 
+#include "connector/status.h"
 #include "core/clock.h"
 #include "core/failpoint.h"
 #include "core/log.h"
@@ -43,7 +44,7 @@ static enum spate_rc sleep_unless_stopped(int64_t ms)
 }
 
 static enum spate_rc open_topic(struct spate_publisher *publisher, const struct topic *topic,
-                                struct spate_err *err)
+                                struct spate_status *status, struct spate_err *err)
 {
     struct spate_log_limit limit = {0};
     int64_t pause_ms = 100;
@@ -60,6 +61,7 @@ static enum spate_rc open_topic(struct spate_publisher *publisher, const struct 
             return spate_err_context(err, "topic %s", name);
         if (spate_log_due(&limit, spate_clock_ms(), 60000, &hidden))
             spate_log_err(SPATE_LOG_WARN, "waiting-for-bus", err);
+        spate_status_state(status, SPATE_CONNECTOR_WAITING_BUS, err->text);
         if (sleep_unless_stopped(pause_ms) != SPATE_OK)
             return SPATE_END;
         pause_ms = pause_ms * 2 > 2000 ? 2000 : pause_ms * 2;
@@ -80,7 +82,7 @@ enum spate_rc spate_publisher_open(struct spate_publisher *publisher,
                    ? spate_err_context(err, "%s", config->path)
                    : SPATE_FAIL;
     for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
-        rc = open_topic(publisher, &topics[i], err);
+        rc = open_topic(publisher, &topics[i], config->status, err);
         if (rc != SPATE_OK)
             return rc;
     }

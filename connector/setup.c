@@ -1,6 +1,7 @@
 /* connector/setup.c - globs to tables, tables to a publication, and a slot. */
 #include "connector/setup.h"
 
+#include "connector/status.h"
 #include "core/alloc.h"
 #include "core/failpoint.h"
 #include "core/glob.h"
@@ -294,8 +295,11 @@ enum spate_rc spate_setup_slot(struct spate_replication *repl, PGconn *sql,
     spate_buf_puts(&text, "CREATE_REPLICATION_SLOT ");
     spate_pg_ident(&text, spate_slice_str(config->source.slot));
     spate_buf_puts(&text, " LOGICAL pgoutput NOEXPORT_SNAPSHOT");
+    spate_status_state(config->status, SPATE_CONNECTOR_WAITING_SLOT,
+                       "making the slot waits until transactions that are open on the source have ended");
     rc =
         spate_replication_command(repl, spate_buf_str(&text), PGRES_TUPLES_OK, name_blockers, sql, &res, err);
+    spate_status_state(config->status, SPATE_CONNECTOR_OPENING, NULL);
     spate_buf_fini(&text);
     if (rc == SPATE_AGAIN)
         return spate_fail(

@@ -2,6 +2,7 @@
 #include "connector/stream.h"
 
 #include "connector/lsn.h"
+#include "connector/status.h"
 #include "core/clock.h"
 #include "core/failpoint.h"
 #include "core/log.h"
@@ -36,6 +37,7 @@ enum spate_rc spate_stream_serve(struct spate_stream *stream, int fd, struct spa
         if (stream->repl.copying &&
             spate_replication_tend(&stream->repl, &stream->ledger, spate_clock_ms(), false, err))
             return SPATE_FAIL;
+        spate_status_turn(stream->config->status, stream, spate_clock_ms());
         if (fd < 0 || fds[2].revents)
             return SPATE_OK;
     }
@@ -93,6 +95,13 @@ enum spate_rc spate_stream_version(struct spate_stream *stream, struct spate_tab
 
 /* ---- frame → change → line ---- */
 
+/* For those who look: the held change was published, with so many bytes. */
+static void count(struct spate_stream *stream, size_t bytes)
+{
+    stream->counts.changes[stream->tx.held.op]++;
+    stream->counts.bytes += bytes;
+}
+
 /* The held change is known to be the final one of its transaction (end) or not (0). */
 static enum spate_rc settle(struct spate_stream *stream, uint64_t end, struct spate_err *err)
 {
@@ -102,6 +111,10 @@ static enum spate_rc settle(struct spate_stream *stream, uint64_t end, struct sp
     if (!stream->tx.holding)
         return SPATE_OK;
     change->end = end;
+    if (end) {
+        stream->counts.ended_n = change->n;
+        stream->counts.ended_us = change->commit_us;
+    }
     if (change->n <= stream->tail.last) {
         /* It stands on the bus already, durably: compared, not published again. */
         rc = spate_recheck_change(&stream->recheck, change, err);
@@ -109,11 +122,14 @@ static enum spate_rc settle(struct spate_stream *stream, uint64_t end, struct sp
         if (rc == SPATE_OK && end)
             rc = spate_ledger_found(&stream->ledger, end, err);
     } else {
+        const size_t before = stream->publisher.bytes.len;
         uint64_t token = 0;
 
         rc = end ? spate_ledger_add(&stream->ledger, end, &token, err) : SPATE_OK;
         if (rc == SPATE_OK)
             rc = spate_publisher_change(&stream->publisher, change, token, err);
+        if (rc == SPATE_OK)
+            count(stream, stream->publisher.bytes.len - before);
         stream->changes++;
         if (!end)
             SPATE_FAILPOINT(connector_mid_transaction);
@@ -358,6 +374,7 @@ static enum spate_rc heartbeat(struct spate_stream *stream, int64_t now_ms, stru
                                                         .source = stream->tx.source},
                               token);
     stream->heartbeat_ms = now_ms;
+    stream->counts.heartbeats++;
     SPATE_FAILPOINT(connector_heartbeat);
     spate_log(SPATE_LOG_DEBUG, "heartbeat", "lsn=%X/%X n=%" PRIu64, LSN(wal_end), stream->tx.next_n - 1);
     return spate_publisher_flush(&stream->publisher, err) == SPATE_FAIL ? SPATE_FAIL : SPATE_OK;
@@ -424,8 +441,12 @@ void spate_stream_wait(struct spate_stream *stream, int64_t now_ms)
     if (stream->repl.flush_pending)
         fds[2].events |= POLLOUT;
     poll(fds, 3, (int)timeout_ms);
-    if (!room)
-        stream->stalled_us += (uint64_t)(spate_clock_us() - began_us);
+    if (!room) {
+        uint64_t stalled_us = (uint64_t)(spate_clock_us() - began_us);
+
+        stream->stalled_us += stalled_us;
+        stream->counts.stalled_us += stalled_us;
+    }
     if (fds[2].revents & POLLIN)
         stream->repl.read_ms = spate_clock_ms();
 }

@@ -45,6 +45,13 @@ struct spate_stream {
     uint64_t frame_lsn;   /* for messages to people */
     uint64_t changes;     /* published on this connection */
     uint64_t stalled_us;  /* how long the source was not read, because the bus or the ledger was full */
+
+    struct { /* for those who look (connector/status.h): over all connections */
+        uint64_t changes[SPATE_OP_UNKNOWN + 1]; /* published, by op */
+        uint64_t bytes, heartbeats, stalled_us;
+        uint64_t ended_n; /* the last change that ended its transaction, and when that was committed */
+        int64_t ended_us;
+    } counts;
 };
 
 /* One turn at `now_ms`: acknowledgements, frames, batch, heartbeat, status.

@@ -234,3 +234,11 @@ enum spate_rc spate_pg_exec_within(PGconn *conn, const char *sql, int timeout_ms
 
     return run(conn, sql, 0, NULL, expect, res, &patience, err);
 }
+
+enum spate_rc spate_pg_ask(PGconn *conn, const char *sql, int count, const char *const *values,
+                           int timeout_ms, PGresult **res, struct spate_err *err)
+{
+    const struct patience patience = {.deadline_ms = spate_clock_ms() + timeout_ms, .heeds_stop = true};
+
+    return run(conn, sql, count, values, PGRES_TUPLES_OK, res, &patience, err);
+}

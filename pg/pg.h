@@ -70,6 +70,11 @@ SPATE_CHECKED enum spate_rc spate_pg_exec_within(PGconn *conn, const char *sql, 
                                                  ExecStatusType expect, PGresult **res,
                                                  struct spate_err *err);
 
+/* The same with parameters, for questions that must neither hold up a stop nor hang on a silent server:
+ * SPATE_END when a stop was asked for, and SPATE_FAIL (retry, 57014) when time is up. */
+SPATE_CHECKED enum spate_rc spate_pg_ask(PGconn *conn, const char *sql, int count, const char *const *values,
+                                         int timeout_ms, PGresult **res, struct spate_err *err);
+
 /* Asks the server to cancel the command that runs on the connection, and waits for at most timeout_ms until
  * it has heard that. Where it has not, the connection is broken: the request may still arrive. */
 void spate_pg_cancel(PGconn *conn, int timeout_ms);

@@ -1,0 +1,192 @@
+/* connector/report.c - the one table of a connector's facts. */
+#include "connector/report.h"
+
+#include "core/alloc.h"
+#include "core/metric.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+const char *const spate_connector_states[] = {
+    "starting", "waiting-for-bus", "opening", "waiting-for-slot", "streaming",
+    "retrying", "stopping",        "fenced",  "stopped",          NULL};
+
+#define AT(member) offsetof(struct spate_connector_facts, member)
+
+static const struct spate_metric table[] = {
+    {"connector", SPATE_METRIC_INFO, AT(connector), .help = ""},
+    {"version", SPATE_METRIC_INFO, AT(version), .help = ""},
+    {"server_version", SPATE_METRIC_INFO, AT(server), .help = ""},
+    {"slot", SPATE_METRIC_INFO, AT(slot), .help = ""},
+    {"publication", SPATE_METRIC_INFO, AT(publication), .help = ""},
+    {"bus", SPATE_METRIC_INFO, AT(bus), .help = ""},
+    {"topic", SPATE_METRIC_INFO, AT(topic), .help = ""},
+    {"started", SPATE_METRIC_TIME, AT(started_us), .help = "When the process started."},
+    {"state", SPATE_METRIC_STATE, AT(now.state), .choices = spate_connector_states,
+     .help = "What the connector is doing; the series of the present state is 1."},
+    {"state_since", SPATE_METRIC_TIME, AT(state_since_us), .help = "When it came to that state."},
+    {"detail", SPATE_METRIC_TEXT, AT(detail), .help = ""},
+    {"live", SPATE_METRIC_FLAG, AT(now.live), .help = "1 unless the data plane hangs."},
+    {"ready", SPATE_METRIC_FLAG, AT(now.ready), .help = "1 while changes flow from the source to the bus."},
+    {"epoch", SPATE_METRIC_COUNT, AT(plane.epoch), .help = "Epoch of the stream."},
+    {"n", SPATE_METRIC_COUNT, AT(plane.n), .help = "Number of the last change that was read."},
+    {"durable_n", SPATE_METRIC_COUNT, AT(plane.durable_n),
+     .help = "Number of the last change that is durable on the bus."},
+    {"source_lsn", SPATE_METRIC_LSN, AT(now.source_lsn), .help = "How far the source's WAL is written."},
+    {"received_lsn", SPATE_METRIC_LSN, AT(plane.received_lsn), .help = "How far the source has sent it."},
+    {"published_lsn", SPATE_METRIC_LSN, AT(plane.published_lsn), .help = "How far it was given to the bus."},
+    {"durable_lsn", SPATE_METRIC_LSN, AT(plane.durable_lsn), .help = "How far the bus has made it durable."},
+    {"confirmed_lsn", SPATE_METRIC_LSN, AT(plane.confirmed_lsn),
+     .help = "How far that was confirmed to the source."},
+    {"lag_bytes", SPATE_METRIC_NUMBER, AT(now.lag_bytes),
+     .help = "WAL of the source that is not yet durable on the bus, with what does not concern us."},
+    {"lag_seconds", SPATE_METRIC_SECONDS, AT(now.lag_us),
+     .help = "Age of the oldest commit that is not yet durable on the bus; 0: nothing waits."},
+    {"lag_changes", SPATE_METRIC_NUMBER, AT(now.lag_changes),
+     .help = "Changes that were read and are not yet durable on the bus."},
+    {"slot_exists", SPATE_METRIC_FLAG, AT(now.exists), .help = "1 while the source has the slot."},
+    {"slot_active", SPATE_METRIC_FLAG, AT(look.active), .help = "1 while somebody reads from the slot."},
+    {"slot_wal_status", SPATE_METRIC_STATE, AT(now.status), .choices = spate_wal_status_names,
+     .help = "What the source says of the WAL that the slot needs."},
+    {"slot_retained_bytes", SPATE_METRIC_NUMBER, AT(look.retained_bytes),
+     .help = "WAL that the slot keeps on the source's disk."},
+    {"slot_safe_bytes", SPATE_METRIC_NUMBER, AT(look.safe_bytes),
+     .help = "WAL that may be written before the slot is in danger; absent without a limit."},
+    {"slot_limit_bytes", SPATE_METRIC_NUMBER, AT(look.keep_bytes),
+     .help = "max_slot_wal_keep_size of the source; absent without a limit."},
+    {"slot_restart_lsn", SPATE_METRIC_LSN, AT(look.restart), .help = "The oldest WAL that the slot keeps."},
+    {"slot_confirmed_lsn", SPATE_METRIC_LSN, AT(look.confirmed),
+     .help = "What the source knows as confirmed."},
+    {"slot_looked", SPATE_METRIC_TIME, AT(look.looked_us), .help = "When the slot was looked at last."},
+    {"batch_changes", SPATE_METRIC_NUMBER, AT(plane.batch_changes),
+     .help = "Messages that wait for the bus to take them."},
+    {"batch_bytes", SPATE_METRIC_NUMBER, AT(plane.batch_bytes), .help = "Bytes of these messages."},
+    {"unconfirmed_transactions", SPATE_METRIC_NUMBER, AT(plane.unconfirmed_transactions),
+     .help = "Transactions that the bus has and has not yet made durable."},
+    {"bus_end", SPATE_METRIC_TEXT, AT(plane.bus_end), .help = ""},
+    {"bus_durable", SPATE_METRIC_TEXT, AT(plane.bus_durable), .help = ""},
+    {"bus_retention_seconds", SPATE_METRIC_SECONDS, AT(plane.retention_us),
+     .help = "How long the bus keeps a message at least: the longest outage that a sink survives."},
+    {"changes_total", SPATE_METRIC_COUNT, AT(plane.inserts), .label = "op", .value = "insert",
+     .help = "Changes published by this process."},
+    {"changes_total", SPATE_METRIC_COUNT, AT(plane.updates), .label = "op", .value = "update"},
+    {"changes_total", SPATE_METRIC_COUNT, AT(plane.deletes), .label = "op", .value = "delete"},
+    {"changes_total", SPATE_METRIC_COUNT, AT(plane.truncates), .label = "op", .value = "truncate"},
+    {"changes_total", SPATE_METRIC_COUNT, AT(plane.messages), .label = "op", .value = "message"},
+    {"published_bytes_total", SPATE_METRIC_COUNT, AT(plane.bytes), .help = "Bytes of these changes."},
+    {"heartbeats_total", SPATE_METRIC_COUNT, AT(plane.heartbeats), .help = "Heartbeats published."},
+    {"stalled_seconds_total", SPATE_METRIC_SECONDS, AT(plane.stalled_us),
+     .help = "How long the source was not read because the bus took no more."},
+    {"sessions_total", SPATE_METRIC_COUNT, AT(sessions), .help = "How often streaming began."},
+    {"retries_total", SPATE_METRIC_COUNT, AT(retries), .help = "How often an attempt or a session failed."},
+    {"last_error", SPATE_METRIC_TEXT, AT(error.text), .help = ""},
+    {"last_error_verdict", SPATE_METRIC_TEXT, AT(error.verdict), .help = ""},
+    {"last_error_sqlstate", SPATE_METRIC_TEXT, AT(error.sqlstate), .help = ""},
+    {"last_error_at", SPATE_METRIC_TIME, AT(error.at_us), .help = "When something failed last."},
+};
+
+/* ---- deriving ---- */
+
+SPATE_PRINTF(2, 3)
+static void because(struct spate_connector_facts *facts, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(facts->now.reason, sizeof facts->now.reason, fmt, args);
+    va_end(args);
+}
+
+static void derive_health(struct spate_connector_facts *facts, int64_t now_ms)
+{
+    const struct spate_plane_facts *plane = &facts->plane;
+    int64_t silent_ms = now_ms - plane->turned_ms, stuck_ms = now_ms - plane->progress_ms;
+
+    facts->now.live = 1;
+    facts->now.ready = 0;
+    switch (facts->state) {
+    case SPATE_CONNECTOR_STREAMING:
+        if (silent_ms > SPATE_CONNECTOR_HUNG_MS) {
+            facts->now.live = 0;
+            because(facts, "the data plane has not turned for %" PRId64 " s: it hangs", silent_ms / 1000);
+        } else if (stuck_ms > SPATE_CONNECTOR_STUCK_MS) {
+            because(facts,
+                    "the bus has made nothing durable for %" PRId64 " s, and %" PRId64 " changes wait for it",
+                    stuck_ms / 1000, facts->now.lag_changes);
+        } else {
+            facts->now.ready = 1;
+            because(facts, "streaming");
+        }
+        break;
+    case SPATE_CONNECTOR_WAITING_BUS:
+        because(facts, "waiting for the bus%s%s", facts->detail[0] ? ": " : "", facts->detail);
+        break;
+    case SPATE_CONNECTOR_OPENING:
+        because(facts, "connecting to the source, and finding the place in the stream");
+        break;
+    case SPATE_CONNECTOR_STARTING:
+    case SPATE_CONNECTOR_STOPPING:
+        because(facts, "%s", spate_connector_states[facts->state]);
+        break;
+    case SPATE_CONNECTOR_WAITING_SLOT:
+    case SPATE_CONNECTOR_RETRYING:
+    case SPATE_CONNECTOR_FENCED:
+    case SPATE_CONNECTOR_STOPPED:
+        because(facts, "%s: %s", spate_connector_states[facts->state],
+                facts->detail[0] ? facts->detail : facts->error.text);
+        break;
+    }
+}
+
+void spate_connector_report_derive(struct spate_connector_facts *facts, int64_t wall_us, int64_t now_ms)
+{
+    const struct spate_plane_facts *plane = &facts->plane;
+    uint64_t durable =
+        plane->durable_lsn > facts->look.confirmed ? plane->durable_lsn : facts->look.confirmed;
+    uint64_t source = plane->received_lsn > facts->look.wal ? plane->received_lsn : facts->look.wal;
+
+    facts->now.state = (int)facts->state;
+    facts->now.exists = facts->look.looked_us ? facts->look.exists : -1;
+    facts->now.status = facts->look.exists ? (int)facts->look.status : -1;
+    facts->now.source_lsn = source;
+    facts->now.lag_bytes = source == 0 || durable == 0 ? -1
+                           : source > durable          ? (int64_t)(source - durable)
+                                                       : 0;
+    facts->now.lag_changes = plane->n > plane->durable_n ? (int64_t)(plane->n - plane->durable_n) : 0;
+    /* The two clocks need not agree. */
+    facts->now.lag_us =
+        plane->behind_since_us && wall_us > plane->behind_since_us ? wall_us - plane->behind_since_us : 0;
+    derive_health(facts, now_ms);
+}
+
+/* ---- showing ---- */
+
+void spate_connector_report_status(const struct spate_connector_facts *facts, struct spate_buf *out)
+{
+    spate_buf_putc(out, '{');
+    spate_metric_json(out, table, SPATE_COUNT(table), facts);
+    spate_buf_puts(out, "}\n");
+}
+
+void spate_connector_report_metrics(const struct spate_connector_facts *facts, struct spate_buf *out)
+{
+    static const struct spate_metric_set set = {
+        .prefix = "spate_connector",
+        .label = "connector",
+        .label_offset = AT(connector),
+        .table = table,
+        .count = SPATE_COUNT(table),
+    };
+
+    spate_metric_prometheus(out, &set, facts, sizeof *facts, 1);
+}
+
+void spate_connector_report_health(const struct spate_connector_facts *facts, struct spate_buf *out)
+{
+    spate_buf_printf(out, "{\"live\":%s,\"ready\":%s,\"reason\":", facts->now.live ? "true" : "false",
+                     facts->now.ready ? "true" : "false");
+    spate_metric_quote(out, facts->now.reason);
+    spate_buf_puts(out, "}\n");
+}
