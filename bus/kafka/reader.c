@@ -22,6 +22,10 @@
 #define LOOK_MS      500   /* between two looks whether the log has grown to where this reader waits */
 #define DAMAGED_MOST 3     /* a record that is damaged on its way is fetched again so many times (F14) */
 
+struct amount {
+    int64_t bytes, records;
+};
+
 struct reader {
     struct spate_reader base;
     struct spate_kafka *kafka;
@@ -36,9 +40,10 @@ struct reader {
     int64_t look_ms;  /* when to ask again, while beyond */
     bool from_oldest; /* nothing read yet, and whatever is the oldest will do */
     bool gap;
-    int64_t gap_from; /* up to pos */
-    unsigned damaged; /* times in a row that what stands at pos could not be read */
-    bool failed;      /* wait met an error that the next call of next reports */
+    int64_t gap_from;            /* up to pos */
+    struct amount drained, full; /* taken since the queue was empty; where librdkafka stops fetching */
+    unsigned damaged;            /* times in a row that what stands at pos could not be read */
+    bool failed;                 /* wait met an error that the next call of next reports */
     struct spate_err failure;
     rd_kafka_message_t *batch[BATCH];
     size_t at, count;
@@ -174,6 +179,15 @@ static enum spate_rc heed(struct reader *r, const rd_kafka_message_t *m, struct 
     }
 }
 
+/* Before librdkafka has fetch.queue.backoff.ms, its fetcher sleeps for up to a second once its queue was
+ * full, though the queue is empty soon after. Seeking to where it stands wakes it. */
+static void wake_fetcher(struct reader *r)
+{
+    if (r->full.bytes > 0 && (r->drained.bytes >= r->full.bytes || r->drained.records >= r->full.records))
+        rd_kafka_seek(r->log, 0, r->pos, 0);
+    r->drained = (struct amount){0};
+}
+
 /* Takes what librdkafka has; waits for the first of it. A batch call would wait until the batch is full. */
 static void fill(struct reader *r, int timeout_ms)
 {
@@ -190,6 +204,8 @@ static void fill(struct reader *r, int timeout_ms)
     }
     const ssize_t more = rd_kafka_consume_batch_queue(r->queue, 0, r->batch + got, want);
     r->count = (size_t)got + (more > 0 ? (size_t)more : 0);
+    if (r->count == 0)
+        wake_fetcher(r);
 }
 
 /* Answers to fetches tell the end as well. */
@@ -215,6 +231,8 @@ static enum spate_rc take(struct reader *r, struct spate_message *message, struc
             rd_kafka_timestamp_type_t type;
             r->lent = m;
             r->pos = m->offset + 1;
+            r->drained.bytes += (int64_t)(m->len + m->key_len);
+            r->drained.records++;
             r->damaged = 0;
             r->from_oldest = false;
             message->kind = SPATE_MESSAGE_RECORD;
@@ -427,6 +445,16 @@ static const struct spate_reader_ops reader_ops = {.next = next,
                                                    .log_id = log_id,
                                                    .close = close_reader};
 
+static int64_t number(rd_kafka_t *handle, const char *property)
+{
+    char text[32];
+    size_t size = sizeof text;
+
+    return rd_kafka_conf_get(rd_kafka_conf(handle), property, text, &size) == RD_KAFKA_CONF_OK
+               ? strtoll(text, NULL, 10)
+               : -1;
+}
+
 /* 2.0.2 knows no topic ids (K10): one that was made anew in the same cluster is told by its epochs. */
 static enum spate_rc name_log(struct reader *r, struct spate_err *err)
 {
@@ -455,6 +483,9 @@ enum spate_rc spate_kafka_reader_open(struct spate_kafka *kafka, const char *top
     if (rc == SPATE_OK) {
         r->log = rd_kafka_topic_new(r->handle, r->topic.name, NULL);
         r->queue = rd_kafka_queue_new(r->handle);
+        if (number(r->handle, "fetch.queue.backoff.ms") < 0)
+            r->full = (struct amount){.bytes = number(r->handle, "queued.max.messages.kbytes") * 1024,
+                                      .records = number(r->handle, "queued.min.messages")};
         if (!r->log)
             rc = spate_kafka_fail(kafka, err, rd_kafka_last_error(), NULL, "preparing topic %s", topic);
     }
