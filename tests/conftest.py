@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from tests.support import kafka as kafka_support
 from tests.support import scratch
 from tests.support.cluster import Cluster
 from tests.support.world import World, binary
@@ -50,6 +51,51 @@ def world(source, target):
         if not cluster.running():
             cluster.start()
     new = World(source, target)
+    yield new
+    new.close()
+
+
+def need_kafka():
+    why = kafka_support.unavailable()
+    if why:
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def kafka():
+    """One broker that all tests share, and nobody stops: tests/run.py's, else one of this session."""
+    need_kafka()
+    if os.environ.get("SPATE_TEST_BROKERS"):
+        return kafka_support.Topics(os.environ["SPATE_TEST_BROKERS"])
+    return kafka_support.KafkaCluster().start()
+
+
+@pytest.fixture(scope="module")
+def own_kafka():
+    """A broker behind a proxy, which a module's tests may kill, cut off and fill; it is mended between them."""
+    need_kafka()
+    cluster = kafka_support.KafkaCluster("own-kafka", proxied=True).start()
+    yield cluster
+    cluster.destroy()
+
+
+@pytest.fixture
+def kafka_world(source, target, kafka):
+    for cluster in (source, target):
+        if not cluster.running():
+            cluster.start()
+    new = World(source, target, kafka=kafka)
+    yield new
+    new.close()
+
+
+@pytest.fixture(params=["local", "kafka"])
+def each_world(request, source, target):
+    """A world over each bus."""
+    for cluster in (source, target):
+        if not cluster.running():
+            cluster.start()
+    new = World(source, target, kafka=request.getfixturevalue("kafka") if request.param == "kafka" else None)
     yield new
     new.close()
 

@@ -3,7 +3,7 @@
 
 T=PATTERN   only what matches (a file name, a test name, or the name of a step)
 SEED=N      repeats the random parts of a run
-CI=true     nothing that needs a Postgres server may be skipped
+CI=true     nothing that needs a Postgres server or a Kafka broker may be skipped
 """
 import concurrent.futures
 import fnmatch
@@ -20,7 +20,7 @@ import xml.etree.ElementTree as xml
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from tests.support import scratch  # noqa: E402
+from tests.support import kafka, scratch  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.chdir(ROOT)
@@ -43,6 +43,7 @@ def on_signal(number, _frame):
             child.wait(60)
         except subprocess.TimeoutExpired:
             child.kill()
+    scratch.clean_up()
     print("interrupted", flush=True)
     os._exit(128 + number)
 
@@ -109,6 +110,27 @@ def build():
         return False
     ok()
     return True
+
+
+def broker():
+    """One broker for whatever does not stop it; its address in SPATE_TEST_BROKERS. With T= the tests in Python start
+    their own where they need one."""
+    if not wants("contract", "broker", *[os.path.basename(path)[:-2] for path in glob.glob("tests/contract/*_test.c")]):
+        return
+    head(f"Kafka {kafka.VERSION} for the tests that need a broker")
+    begin = time.monotonic()
+    try:
+        kafka.jars()
+        os.environ["SPATE_TEST_BROKERS"] = kafka.KafkaCluster().start().brokers
+        ok()
+        print(f"   ready in {time.monotonic() - begin:.1f} s", flush=True)
+    except (kafka.Missing, scratch.Failure) as why:
+        # Missing: not installed, or the jars cannot be fetched here. A broker that does not start is a failure anyway.
+        if CI or isinstance(why, scratch.Failure):
+            fail("a Kafka broker", str(why))
+        else:
+            skip("whatever needs a Kafka broker", str(why))
+            os.environ["SPATE_NO_KAFKA"] = str(why)  # or each process would try to fetch them
 
 
 def tap(name, path, env=None):
@@ -260,7 +282,9 @@ def main():
         import random
         os.environ["SEED"] = str(random.SystemRandom().randrange(1, 10**6))
     print(f"SEED={os.environ['SEED']}" + (f" T={PATTERN}" if PATTERN else ""), flush=True)
+    scratch.atexit.register(scratch.clean_up)
     if build():
+        broker()
         cmocka("unit", "release")
         cmocka("contract", "release")
         checks()

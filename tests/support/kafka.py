@@ -43,6 +43,8 @@ class Missing(Exception):
 @functools.lru_cache(None)
 def jars(version=VERSION):
     """The directory with the broker's jars; fetched once into build/kafka/VERSION."""
+    if os.environ.get("SPATE_NO_KAFKA"):
+        raise Missing(os.environ["SPATE_NO_KAFKA"])
     if not shutil.which("java"):
         raise Missing("no java (docker/setup.sh --tests installs it)")
     folder = os.path.join(os.environ.get("SPATE_KAFKA_JARS") or os.path.join(scratch.ROOT, "build/kafka"), version)
@@ -236,6 +238,20 @@ class Topics:
         self.brokers = brokers
         self.wire = Wire(brokers)
 
+    def forget(self, stream):
+        """Removes a stream's topics, if the cluster is there to be asked."""
+        if not self.running():
+            return
+        try:
+            names = [name for name in self.wire.topics() if name == stream or name.startswith(stream + ".")]
+            if names:
+                self.wire.delete_topic(*names)
+        except (OSError, KafkaError):
+            pass
+
+    def running(self):
+        return True
+
     def produce(self, topic, lines, *arguments):
         """Through kcat: one record per line; with -K as an argument keys as well."""
         scratch.run_with_input(["kcat", "-q", "-b", self.brokers, "-P", "-t", topic, "-p", "0", *arguments], lines)
@@ -257,6 +273,17 @@ class Topics:
             found.append((offset, key, data[at:at + size]))
             at += size + 1
         return found
+
+
+def unavailable():
+    """Why there can be no broker here; None if there can. In CI that is a failure, and Missing says it."""
+    try:
+        jars()
+        return None
+    except Missing as missing:
+        if os.environ.get("CI", "") not in ("", "0", "false"):
+            raise
+        return str(missing)
 
 
 class KafkaCluster(Topics):
@@ -288,7 +315,7 @@ class KafkaCluster(Topics):
             self.nodes.append(Node(self, number, data(number) if data else os.path.join(self.dir, f"data{number}")))
         if proxied:
             for node in self.nodes:
-                node.proxy = Proxy(node.ports["PROXIED"])
+                node.proxy = Proxy(node.ports["PROXIED"], protocol="kafka")
         for node in self.nodes:
             node.format()
         super().__init__(self.address("INTERNAL"))

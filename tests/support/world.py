@@ -133,8 +133,10 @@ class MemoryWatch:
 
 
 class World:
-    def __init__(self, source, target, name=None, heartbeat="1s"):
-        self.source, self.target = source, target
+    """kafka: a cluster of tests/support/kafka.py to use as the bus; None: the local bus."""
+
+    def __init__(self, source, target, name=None, heartbeat="1s", kafka=None):
+        self.source, self.target, self.kafka = source, target, kafka
         self.name = name or f"w{os.getpid()}_{next(_number)}"
         self.db = self.name
         self.dir = scratch.directory("spate-w-")
@@ -147,8 +149,12 @@ class World:
             target.create_database(self.db)
         # Small segments: many tests start a bus, and rolling over is worth meeting often. test_large has the default.
         self.bus = {"local": {"path": os.path.join(self.dir, "bus"), "hot": self.hot, "segment_bytes": "4MiB"}}
+        self.stream = "shop"
+        if kafka:  # which many worlds share
+            self.bus = {"kafka": {"brokers": kafka.brokers}}
+            self.stream = f"shop_{self.name}_{os.urandom(2).hex()}"
         self.config = {
-            "connector": "shop",
+            "connector": self.stream,
             "source": {"postgres": {"url": source.url(self.db), "publication": "spate", "slot": self.slot(), "create": True}},
             "tables": ["public.*"], "bus": self.bus, "heartbeat": heartbeat,
         }
@@ -169,7 +175,7 @@ class World:
         return self.write("connector.yaml", {**self.config, **changes})
 
     def sink_config(self, name, tables, schema=None, url=None, **more):
-        return {"sink": name, "from": "shop", "bus": self.bus,
+        return {"sink": name, "from": self.stream, "bus": self.bus,
                 "into": {"postgres": {"url": url or self.target.url(self.db), "schema": schema or name}},
                 "tables": tables, **more}
 
@@ -224,6 +230,8 @@ class World:
         for cluster in (self.source, self.target):
             if cluster and cluster.running():
                 cluster.drop_database(self.db)
+        if self.kafka:
+            self.kafka.forget(self.stream)
         if not os.environ.get("KEEP_SCRATCH"):
             for path in (self.hot, self.dir):
                 shutil.rmtree(path, ignore_errors=True)
