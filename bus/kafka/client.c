@@ -122,7 +122,8 @@ static bool due(struct spate_kafka *kafka, const char *about, unsigned *hidden)
 /* Lines that say nothing to anybody: a file has one list of properties for producers and consumers alike. */
 static bool idle_talk(const char *facility, const char *text)
 {
-    return strcmp(facility, "CONFWARN") == 0 && strstr(text, "property and will be ignored by");
+    return strcmp(facility, "CONFWARN") == 0 &&
+           (strstr(text, "property and will be ignored by") || strstr(text, "No `bootstrap.servers`"));
 }
 
 static void on_log(const rd_kafka_t *handle, int level, const char *facility, const char *text)
@@ -288,9 +289,9 @@ enum spate_rc spate_kafka_client(struct spate_kafka *kafka, enum spate_kafka_rol
     detach(attached);
     if (rd_kafka_last_error() == RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE)
         return spate_fail(err, SPATE_RETRY, "librdkafka has no threads or memory left: %s", words);
-    err->exit_code = SPATE_EXIT_CONFIG;
-    return spate_fail(err, SPATE_FATAL, "bus.kafka.properties: librdkafka does not start with them: %s",
-                      words);
+    return spate_fail(err, SPATE_RETRY,
+                      "librdkafka does not start with what bus.kafka.properties say: %s%s%.300s", words,
+                      kafka->complaint[0] ? ": " : "", kafka->complaint);
 }
 
 static void *destroy(void *arg)

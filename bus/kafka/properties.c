@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 enum role_set { PRODUCERS = 1, CONSUMERS = 2, ALL = 4 };
 
@@ -133,7 +134,7 @@ bool spate_kafka_uses_sasl(const struct spate_kafka_config *config)
     return protocol_is(config, "sasl_plaintext", "sasl_ssl");
 }
 
-static const char *mechanism(const struct spate_kafka_config *config)
+const char *spate_kafka_mechanism(const struct spate_kafka_config *config)
 {
     const char *said = spate_kafka_said(config, "sasl.mechanism");
 
@@ -142,12 +143,11 @@ static const char *mechanism(const struct spate_kafka_config *config)
 
 bool spate_kafka_uses_scram(const struct spate_kafka_config *config)
 {
-    return spate_kafka_uses_sasl(config) && mechanism(config) &&
-           strncasecmp(mechanism(config), "SCRAM-", 6) == 0;
+    return spate_kafka_uses_sasl(config) && spate_kafka_mechanism(config) &&
+           strncasecmp(spate_kafka_mechanism(config), "SCRAM-", 6) == 0;
 }
 
-static enum spate_rc refuse(struct spate_err *err, const char *fmt, ...) SPATE_PRINTF(2, 3);
-static enum spate_rc refuse(struct spate_err *err, const char *fmt, ...)
+enum spate_rc spate_kafka_refuse(struct spate_err *err, const char *fmt, ...)
 {
     char text[sizeof err->text];
     va_list args;
@@ -160,7 +160,7 @@ static enum spate_rc refuse(struct spate_err *err, const char *fmt, ...)
 }
 
 /* "bus.kafka.properties.acks (line 12)" */
-static const char *place(const struct spate_pair *pair, char *out, size_t size)
+const char *spate_kafka_place(const struct spate_pair *pair, char *out, size_t size)
 {
     if (pair->line > 0)
         snprintf(out, size, "bus.kafka.properties.%.80s (line %d)", pair->key, pair->line);
@@ -198,7 +198,7 @@ static bool satisfies(const struct rule *rule, const char *value)
     return true;
 }
 
-static enum spate_rc held_against_rules(const struct spate_pair *pair, struct spate_err *err)
+enum spate_rc spate_kafka_rules_hold(const struct spate_pair *pair, struct spate_err *err)
 {
     char at[140];
 
@@ -212,14 +212,14 @@ static enum spate_rc held_against_rules(const struct spate_pair *pair, struct sp
                       rule->reason);
         if (satisfies(rule, pair->value))
             return SPATE_OK;
-        place(pair, at, sizeof at);
+        spate_kafka_place(pair, at, sizeof at);
         if (rule->demand == OURS)
-            return refuse(err, "%s: cannot be set: %s. Remove it", at, rule->reason);
-        return refuse(err, "%s: expected %s%s, got \"%.60s\": %s. Remove it, or write %s", at,
-                      rule->demand == MOST    ? "at most "
-                      : rule->demand == LEAST ? "at least "
-                                              : "",
-                      rule->value, pair->value, rule->reason, rule->value);
+            return spate_kafka_refuse(err, "%s: cannot be set: %s. Remove it", at, rule->reason);
+        return spate_kafka_refuse(err, "%s: expected %s%s, got \"%.60s\": %s. Remove it, or write %s", at,
+                                  rule->demand == MOST    ? "at most "
+                                  : rule->demand == LEAST ? "at least "
+                                                          : "",
+                                  rule->value, pair->value, rule->reason, rule->value);
     }
     return SPATE_OK;
 }
@@ -227,18 +227,47 @@ static enum spate_rc held_against_rules(const struct spate_pair *pair, struct sp
 /* --- setting ---------------------------------------------------------------------------------------------
  */
 
-/* The property that was perhaps meant. Out of librdkafka's own list, which is longer than its documentation;
- * the list is freed by the caller. */
+/* Common ones that librdkafka's own list lacks: it has no aliases, and nothing that is unset. */
+static const char *const common[] = {
+    "security.protocol",
+    "ssl.ca.location",
+    "ssl.ca.pem",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.key.password",
+    "ssl.key.pem",
+    "ssl.certificate.pem",
+    "sasl.mechanism",
+    "sasl.username",
+    "sasl.password",
+    "ssl.keystore.location",
+    "client.rack",
+    "compression.type",
+    "linger.ms",
+    "ssl.keystore.password",
+    "acks",
+    "retries",
+    "group.id",
+    "bootstrap.servers",
+    "max.in.flight",
+    "transactional.id",
+    "ssl.crl.location",
+    "sasl.oauthbearer.config",
+};
+
+/* The property that was perhaps meant. */
 static const char *nearest(rd_kafka_conf_t *conf, const char *word, char *out, size_t size)
 {
     rd_kafka_topic_conf_t *topic = rd_kafka_topic_conf_new();
     size_t globals, topics, count = 0;
     const char **global = rd_kafka_conf_dump(conf, &globals);
     const char **of_topic = rd_kafka_topic_conf_dump(topic, &topics);
-    const char **names = spate_alloc((globals + topics) * sizeof *names);
+    const char **names = spate_alloc((globals + topics + SPATE_COUNT(common)) * sizeof *names);
     const char *near;
 
-    for (size_t i = 0; i + 1 < globals; i += 2)
+    for (size_t i = 0; i < SPATE_COUNT(common); i++)
+        names[count++] = common[i];
+    for (size_t i = 0; i + 1 < globals; i += 2) /* names and values alternate */
         names[count++] = global[i];
     for (size_t i = 0; i + 1 < topics; i += 2)
         names[count++] = of_topic[i];
@@ -260,13 +289,14 @@ static enum spate_rc set(rd_kafka_conf_t *conf, const struct spate_pair *pair, s
         return SPATE_OK;
     case RD_KAFKA_CONF_UNKNOWN:
         nearest(conf, pair->key, near, sizeof near);
-        return refuse(err, "%s: librdkafka %s has no such property%s", place(pair, at, sizeof at),
-                      rd_kafka_version_str(), near);
+        return spate_kafka_refuse(err, "%s: librdkafka %s has no such property%s",
+                                  spate_kafka_place(pair, at, sizeof at), rd_kafka_version_str(), near);
     case RD_KAFKA_CONF_INVALID:
         break;
     }
-    return refuse(err, "%s: librdkafka does not take the value: %s", place(pair, at, sizeof at),
-                  spate_secret_name(pair->key) ? "not shown, since it is a secret" : words);
+    return spate_kafka_refuse(err, "%s: librdkafka does not take the value: %s",
+                              spate_kafka_place(pair, at, sizeof at),
+                              spate_secret_name(pair->key) ? "not shown, since it is a secret" : words);
 }
 
 static enum spate_rc set_ours(rd_kafka_conf_t *conf, const char *name, const char *value,
@@ -276,8 +306,8 @@ static enum spate_rc set_ours(rd_kafka_conf_t *conf, const char *name, const cha
 
     if (rd_kafka_conf_set(conf, name, value, words, sizeof words) == RD_KAFKA_CONF_OK)
         return SPATE_OK;
-    return refuse(err, "librdkafka %s does not take %s=%s: %s; use another version of it",
-                  rd_kafka_version_str(), name, value, words);
+    return spate_kafka_refuse(err, "librdkafka %s does not take %s=%s: %s; use another version of it",
+                              rd_kafka_version_str(), name, value, words);
 }
 
 static bool meant_for(enum role_set roles, enum spate_kafka_role role)
@@ -290,8 +320,8 @@ static bool meant_for(enum role_set roles, enum spate_kafka_role role)
 }
 
 /* The presets, then the file, then the rules: what is kept in order by a rule is the same in all three. */
-static enum spate_rc set_all(const struct spate_kafka_config *config, enum spate_kafka_role role,
-                             rd_kafka_conf_t *conf, struct spate_err *err)
+enum spate_rc spate_kafka_set(const struct spate_kafka_config *config, enum spate_kafka_role role,
+                              rd_kafka_conf_t *conf, struct spate_err *err)
 {
     for (size_t i = 0; i < SPATE_COUNT(presets); i++)
         if (meant_for(presets[i].roles, role) &&
@@ -309,6 +339,13 @@ static enum spate_rc set_all(const struct spate_kafka_config *config, enum spate
     return set_ours(conf, "metadata.broker.list", config->brokers, err);
 }
 
+void spate_kafka_wipe(char *password)
+{
+    if (password)
+        explicit_bzero(password, strlen(password));
+    free(password);
+}
+
 enum spate_rc spate_kafka_password(const struct spate_kafka_config *config, char **password,
                                    struct spate_err *err)
 {
@@ -320,10 +357,11 @@ enum spate_rc spate_kafka_password(const struct spate_kafka_config *config, char
     if (config->password_env) {
         text = getenv(config->password_env);
         if (!text)
-            return refuse(err,
-                          "bus.kafka.password_env: the environment variable %s is not set; it is to hold the "
-                          "password: set it, or remove password_env",
-                          config->password_env);
+            return spate_kafka_refuse(
+                err,
+                "bus.kafka.password_env: the environment variable %s is not set; it is to hold the "
+                "password: set it, or remove password_env",
+                config->password_env);
         *password = spate_strdup(text);
     } else if (config->password_file) {
         in = fopen(config->password_file, "re");
@@ -351,7 +389,7 @@ enum spate_rc spate_kafka_password(const struct spate_kafka_config *config, char
 enum spate_rc spate_kafka_apply(const struct spate_kafka_config *config, enum spate_kafka_role role,
                                 size_t max_message_bytes, rd_kafka_conf_t *conf, struct spate_err *err)
 {
-    enum spate_rc rc = set_all(config, role, conf, err);
+    enum spate_rc rc = spate_kafka_set(config, role, conf, err);
     char most[24];
     char *password;
 
@@ -369,123 +407,7 @@ enum spate_rc spate_kafka_apply(const struct spate_kafka_config *config, enum sp
     if (rc != SPATE_OK || !password)
         return rc;
     if (rd_kafka_conf_set(conf, "sasl.password", password, NULL, 0) != RD_KAFKA_CONF_OK)
-        rc = refuse(err, "librdkafka does not take the password for Kafka: it may be empty");
-    explicit_bzero(password, strlen(password));
-    free(password);
+        rc = spate_kafka_refuse(err, "librdkafka does not take the password for Kafka: it may be empty");
+    spate_kafka_wipe(password);
     return rc;
-}
-
-/* --- the whole configuration -----------------------------------------------------------------------------
- */
-
-/* "localhost:9092" or "SSL://127.0.0.1": a connection that nobody on the network can listen to. */
-static bool loopback(const char *broker, size_t len)
-{
-    const char *scheme = memmem(broker, len, "://", 3);
-    static const char *const names[] = {"localhost", "127.", "[::1]", "::1"};
-
-    if (scheme) {
-        len -= (size_t)(scheme + 3 - broker);
-        broker = scheme + 3;
-    }
-    for (size_t i = 0; i < SPATE_COUNT(names); i++) {
-        const size_t named = strlen(names[i]);
-
-        if (len >= named && strncasecmp(broker, names[i], named) == 0 &&
-            (names[i][named - 1] == '.' || len == named || broker[named] == ':'))
-            return true;
-    }
-    return false;
-}
-
-static bool all_loopback(const char *brokers)
-{
-    while (*brokers) {
-        const size_t blank = strspn(brokers, ", "), len = strcspn(brokers + blank, ", ");
-
-        if (len > 0 && !loopback(brokers + blank, len))
-            return false;
-        brokers += blank + len;
-    }
-    return true;
-}
-
-static void warn(const char *words)
-{
-    if (spate_kafka_worth_saying(words))
-        spate_log(SPATE_LOG_WARN, "kafka-config", "words=\"%s\"", words);
-}
-
-static enum spate_rc check_security(const struct spate_kafka_config *config, struct spate_err *err)
-{
-    const bool tls = spate_kafka_uses_tls(config), sasl = spate_kafka_uses_sasl(config);
-    const bool near = all_loopback(config->brokers);
-    const char *verify = spate_kafka_said(config, "enable.ssl.certificate.verification");
-    const char *name = spate_kafka_said(config, "ssl.endpoint.identification.algorithm");
-    const bool has_password =
-        config->password_env || config->password_file || spate_kafka_said(config, "sasl.password");
-
-    if (config->password_env && config->password_file)
-        return refuse(err,
-                      "bus.kafka.password_env and bus.kafka.password_file both name the password's place; "
-                      "keep one");
-    if ((config->password_env || config->password_file) && spate_kafka_said(config, "sasl.password"))
-        return refuse(err,
-                      "the password is in bus.kafka.properties.sasl.password and also in "
-                      "bus.kafka.password_%s; keep the latter",
-                      config->password_env ? "env" : "file");
-    if (sasl && !tls && mechanism(config) && strcasecmp(mechanism(config), "PLAIN") == 0 && !near)
-        return refuse(err,
-                      "bus.kafka.properties.security.protocol: sasl_plaintext with the mechanism PLAIN sends "
-                      "the password in the clear over the network to %.200s; write security.protocol: "
-                      "sasl_ssl (and ssl.ca.location: FILE), on a listener of the brokers that has TLS",
-                      config->brokers);
-    if (!sasl && (has_password || spate_kafka_said(config, "sasl.username")))
-        warn("a user or password is given for Kafka, but security.protocol is neither sasl_ssl nor "
-             "sasl_plaintext: nobody logs in");
-    if (!tls && !near)
-        warn(
-            sasl
-                ? "the connection to Kafka is not encrypted: everybody on the way can read all rows; "
-                  "security.protocol: sasl_ssl mends it"
-                : "the connection to Kafka is neither encrypted nor logged in: everybody on the way can read "
-                  "and change all rows; security.protocol: ssl or sasl_ssl mends it");
-    if (tls && verify && strncasecmp(verify, "t", 1) != 0 && strcmp(verify, "1") != 0)
-        warn(
-            "enable.ssl.certificate.verification is off: anybody can pretend to be the broker, read all rows "
-            "and take the password; remove it and give ssl.ca.location");
-    else if (tls && name && strcasecmp(name, "none") == 0)
-        warn("ssl.endpoint.identification.algorithm is none: any server with a certificate of this authority "
-             "can pretend to be the broker; remove it and use the names in the brokers' certificates");
-    if (spate_kafka_uses_scram(config) && rd_kafka_version() < SPATE_KAFKA_SCRAM_GOOD)
-        warn("SCRAM logins of this librdkafka (older than 2.6.1) are refused by Kafka 4 (K34); a newer "
-             "librdkafka (Debian 13 has one), client certificates, or PLAIN over TLS get in");
-    return SPATE_OK;
-}
-
-enum spate_rc spate_kafka_check(const struct spate_kafka_config *config, struct spate_err *err)
-{
-    rd_kafka_conf_t *conf;
-    enum spate_rc rc = SPATE_OK;
-
-    if (!config->brokers || strspn(config->brokers, ", ") == strlen(config->brokers))
-        return refuse(err, "bus.kafka.brokers: expected host:port[,host:port], got nothing");
-    for (size_t i = 0; i < config->properties.count && rc == SPATE_OK; i++)
-        rc = held_against_rules(&config->properties.at[i], err);
-    conf = rd_kafka_conf_new();
-    for (int role = SPATE_KAFKA_ADMIN; role <= SPATE_KAFKA_CONSUMER && rc == SPATE_OK; role++)
-        rc = set_all(config, (enum spate_kafka_role)role, conf, err);
-    rd_kafka_conf_destroy(conf);
-    if (rc == SPATE_OK)
-        rc = check_security(config, err);
-    if (rc != SPATE_OK)
-        return rc;
-    if (!spate_kafka_worth_saying(config->brokers))
-        return SPATE_OK;
-    spate_log(SPATE_LOG_INFO, "kafka", "brokers=%s security=%s librdkafka=%s", config->brokers,
-              spate_kafka_uses_sasl(config)  ? (spate_kafka_uses_tls(config) ? "sasl_ssl" : "sasl_plaintext")
-              : spate_kafka_uses_tls(config) ? "ssl"
-                                             : "none",
-              rd_kafka_version_str());
-    return SPATE_OK;
 }

@@ -158,7 +158,8 @@ bool spate_kafka_worth_saying(const char *about)
     bool yes;
 
     pthread_mutex_lock(&lock);
-    while (at + 1 < SPATE_COUNT(table) && table[at].about[0] && strcmp(table[at].about, about) != 0)
+    while (at + 1 < SPATE_COUNT(table) && table[at].about[0] &&
+           strncmp(table[at].about, about, sizeof table[at].about - 1) != 0)
         at++;
     snprintf(table[at].about, sizeof table[at].about, "%s", about);
     yes = spate_log_due(&table[at].limit, spate_clock_ms(), SAY_AGAIN_MS, &hidden);
