@@ -6,8 +6,16 @@
   d  connector and sink together
   e  CREATE SUBSCRIPTION
 
+With BUS=kafka, against one broker on the same machine:
+
+  a1 the bare reader, to see what the bus costs
+  k  the bare reader publishing a constant payload with the connector's producer settings
+  b  the connector to Kafka
+  c  a sink alone from Kafka, and
+  cl the same sink from the local bus
+
 Every row drains the same WAL from a slot of its own, made before the load. The exit status says whether the goals hold.
-usage: path.py [ROWS_IN_ONE_TRANSACTION [SINGLE_ROW_TRANSACTIONS]]
+usage: [BUS=kafka] path.py [ROWS_IN_ONE_TRANSACTION [SINGLE_ROW_TRANSACTIONS]]
 """
 import os
 import subprocess
@@ -18,11 +26,13 @@ import time
 import psycopg2
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-from tests.support import cluster, scratch  # noqa: E402
+from tests.support import cluster, kafka, scratch  # noqa: E402
 
 SPATE = os.environ.get("SPATE", os.path.join(scratch.ROOT, "build/release/spate"))
 BARE = os.path.join(scratch.ROOT, "build/release/tests/bench/pg_bare_reader")
-SLOTS = ("a0", "a1", "b", "d", "e")
+KAFKA = os.environ.get("BUS") == "kafka"
+SLOTS = ("a1", "k", "b", "l") if KAFKA else ("a0", "a1", "b", "d", "e")
+MOST_MB = 64  # of a connector over Kafka, whatever the transaction's size
 TABLE = """CREATE TABLE public.bench (id bigint PRIMARY KEY, customer integer NOT NULL, amount numeric(12,2) NOT NULL,
            status text NOT NULL, placed timestamptz NOT NULL)"""
 ROW = "i, i % 5000, (i % 100000) / 100.0, 'paid', '2026-01-01Z'::timestamptz + i * interval '1 second'"
@@ -87,8 +97,9 @@ class Bench:
         self.rows, self.singles = rows, singles
         self.source = cluster.Cluster("benchsrc", **SETTINGS).start()
         self.target = cluster.Cluster("benchtgt", **SETTINGS).start()
+        self.broker = kafka.KafkaCluster("bench").start() if KAFKA else None
         self.dir = scratch.directory("spate-bench-")
-        self.results, self.asking = {}, {}
+        self.results, self.peaks, self.asking = {}, {}, {}
 
     def walsender(self, slot):
         return scratch.until(lambda: self.ask(self.source, "SELECT active_pid FROM pg_replication_slots "
@@ -135,10 +146,12 @@ class Bench:
             extra = "  ".join(f"{label}: {watch.cpu.get(label, 0):.1f} s cpu, {watch.peak.get(label, 0):.1f} MB"
                               for label in watch.pids)
         self.results[self.name, row] = rate
+        if watch:
+            self.peaks[self.name, row] = max(watch.peak.values(), default=0)
         print(f"  {row:4} {seconds:7.2f} s {rate / 1000:8.1f} k/s   {extra}", flush=True)
 
-    def bare(self, row, slot, pause, changes):
-        process = subprocess.Popen([BARE, f"{self.source.dsn()} replication=database", slot, "bench", self.until, str(pause)],
+    def bare(self, row, slot, pause, changes, *publish):
+        process = subprocess.Popen([BARE, f"{self.source.dsn()} replication=database", slot, "bench", self.until, str(pause), *publish],
                                    stdout=subprocess.PIPE, text=True, preexec_fn=scratch.child_setup())
         with Watch() as watch:
             watch.add("reader", process.pid)
@@ -154,16 +167,19 @@ class Bench:
     def connector_file(self, slot):
         path = os.path.join(self.dir, f"connector-{self.name}-{slot}.yaml")
         hot = scratch.hot_directory()  # removed at the end, as the derived one would not be
-        self.bus = f"{{path: {os.path.join(self.dir, f'bus-{self.name}-{slot}')}, hot: {hot}}}"
+        self.bus = f"{{local: {{path: {os.path.join(self.dir, f'bus-{self.name}-{slot}')}, hot: {hot}}}}}"
+        if KAFKA and slot == "b":
+            self.bus = f'{{kafka: {{brokers: "{self.broker.brokers}"}}}}'
+        self.stream, self.connector_path = f"bench_{self.name}_{slot}", path
         with open(path, "w") as out:
-            out.write(f'connector: bench\nsource:\n  postgres: {{url: "{self.source.dsn()}", publication: bench, slot: {slot}}}\n'
-                      f"bus: {{local: {self.bus}}}\n")
+            out.write(f'connector: {self.stream}\nsource:\n  postgres: {{url: "{self.source.dsn()}", publication: bench, slot: {slot}}}\n'
+                      f"bus: {self.bus}\n")
         return path
 
     def sink_file(self, name):
         path = os.path.join(self.dir, f"sink-{self.name}-{name}.yaml")
         with open(path, "w") as out:
-            out.write(f'sink: {name}\nfrom: bench\nbus: {{local: {self.bus}}}\n'
+            out.write(f'sink: {name}\nfrom: {self.stream}\nbus: {self.bus}\n'
                       f'into: {{postgres: {{url: "{self.target.dsn()}", schema: {name}}}}}\n'
                       f"tables:\n  bench: {{from: public.bench}}\n")
         self.target.sql(f"DROP SCHEMA IF EXISTS {name} CASCADE")
@@ -200,29 +216,66 @@ class Bench:
         if count != changes:
             raise scratch.Failure(f"{sink}.bench has {count} rows, not {changes}")
 
-    def run(self, changes):
-        for attempt, pause in ((0, 0), (1, 200)):
-            self.bare(f"a{attempt}", f"a{attempt}", pause, changes)
-
-        config = self.connector_file("b")
-        connector = self.spawn("connector", "-c", config)
-        self.walsender("b")  # like the bare reader's, its time begins with START_REPLICATION
+    def connector_alone(self, row, slot, changes):
+        """Leaves it running: a sink may follow."""
+        connector = self.spawn("connector", "-c", self.connector_file(slot))
+        self.walsender(slot)  # like the bare reader's, its time begins with START_REPLICATION
         begin = time.monotonic()
         with Watch() as watch:
             watch.add("connector", connector.pid)
-            self.wait(connector, lambda: self.confirmed("b"), "slot b confirmed")
-            self.record("b", time.monotonic() - begin, changes, watch)
+            self.wait(connector, lambda: self.confirmed(slot), f"slot {slot} confirmed")
+            self.record(row, time.monotonic() - begin, changes, watch)
+        return connector
 
-        config = self.sink_file("c")
+    def sink_alone(self, row, changes):
+        config = self.sink_file(row)
         begin = time.monotonic()
         sink = self.spawn("sink", "-c", config)
         with Watch() as watch:
             watch.add("sink", sink.pid)
-            self.wait(sink, lambda: self.sunk("c", changes), "sink c has all")
-            self.record("c", time.monotonic() - begin, changes, watch)
+            self.wait(sink, lambda: self.sunk(row, changes), f"sink {row} has all")
+            self.record(row, time.monotonic() - begin, changes, watch)
         self.stop(sink)
+        self.check(row, changes)
+
+    def message_bytes(self):
+        """How large our messages are, so that the constant payload is neither larger nor smaller."""
+        tap = subprocess.run([SPATE, "tap", "-c", self.connector_path, "--from", "oldest", "-n", "100"], stdout=subprocess.PIPE, check=True)
+        lines = [line for line in tap.stdout.splitlines() if b'"op":"insert"' in line]
+        return str(sum(map(len, lines)) // len(lines) + len('{"id":100000}'))
+
+    def run_kafka(self, changes):
+        self.bare("a1", "a1", 200, changes)
+        connector = self.connector_alone("b", "b", changes)
+        self.sink_alone("c", changes)
+        size = self.message_bytes()
         self.stop(connector)
-        self.check("c", changes)
+        topic = f"constant_{self.name}"
+        self.broker.wire.create_topic(topic)
+        self.bare("k", "k", 200, changes, self.broker.brokers, topic, size)
+        connector = self.connector_alone("bl", "l", changes)
+        self.sink_alone("cl", changes)
+        self.stop(connector)
+
+    def goals_kafka(self):
+        met = True
+        print()
+        for name in ("one", "many"):
+            for what, value, goal in (("b / k", self.results[name, "b"] / self.results[name, "k"], 0.8),
+                                      ("c / cl", self.results[name, "c"] / self.results[name, "cl"], 0.9),
+                                      (f"{MOST_MB} MB / b's", MOST_MB / self.peaks[name, "b"], 1.0)):
+                holds = value >= goal
+                met = met and holds
+                print(f"  {name:5} {what:12} {value:6.2f}   goal {goal:.2f}   {'pass' if holds else 'falls short'}")
+        return met
+
+    def run(self, changes):
+        for attempt, pause in ((0, 0), (1, 200)):
+            self.bare(f"a{attempt}", f"a{attempt}", pause, changes)
+
+        connector = self.connector_alone("b", "b", changes)
+        self.sink_alone("c", changes)
+        self.stop(connector)
 
         config = self.connector_file("d")
         sink_config = self.sink_file("d")
@@ -275,13 +328,14 @@ def main():
     bench = Bench(rows, singles)
     print(f"one: a transaction of {rows} rows")
     bench.load("one", f"INSERT INTO public.bench SELECT {ROW} FROM generate_series(1, {rows}) i")
-    bench.run(rows)
+    run = bench.run_kafka if KAFKA else bench.run
+    run(rows)
     bench.drop_slots()
     print(f"many: {singles} single-row transactions")
     bench.load("many", f"""DO $$ BEGIN FOR i IN 1..{singles} LOOP
                INSERT INTO public.bench SELECT {ROW}; COMMIT; END LOOP; END $$""")
-    bench.run(singles)
-    sys.exit(0 if bench.goals() else 1)
+    run(singles)
+    sys.exit(0 if (bench.goals_kafka() if KAFKA else bench.goals()) else 1)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,13 @@ static void delivered(rd_kafka_t *producer, const rd_kafka_message_t *message, v
 static void publish_to(const char *brokers, const char *topic, const char *bytes)
 {
     static const char *const settings[][2] = {
-        {"enable.idempotence", "true"}, {"acks", "all"},    {"message.timeout.ms", "0"},
-        {"compression.codec", "lz4"},   {"linger.ms", "5"}, {"enable.gapless.guarantee", "true"},
+        {"enable.idempotence", "true"},
+        {"acks", "all"},
+        {"message.timeout.ms", "0"},
+        {"compression.codec", "lz4"},
+        {"linger.ms", "5"},
+        {"enable.gapless.guarantee", "true"},
+        {"log_level", "3"}, /* the gapless guarantee is called experimental at each start */
     };
     static const char digits[] = "0123456789abcdef";
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
