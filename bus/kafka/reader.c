@@ -8,6 +8,7 @@
 #include "bus/kafka/topic.h"
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/signals.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -19,6 +20,7 @@
 #define BACK_RECORDS 4096
 #define ANSWER_MS    30000 /* for records that are known to be there */
 #define ASK_MS       10000 /* for one question to a broker */
+#define SLICE_MS     1000  /* between two looks at the signals */
 #define LOOK_MS      500   /* between two looks whether the log has grown to where this reader waits */
 #define DAMAGED_MOST 3     /* a record that is damaged on its way is fetched again so many times (F14) */
 
@@ -92,20 +94,39 @@ static enum spate_rc lost_its_tail(const struct reader *r, int64_t high, struct 
         r->topic.name, high, r->reached);
 }
 
+/* Worth asking again: a leader is being found, or a broker started. */
+static bool passes(rd_kafka_resp_err_t code)
+{
+    switch (code) {
+    case RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION:
+    case RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE:
+    case RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE:
+    case RD_KAFKA_RESP_ERR__TRANSPORT:
+    case RD_KAFKA_RESP_ERR__TIMED_OUT:
+    case RD_KAFKA_RESP_ERR__WAIT_CACHE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static enum spate_rc told_to_stop(const struct reader *r, struct spate_err *err)
+{
+    return spate_fail(err, SPATE_RETRY, "told to stop while topic %s gave no answer", r->topic.name);
+}
+
 /* The oldest offset and the end, as the partition's leader knows them now. */
 static enum spate_rc ask(struct reader *r, int64_t *low, int64_t *high, struct spate_err *err)
 {
     const int64_t deadline = spate_clock_ms() + ASK_MS;
     rd_kafka_resp_err_t code;
 
-    for (;;) {
-        rd_kafka_poll(r->handle, 0);
-        code = rd_kafka_query_watermark_offsets(r->handle, r->topic.name, 0, low, high, ASK_MS);
-        if ((code != RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION &&
-             code != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) ||
-            spate_clock_ms() > deadline)
-            break;
-        poll(NULL, 0, 50); /* a leader is being found: that takes the brokers a moment */
+    while ((code = rd_kafka_query_watermark_offsets(r->handle, r->topic.name, 0, low, high, SLICE_MS)) !=
+               RD_KAFKA_RESP_ERR_NO_ERROR &&
+           passes(code) && spate_clock_ms() < deadline && !spate_kafka_hopeless(r->handle)) {
+        if (spate_signals_stop())
+            return told_to_stop(r, err);
+        rd_kafka_poll(r->handle, 50);
     }
     if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
         return spate_kafka_fail(r->kafka, err, code, NULL, "asking for the end of topic %s", r->topic.name);
@@ -306,6 +327,8 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
         if (deadline == 0)
             deadline = spate_clock_ms() + ANSWER_MS;
         fill(r, 100);
+        if (r->count == 0 && spate_signals_stop())
+            return told_to_stop(r, err);
         if (r->count == 0 && spate_clock_ms() > deadline) {
             if (unanswered(r, err) != SPATE_OK)
                 return SPATE_FAIL;
@@ -458,8 +481,12 @@ static int64_t number(rd_kafka_t *handle, const char *property)
 /* 2.0.2 knows no topic ids (K10): one that was made anew in the same cluster is told by its epochs. */
 static enum spate_rc name_log(struct reader *r, struct spate_err *err)
 {
-    char *cluster = rd_kafka_clusterid(r->handle, ASK_MS);
+    const int64_t deadline = spate_clock_ms() + ASK_MS;
+    char *cluster;
 
+    while (!(cluster = rd_kafka_clusterid(r->handle, SLICE_MS)) && spate_clock_ms() < deadline)
+        if (spate_signals_stop())
+            return told_to_stop(r, err);
     if (!cluster)
         return spate_kafka_fail(r->kafka, err, RD_KAFKA_RESP_ERR__TIMED_OUT, NULL,
                                 "asking for the cluster's id");
