@@ -133,7 +133,7 @@ fuzz: ## replay the fuzz seeds under ASan and UBSan (FUZZ_SECONDS=n: fuzz each t
 	    fi; \
 	done
 
-bench: compile $(BENCHES) ## figures side by side in one run: BENCH=path
+bench: compile $(BENCHES) ## figures side by side in one run: BENCH=path, and BUS=kafka for the path over a broker
 	@$(PYTHON) tests/bench/$(or $(BENCH),path).py
 
 lint: check-includes check-headers check-docs cppcheck clang-tidy ## all checks that read the sources
