@@ -18,6 +18,7 @@
 #define SPATE_CORE_FAILPOINT_H
 
 #include "core/err.h"
+#include "core/failpoint.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -67,6 +68,14 @@
     X(local_sync, "connector", "local", true, "it is written, and about to be synced")                       \
     X(local_synced, "connector", "local", false, "it is synced, and the watermark not moved")                \
     X(local_durable, "connector", "local", false, "the watermark moved, and nobody was told")                \
+    X(kafka_topic_created, "connector", "kafka", false, "a topic was made, and nothing opened on it")        \
+    X(kafka_opened, "connector", "kafka", false, "a topic was looked at, and has no producer yet")           \
+    X(kafka_produce, "connector", "kafka", false, "a record is about to be handed to librdkafka")            \
+    X(kafka_produced, "connector", "kafka", false, "librdkafka has it; the broker may have it or not")       \
+    X(kafka_report, "connector", "kafka", true, "a report came, and nothing was done with it")               \
+    X(kafka_reported, "connector", "kafka", false, "it counts as durable, and its token is not handed back") \
+    X(kafka_close, "connector", "kafka", false,                                                              \
+      "a writer is about to be closed, with or without its records")                                         \
     X(sink_locked, "sink", "any", false, "the advisory lock is ours, the row still names the predecessor")   \
     X(sink_owned, "sink", "any", false, "a new generation owns the sink")                                    \
     X(sink_table_made, "sink", "any", false, "a target table was made, and is not marked ready")             \

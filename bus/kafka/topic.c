@@ -3,6 +3,7 @@
 
 #include "bus/kafka/settings.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/signals.h"
 
 #include <poll.h>
@@ -177,6 +178,8 @@ static bool passing(rd_kafka_resp_err_t code)
     case RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH:
     case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
     case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+    case RD_KAFKA_RESP_ERR__TIMED_OUT: /* of a slice */
+    case RD_KAFKA_RESP_ERR__TRANSPORT:
         return true;
     default:
         return false;
@@ -187,13 +190,16 @@ static enum spate_rc watermarks(struct spate_kafka *kafka, rd_kafka_t *handle, i
                                 struct spate_kafka_topic *topic, struct spate_err *err)
 {
     rd_kafka_resp_err_t code;
+    int64_t slice = FIRST_SLICE_MS;
 
-    for (;;) {
+    for (;; slice *= 2) {
+        const int64_t left = left_until(deadline_ms);
+
         code = rd_kafka_query_watermark_offsets(handle, topic->name, 0, &topic->low, &topic->high,
-                                                (int)left_until(deadline_ms) + 1);
+                                                (int)(left < slice ? left + 1 : slice));
         if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
             return SPATE_OK;
-        if (!passing(code) || left_until(deadline_ms) == 0)
+        if (!passing(code) || left == 0)
             return spate_kafka_fail(kafka, err, code, NULL, "asking for the ends of topic %s", topic->name);
         if (pause_for(AFTER_MAKING_MS, err) != SPATE_OK)
             return SPATE_FAIL;
@@ -228,8 +234,10 @@ static enum spate_rc open_with(struct spate_kafka *kafka, rd_kafka_t *handle, un
     if (missing(&shape) && (flags & SPATE_TOPIC_CREATE) && kafka->config->create) {
         deadline_ms = spate_clock_ms() + MAKING_MS;
         if (spate_kafka_settings_create(kafka, handle, topic->name, flags, shape.brokers, deadline_ms, err) !=
-                SPATE_OK ||
-            look_settled(kafka, handle, topic->name, true, deadline_ms, &shape, err) != SPATE_OK)
+            SPATE_OK)
+            return SPATE_FAIL;
+        SPATE_FAILPOINT(kafka_topic_created);
+        if (look_settled(kafka, handle, topic->name, true, deadline_ms, &shape, err) != SPATE_OK)
             return SPATE_FAIL;
     }
     if (shape.code != RD_KAFKA_RESP_ERR_NO_ERROR)

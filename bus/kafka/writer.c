@@ -8,6 +8,7 @@
 #include "bus/kafka/watch.h"
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -90,17 +91,18 @@ static void delivered(rd_kafka_t *handle, const rd_kafka_message_t *m, void *opa
 {
     struct writer *w = opaque;
     const uint64_t number = (uintptr_t)m->_private;
+    const bool lost = SPATE_FAILPOINT_FAILS(kafka_report);
 
     (void)handle;
     w->records--;
     w->bytes -= m->len + m->key_len + RECORD_OVERHEAD;
     if (w->failed || is_volatile(w))
         return; /* K2: later records may well arrive, but behind a hole */
-    if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR || lost) {
         char why[400] = "";
         if (m->err == RD_KAFKA_RESP_ERR__FATAL)
             rd_kafka_fatal_error(w->handle, why, sizeof why);
-        fail_delivery(w, m->err, why[0] ? why : NULL);
+        fail_delivery(w, lost ? RD_KAFKA_RESP_ERR__MSG_TIMED_OUT : m->err, why[0] ? why : NULL);
         return;
     }
     if (number != w->reported + 1) {
@@ -120,6 +122,7 @@ static void delivered(rd_kafka_t *handle, const rd_kafka_message_t *m, void *opa
     w->durable = m->offset >= 0 ? m->offset + 1 : w->durable + 1;
     w->reported = number;
     w->moved = true;
+    SPATE_FAILPOINT(kafka_reported);
     const uint64_t token = w->tokens[number & (w->token_cap - 1)];
     if (token != 0 && w->hand_back)
         w->hand_back(w->arg, token);
@@ -206,6 +209,7 @@ static enum spate_rc hand_over(struct writer *w, const struct spate_record *reco
     if (w->records > 0 && (w->records >= RECORDS_MOST || size > BYTES_MOST - w->bytes))
         return SPATE_AGAIN;
     reserve_token(w);
+    SPATE_FAILPOINT(kafka_produce);
     if (rd_kafka_produce(w->log, 0, RD_KAFKA_MSG_F_COPY, (void *)(uintptr_t)record->value.at,
                          record->value.len, record->key.len ? record->key.at : NULL, record->key.len,
                          (void *)(uintptr_t)(w->taken + 1)) == 0) {
@@ -213,6 +217,7 @@ static enum spate_rc hand_over(struct writer *w, const struct spate_record *reco
         w->tokens[w->taken & (w->token_cap - 1)] = record->token;
         w->records++;
         w->bytes += size;
+        SPATE_FAILPOINT(kafka_produced);
         return SPATE_OK;
     }
     const rd_kafka_resp_err_t code = rd_kafka_last_error();
@@ -338,6 +343,7 @@ static void close_writer(struct spate_writer *base)
 {
     struct writer *w = (struct writer *)base;
 
+    SPATE_FAILPOINT(kafka_close);
     spate_kafka_watch_stop(w->watch);
     if (w->handle) {
         if (!w->failed && w->records > 0)
@@ -376,6 +382,7 @@ enum spate_rc spate_kafka_writer_open(struct spate_kafka *kafka, const char *top
                         strerror(errno));
     if (rc == SPATE_OK)
         rc = spate_kafka_topic_open(kafka, topic, flags, &w->topic, err);
+    SPATE_FAILPOINT(kafka_opened);
     w->durable = w->topic.high; /* what consumers are shown is replicated: durable as this bus has it (K13) */
     if (rc == SPATE_OK && (flags & SPATE_TOPIC_SHARED) == 0)
         rc = start(w, err);
