@@ -5,15 +5,19 @@
       I1: both SELECTs give the same rows. Prints EQUAL or the first rows that differ.
   check.py bank --target DSN --query SELECT --expect VALUE [--reads 100 | --until-file PATH]
       I3: every read of the query gives the value, while changes are being applied.
-  check.py confirmed --source DSN --slot NAME --archive DIR --until-file PATH
-      I5: samples the slot's confirmed_flush_lsn; at no time is it beyond what the bus' files on disk carry.
-  check.py bus (--tap COMMAND | --archive DIR) [--schemas DIR] [--sample N] [--until HEX_LSN]
+  check.py confirmed --source DSN --slot NAME (--archive DIR | --kafka BROKERS TOPIC) --until-file PATH
+      I5: samples the slot's confirmed_flush_lsn; at no time is it beyond what the bus carries: its files on disk,
+      or what a consumer that is not ours (kcat) reads.
+  check.py bus (--tap COMMAND | --archive DIR | --kafka BROKERS TOPIC) [--schemas DIR] [--sample N] [--until HEX_LSN]
       I2: n without hole or repeat in each epoch, positions ascend, one `end` per transaction, `at` is right,
       every message (or each Nth, with --sample N) valid against the published JSON Schemas.
+      Of Kafka nobody can say that nothing is repeated: there (and with --log) the accepted messages are held against
+      all this, a repeated one must be the same byte for byte, and a hole must heal. Kafka's keys must be the rows'.
 
 Exit 0: holds; 1: does not hold (the text says where); 2: could not be checked.
 """
 import argparse
+import array
 import glob
 import json
 import os
@@ -24,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 
 CHANGES = {"insert", "update", "delete", "truncate", "message"}
 BETWEEN = {"heartbeat", "epoch", "snapshot-begin", "chunk", "read", "chunk-end", "ranges-end"}
@@ -193,6 +198,82 @@ class Archive:
                 return
 
 
+# ---------------------------------------------------------------- a Kafka topic
+
+class Topic:
+    """What kcat reads of a topic's only partition, from the oldest record on; it is started again when it ends."""
+
+    def __init__(self, brokers, topic):
+        self.brokers, self.topic = brokers, topic
+        self.next, self.process, self.closed = None, None, False
+
+    def records(self):
+        """(offset, key, value), without end; close() ends it."""
+        while not self.closed:
+            self.process = subprocess.Popen(
+                ["kcat", "-q", "-E", "-u", "-b", self.brokers, "-C", "-t", self.topic, "-p", "0", "-X", "check.crcs=true",
+                 "-X", "fetch.wait.max.ms=50", "-X", "reconnect.backoff.max.ms=500", "-X", "topic.metadata.refresh.interval.ms=1000",
+                 "-o", "beginning" if self.next is None else str(self.next), "-f", r"%o\t%k\t%s\n"],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+            for line in self.process.stdout:
+                offset, key, value = line.rstrip(b"\n").split(b"\t", 2)
+                yield int(offset), key, value
+                self.next = int(offset) + 1
+            self.process.stdout.close()
+            self.process.wait()
+            time.sleep(0.1)  # it ended by itself: no broker, most likely
+
+    def close(self):
+        self.closed = True
+        if self.process:
+            self.process.kill()
+
+
+class Greatest(threading.Thread):
+    """Follows a topic and knows the greatest `end` of each prefix that it has read."""
+
+    def __init__(self, topic):
+        super().__init__(daemon=True)
+        self.topic, self.read, self.end = topic, 0, 0
+
+    def run(self):
+        for offset, _key, value in self.topic.records():
+            found = END.search(value[:600])
+            if found:
+                self.end = max(self.end, int(found.group(1), 16))
+            self.read = offset + 1
+
+
+def check_confirmed_kafka(options):
+    """The slot is read first, then how far the topic reaches: what was confirmed must stand before that."""
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from tests.support.kafka_wire import KafkaError, Wire
+    brokers, name = options.kafka
+    topic, wire, source = Topic(brokers, name), Wire(brokers, seconds=0.5), Patient(options.source)
+    follower = Greatest(topic)
+    follower.start()
+    samples, unanswered, waiting = 0, 0, []  # what is confirmed, and the offset before which it must stand
+    try:
+        while not os.path.exists(options.until_file) or waiting or samples == 0:
+            rows = source.rows("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", [options.slot])
+            if rows and rows[0][0]:
+                try:
+                    waiting.append((parse_lsn(rows[0][0]), wire.offset(name, -1)))
+                except (OSError, KafkaError):
+                    unanswered += 1
+            while waiting and follower.read >= waiting[0][1]:
+                confirmed, before = waiting.pop(0)
+                samples += 1
+                if confirmed > follower.end:
+                    raise Wrong(f"I5: {confirmed >> 32:X}/{confirmed & 0xFFFFFFFF:X} is confirmed, the topic's {before} records reach only to "
+                                f"{follower.end >> 32:X}/{follower.end & 0xFFFFFFFF:X}")
+            time.sleep(0.1)
+    finally:
+        topic.close()
+    print(f"{samples} samples, confirmed never beyond the topic ({unanswered} without an answer)")
+    return 0
+
+
 def parse_lsn(text):
     high, low = text.split("/")
     return int(high, 16) << 32 | int(low, 16)
@@ -202,6 +283,12 @@ END = re.compile(rb'"end":"([0-9A-F]{16})"')
 
 
 def check_confirmed(options):
+    if options.kafka:
+        return check_confirmed_kafka(options)
+    return check_confirmed_archive(options)
+
+
+def check_confirmed_archive(options):
     """The slot is read first and the files afterwards: what was confirmed must be in them already."""
     archive, greatest, samples = Archive(options.archive), 0, 0
     source = Patient(options.source)
@@ -225,7 +312,11 @@ def check_confirmed(options):
 # ---------------------------------------------------------------- the stream (I2)
 
 class Stream:
-    def __init__(self):
+    """log: the messages come from a log that may repeat some and lack others until they are written again."""
+
+    def __init__(self, log=False):
+        self.log, self.repeats, self.holes, self.hidden, self.in_hole = log, 0, 0, 0, False
+        self.sums = array.array("I")  # of the accepted messages of this epoch, by n
         self.epoch = None      # the number of the open epoch
         self.n = 0             # last change counted
         self.whole = 0         # last n of a complete transaction
@@ -246,14 +337,51 @@ class Stream:
             raise Wrong(f"{here}: not a message of format 1")
         self.head_order(message, here)
         op = message["op"]
+        if self.log and op in CHANGES | BETWEEN and not self.accepts(message, line, here):
+            return message
         self.count[op] = self.count.get(op, 0) + 1
         if op in CHANGES:
+            if self.log:
+                self.sums.append(zlib.crc32(line.strip()))
             self.change(message, here)
         elif op in BETWEEN:
             self.between(message, here)
         else:
             raise Wrong(f"{here}: unknown op")
         return message
+
+    def accepts(self, message, line, here):
+        """The rule by which readers of a log with repetitions and holes go: only the next number counts."""
+        if message["op"] == "epoch":
+            if self.epoch is not None and message["epoch"] <= self.epoch:
+                self.repeats += 1
+                return False
+            self.sums = array.array("I")
+            return True
+        if self.epoch is None or message["epoch"] > self.epoch:
+            return True  # which is wrong, and said so by who looks closer
+        if message["epoch"] < self.epoch:
+            self.repeats += 1
+            return False
+        number = message.get("n", message.get("at"))
+        if "n" in message and number <= self.n:
+            self.repeats += 1
+            if self.sums[number - 1] != zlib.crc32(line.strip()):
+                raise Wrong(f"{here}: n {number} comes again, and is another message than before")
+            return False
+        if "n" not in message and (number < self.n or (number == self.n and self.open)):
+            self.repeats += 1
+            return False
+        if number > self.n + (1 if "n" in message else 0):
+            self.holes += not self.in_hole
+            self.in_hole = True
+            self.hidden += 1
+            return False
+        if "n" not in message and message["op"] == "heartbeat" and int(message["end"], 16) < self.end:
+            self.repeats += 1
+            return False
+        self.in_hole = False
+        return True
 
     def head_order(self, message, here):
         names = list(message)
@@ -377,11 +505,30 @@ def tap_lines(command, seconds):
         process.wait()
 
 
+def topic_lines(brokers, name, seconds):
+    """The topic's values, each with its key held against the message."""
+    topic = Topic(brokers, name)
+    timer = threading.Timer(seconds, topic.close)
+    timer.start()
+    try:
+        for offset, key, value in topic.records():
+            row = json.loads(value).get("key")
+            if (json.loads(key) if key else None) != row:
+                raise Wrong(f"offset {offset}: the record's key is {key[:200]!r}, the message's {row!r}")
+            yield value
+    finally:
+        timer.cancel()
+        topic.close()
+
+
 def check_bus(options):
-    stream = Stream()
+    stream = Stream(log=options.log or bool(options.kafka))
     schemas = Schemas(options.schemas) if options.schemas else None
     until = int(options.until, 16) if options.until else None
-    lines = tap_lines(options.tap, options.seconds) if options.tap else Archive(options.archive).lines()
+    if options.kafka:
+        lines = topic_lines(*options.kafka, options.seconds)
+    else:
+        lines = tap_lines(options.tap, options.seconds) if options.tap else Archive(options.archive).lines()
     reached = until is None
     for line in lines:
         message = stream.take(line)
@@ -396,7 +543,7 @@ def check_bus(options):
     if stream.messages == 0:
         raise Wrong("there is no message at all")
     print(json.dumps({"messages": stream.messages, "n": stream.n, "epoch": stream.epoch, "ops": stream.count,
-                      "validated": schemas.checked if schemas else 0}))
+                      "repeats": stream.repeats, "holes": stream.holes, "hidden": stream.hidden, "validated": schemas.checked if schemas else 0}))
     return 0
 
 
@@ -417,12 +564,16 @@ def main(argv=None):
     confirmed = commands.add_parser("confirmed")
     confirmed.add_argument("--source", required=True)
     confirmed.add_argument("--slot", required=True)
-    confirmed.add_argument("--archive", required=True)
+    place = confirmed.add_mutually_exclusive_group(required=True)
+    place.add_argument("--archive")
+    place.add_argument("--kafka", nargs=2, metavar=("BROKERS", "TOPIC"))
     confirmed.add_argument("--until-file", required=True)
     bus = commands.add_parser("bus")
     what = bus.add_mutually_exclusive_group(required=True)
     what.add_argument("--tap")
     what.add_argument("--archive")
+    what.add_argument("--kafka", nargs=2, metavar=("BROKERS", "TOPIC"))
+    bus.add_argument("--log", action="store_true")
     bus.add_argument("--schemas")
     bus.add_argument("--sample", type=int, default=1)
     bus.add_argument("--until")

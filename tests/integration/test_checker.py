@@ -78,10 +78,10 @@ def good():
             change(1, 0x500, 1, end=0x580, epoch=2)]
 
 
-def check_stream(tmp_path, messages, until="57F"):
+def check_stream(tmp_path, messages, *more, until="57F"):
     path = tmp_path / "stream.jsonl"
     path.write_text("".join(json.dumps(m) + "\n" if isinstance(m, dict) else m for m in messages))
-    return check("bus", "--tap", f"cat {path}", "--until", until)
+    return check("bus", "--tap", f"cat {path}", "--until", until, *more)
 
 
 def test_a_right_stream_passes(tmp_path):
@@ -123,6 +123,39 @@ def test_any_damage_to_the_stream_is_found(tmp_path, damage, words):
     stream = good()
     damage(stream)
     code, out = check_stream(tmp_path, stream)
+    assert code == 1 and words in out, out
+
+
+@pytest.mark.parametrize("damage, found", [
+    (lambda s: None, (0, 0, 0)),
+    (repeat(1), (1, 0, 0)), (repeat(3), (0, 0, 0)), (repeat(4), (1, 0, 0)),
+    (lambda s: s.insert(7, copy.deepcopy(s[1])), (1, 0, 0)),          # a zombie's, inside another transaction
+    (lambda s: s.insert(1, copy.deepcopy(s[4])), (0, 1, 1)),          # a hole that heals
+    (lambda s: s.insert(1, between("heartbeat", 2, end=0x300)), (0, 1, 1)),
+    (lambda s: s.insert(9, copy.deepcopy(s[0])), (1, 0, 0)),          # the opening of an epoch that is over
+    (lambda s: s.append(copy.deepcopy(s[5])), (0, 0, 0)),             # behind the end
+    (lambda s: s.insert(9, copy.deepcopy(s[7])), (1, 0, 0)),          # a change of an epoch that is over
+])
+def test_a_log_may_repeat_and_heal(tmp_path, damage, found):
+    stream = good()
+    damage(stream)
+    code, out = check_stream(tmp_path, stream, "--log")
+    assert code == 0, out
+    out = json.loads(out)
+    assert (out["repeats"], out["holes"], out["hidden"]) == found and out["ops"]["insert"] == 7, out
+
+
+@pytest.mark.parametrize("damage, words", [
+    (without(1), "ended with 0"), (without(9), "before 57F"),
+    (lambda s: s.insert(2, {**s[1], "after": {"id": 99}}), "another message"),
+    (lambda s: s.insert(5, {**s[2], "xid": 12}), "another message"),
+    (put(5, pos=f"{0x300:016X}.00000001"), "does not ascend"),
+    (put(8, previous={"epoch": 1, "n": 5}), "ended with 6"), (put(8, epoch=3), "follows"), (put(9, epoch=3), "inside epoch"),
+])
+def test_what_no_log_may_do_is_found(tmp_path, damage, words):
+    stream = good()
+    damage(stream)
+    code, out = check_stream(tmp_path, stream, "--log")
     assert code == 1 and words in out, out
 
 

@@ -252,6 +252,10 @@ class Topics:
     def running(self):
         return True
 
+    @property
+    def inside(self):
+        return self.brokers
+
     def produce(self, topic, lines, *arguments):
         """Through kcat: one record per line; with -K as an argument keys as well."""
         scratch.run_with_input(["kcat", "-q", "-b", self.brokers, "-P", "-t", topic, "-p", "0", *arguments], lines)

@@ -321,8 +321,11 @@ class World:
     def check_bus(self, sample=0, seconds=120, allow_open=False):
         """Holds the whole stream against I2 and the published schemas."""
         argv = [sys.executable, CHECKER, "bus", "--schemas", os.path.join(scratch.ROOT, "schemas"), "--sample", str(sample),
-                "--until", f"{self.emit_marker():X}", "--seconds", str(seconds), "--tap",
-                f"{binary()} tap -c {self.connector_file()} --from oldest"]
+                "--until", f"{self.emit_marker():X}", "--seconds", str(seconds)]
+        if self.kafka:
+            argv += ["--kafka", self.kafka.inside, self.stream]
+        else:
+            argv += ["--tap", f"{binary()} tap -c {self.connector_file()} --from oldest"]
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise scratch.Failure("the checker about the bus: " + done.stdout[-3000:] + self.logs())
