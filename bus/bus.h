@@ -20,8 +20,8 @@
 #include <stdint.h>
 
 /* Where a record stands in its topic. The number is the driver's own (a byte position, an offset); it
- * can only be compared, stored as text and handed back. Later records have greater positions; the
- * difference means nothing. */
+ * can only be compared, stored as text and handed back. Later records have greater positions; what their
+ * difference counts, spate_bus_ops.unit says, for people alone. */
 struct spate_bus_pos {
     uint64_t at;
 };
@@ -83,6 +83,7 @@ typedef void spate_durable_fn(void *arg, uint64_t token);
 
 struct spate_bus_ops {
     const char *name; /* "local", "kafka" */
+    const char *unit; /* what positions count, for people: "bytes", "messages"; NULL: nothing */
     enum spate_rc (*writer_open)(struct spate_bus *, const char *topic, unsigned flags,
                                  struct spate_writer **, struct spate_err *);
     enum spate_rc (*reader_open)(struct spate_bus *, const char *topic, enum spate_visibility,

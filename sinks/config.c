@@ -89,6 +89,12 @@ static const struct spate_option sink_options[] = {
      .fallback = "info",
      .choices = log_levels,
      .doc = "The least level that is logged: debug, info, warn or error."},
+    {.key = "status.listen",
+     .type = SPATE_OPT_STRING,
+     .offset = offsetof(struct spate_sink_config, status_listen),
+     .doc = "Where /status (JSON), /metrics (Prometheus) and /health of all sinks of the process are served: "
+            "a port for this machine only (9188), or ADDRESS:PORT. They need no password and hold no secret "
+            "and no row value. Nowhere unless given; files of one process that give it give the same."},
 };
 
 const struct spate_option_table spate_sink_tables[] = {

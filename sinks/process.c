@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/fact.h"
+#include "sinks/status.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -16,7 +17,7 @@
 
 struct runner {
     pthread_t thread;
-    const struct spate_sink_config *config;
+    struct spate_sink_config config; /* a copy that knows where to report to */
     bool restart, started, joined;
     enum spate_exit result;
     int64_t ended_us; /* which one stopped first */
@@ -28,12 +29,13 @@ static void *run(void *arg)
     struct spate_err err = {0};
     char context[SPATE_FACT_MAX + 10], name[SPATE_FACT_MAX];
 
-    snprintf(context, sizeof context, "sink=%s", spate_fact(name, runner->config->name));
+    snprintf(context, sizeof context, "sink=%s", spate_fact(name, runner->config.name));
     spate_log_context(context);
-    if (spate_sink_run(runner->config, runner->restart, &err) != SPATE_OK) {
+    if (spate_sink_run(&runner->config, runner->restart, &err) != SPATE_OK) {
         spate_log_err(SPATE_LOG_ERROR, "sink-stopped", &err);
         runner->result = err.exit_code ? err.exit_code : SPATE_EXIT_FAILED;
     }
+    spate_sink_status_ended(runner->config.status, runner->result == SPATE_EXIT_OK ? NULL : &err);
     runner->ended_us = spate_clock_us();
     spate_log_context(NULL);
     return NULL;
@@ -59,12 +61,12 @@ static bool join(struct runner *runner, int64_t *stop_ms)
             continue;
         if (*stop_ms == 0)
             *stop_ms = spate_clock_ms();
-        if (spate_clock_ms() - *stop_ms > runner->config->stop_deadline_ms) {
+        if (spate_clock_ms() - *stop_ms > runner->config.stop_deadline_ms) {
             spate_log(SPATE_LOG_ERROR, "stop-deadline",
                       "sink=%s deadline_ms=%" PRId64
                       " detail=\"the target did not answer in time; what was not committed "
                       "is read again at the next start\"",
-                      spate_fact(name, runner->config->name), runner->config->stop_deadline_ms);
+                      spate_fact(name, runner->config.name), runner->config.stop_deadline_ms);
             return false;
         }
     }
@@ -97,7 +99,10 @@ static enum spate_exit first_result(const struct runner *runners, size_t count)
 
 enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count, const char *restart)
 {
+    struct spate_sinks_status *status;
     struct runner *runners;
+    struct spate_err err = {0};
+    const char *listen;
     enum spate_exit result = SPATE_EXIT_OK;
     bool late = false;
     int64_t stop_ms = 0;
@@ -105,11 +110,17 @@ enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t 
 
     if (restart && !is_named(configs, count, restart))
         return SPATE_EXIT_CONFIG;
+    if (spate_sinks_status_listen(configs, count, &listen, &err) != SPATE_OK) {
+        spate_log_err(SPATE_LOG_ERROR, "config", &err);
+        return SPATE_EXIT_CONFIG;
+    }
+    status = spate_sinks_status_open(configs, count, listen);
     runners = spate_zalloc(count * sizeof *runners);
     for (size_t i = 0; i < count; i++) {
         struct runner *runner = &runners[i];
 
-        runner->config = &configs[i];
+        runner->config = configs[i];
+        runner->config.status = spate_sinks_status_of(status, i);
         runner->restart = restart && strcmp(configs[i].name, restart) == 0;
         runner->started = pthread_create(&runner->thread, NULL, run, runner) == 0;
         if (!runner->started) {
@@ -126,7 +137,8 @@ enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t 
     if (result == SPATE_EXIT_OK)
         result = first_result(runners, count);
     if (late)
-        return SPATE_EXIT_DEADLINE; /* a thread may still be using its runner */
+        return SPATE_EXIT_DEADLINE; /* a thread may still be using its runner, and report */
+    spate_sinks_status_close(status);
     free(runners);
     return result;
 }

@@ -278,6 +278,7 @@ enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event
             }
             continue;
         }
+        feed->seen_us = message.ts_us;
         spate_arena_reset(&feed->arena);
         event->line = message.value;
         event->boundary = false;

@@ -42,6 +42,7 @@ struct spate_feed {
     uint64_t begin_epoch; /* BEGINNING: the newest epoch known */
     bool gap;             /* retention took something before what comes next */
     struct spate_bus_pos gap_from, gap_to;
+    int64_t seen_us;    /* the time of the message that was read last */
     int64_t hole_ms;    /* since when something is missing; 0: nothing is */
     uint64_t hole_seen; /* the last number that is missing */
     struct {

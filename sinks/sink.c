@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/start.h"
+#include "sinks/status.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,7 +18,7 @@
 #define STORE_MS      10000              /* what is passed by moves the stored position at least so often */
 #define UNFINISHED_MS 5000               /* a transaction that stops in the middle holds no locks longer */
 
-static struct spate_counts counts_of(const struct spate_sink *sink)
+struct spate_counts spate_sink_counts(const struct spate_sink *sink)
 {
     struct spate_counts counts = sink->before;
 
@@ -63,6 +64,7 @@ static enum spate_rc poison(struct spate_sink *sink, size_t count, struct spate_
 {
     const struct spate_item *items = sink->batch.items;
     struct spate_buf key = {0};
+    char veiled[SPATE_SINK_VEIL];
     size_t culprit = 0;
     enum spate_rc rc = spate_apply_isolate(&sink->apply, items, count, &culprit, err);
 
@@ -81,6 +83,11 @@ static enum spate_rc poison(struct spate_sink *sink, size_t count, struct spate_
             " (SQLSTATE %s); nothing of them was applied, mend it and start the sink again",
             items[first].n, items[last].n, err->sqlstate);
     }
+    snprintf(veiled, sizeof veiled,
+             "the target refuses a row: table %s, n=%" PRIu64 ", SQLSTATE %s; nothing from there on was "
+             "applied, mend it and start the sink again: %.500s. The log's line sink-stopped names its key",
+             items[culprit].version->projection->target, items[culprit].n, err->sqlstate, err->text);
+    spate_sink_status_veil(sink->config->status, veiled);
     describe_row(&items[culprit], &key, &sink->arena);
     spate_err_context(err,
                       "the target refuses a row: table %s, key %.300s, n=%" PRIu64
@@ -137,13 +144,17 @@ static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, s
     int64_t start = spate_clock_us();
 
     sink->applied += count;
-    counts = counts_of(sink);
+    counts = spate_sink_counts(sink);
+    spate_sink_status_busy(sink->config->status, true);
     if (spate_apply_run(&sink->apply, sink->batch.items, count, commit ? &sink->feed.mark : NULL,
                         spate_reader_log_id(sink->feed.reader), &counts, err) != SPATE_OK) {
         sink->applied -= count;
         return apply_failed(sink, count, err);
     }
+    spate_sink_status_busy(sink->config->status, false);
+    spate_sink_status_applied(sink->config->status, count, spate_clock_us() - start);
     if (commit) {
+        sink->behind_us = sink->feed.seen_us; /* until the reader finds nothing more */
         sink->stored_ms = spate_clock_ms();
         sink->failures = 0;
         sink->reprepared = false;
@@ -165,7 +176,8 @@ static bool mark_moved(const struct spate_sink *sink)
 /* Is there something to be written besides rows? The counters of a batch are known only after its commit. */
 static bool position_moved(const struct spate_sink *sink)
 {
-    return mark_moved(sink) || (sink->store.stored && counts_of(sink).missing != sink->store.counts.missing);
+    return mark_moved(sink) ||
+           (sink->store.stored && spate_sink_counts(sink).missing != sink->store.counts.missing);
 }
 
 /* Brings what is complete into the target. */
@@ -216,6 +228,8 @@ static enum spate_rc version_of(struct spate_sink *sink, struct spate_projection
     *rewound = sink->apply.open && !spate_sink_knows(sink, projection, v);
     if (*rewound)
         spate_apply_rollback(&sink->apply);
+    if (!projection->current || projection->current->table->v != v)
+        spate_sink_status_busy(sink->config->status, true);
     rc = spate_sink_version(sink, projection, v, version, err);
     if (rc == SPATE_OK && *rewound)
         rc = spate_sink_rewind(sink, err);
@@ -325,6 +339,8 @@ static enum spate_rc idle(struct spate_sink *sink, struct spate_err *err)
         spate_batch_clear(&sink->batch);
         sink->parked = true;
     }
+    if (sink->batch.count == 0 && !sink->apply.open && !sink->parked && !sink->feed.hole_ms)
+        sink->behind_us = 0;
     rc = spate_feed_wait(&sink->feed, 200, err);
     return rc == SPATE_AGAIN ? SPATE_OK : rc;
 }
@@ -339,6 +355,8 @@ static enum spate_rc turn(struct spate_sink *sink, struct spate_err *err)
             return idle(sink, err);
         if (rc != SPATE_OK)
             return rc;
+        if (sink->behind_us == 0)
+            sink->behind_us = sink->feed.seen_us;
         if (i == 0)
             sink->event_ms = spate_clock_ms();
         rc = sink->parked ? spate_sink_rewind(sink, err) : take(sink, &event, err);
@@ -353,7 +371,7 @@ static enum spate_rc turn(struct spate_sink *sink, struct spate_err *err)
 
 static void log_stop(const struct spate_sink *sink, const char *why)
 {
-    struct spate_counts counts = counts_of(sink);
+    struct spate_counts counts = spate_sink_counts(sink);
 
     spate_log(SPATE_LOG_INFO, "stopped",
               "reason=%s epoch=%" PRIu64 " n=%" PRIu64 " applied=%" PRIu64 " duplicates=%" PRIu64
@@ -385,6 +403,7 @@ enum spate_rc spate_sink_run(const struct spate_sink_config *config, bool restar
         struct spate_err now = {0};
 
         rc = turn(&sink, &now);
+        spate_sink_status_turn(config->status, &sink, spate_clock_ms());
         if (rc == SPATE_FAIL && now.verdict == SPATE_RETRY && !spate_signals_stop()) {
             struct spate_err cause = now;
             rc = spate_sink_recover(&sink, &cause, &now);
@@ -397,6 +416,8 @@ enum spate_rc spate_sink_run(const struct spate_sink_config *config, bool restar
         finish(&sink);
     if (rc == SPATE_FAIL && spate_signals_stop() && err->verdict == SPATE_RETRY)
         rc = SPATE_END;
+    if (opened)
+        spate_sink_status_last(config->status, &sink);
     if (opened)
         log_stop(&sink, rc == SPATE_FAIL ? "error" : "asked");
     spate_sink_close(&sink);

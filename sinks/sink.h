@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct spate_sink_status;
+
 /* One table of the team's own schema. */
 struct spate_sink_table_config {
     struct spate_group_item item; /* item.name: the team's table */
@@ -31,6 +33,9 @@ struct spate_sink_config {
     struct spate_group tables; /* of struct spate_sink_table_config */
     int64_t stop_deadline_ms;
     int log_level;
+    char *status_listen; /* where the status pages are; NULL: nowhere */
+    struct spate_sink_status
+        *status; /* where a run reports what it does; set by spate_sinks_run, else NULL */
 };
 
 extern const struct spate_option_table spate_sink_tables[];
@@ -38,8 +43,9 @@ extern const size_t spate_sink_table_count;
 
 /* Runs all sinks, a thread each, until a stop is asked for or every sink has stopped by itself. A sink that
  * stops is logged with its reason; the others go on. Returns the process' exit code: OK after an orderly
+ * stop, else that of the first sink that stopped.
  * After SPATE_EXIT_DEADLINE a thread may still be running: `configs` must stay until the process ends.
- * stop, else that of the first sink that stopped. restart: the name of a sink that is to forget its position
+ * restart: the name of a sink that is to forget its position
  * and begin as a new one would, or NULL. */
 enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count, const char *restart);
 

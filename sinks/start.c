@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/fact.h"
+#include "sinks/status.h"
 
 #include <inttypes.h>
 #include <poll.h>
@@ -89,6 +90,8 @@ static enum spate_rc await_stream(struct spate_sink *sink, struct spate_err *err
         }
         if (rc == SPATE_OK && sink->registry.has_epoch)
             return SPATE_OK;
+        spate_sink_status_state(sink->config->status, SPATE_SINK_WAITING_CONNECTOR,
+                                rc == SPATE_OK ? "it has not published yet" : now.text);
         if (spate_log_due(&limit, spate_clock_ms(), 60000, &hidden))
             spate_log(SPATE_LOG_INFO, "waiting-for-connector", "from=%s detail=%s",
                       spate_fact(from, sink->config->from),
@@ -103,16 +106,20 @@ static enum spate_rc open_store(struct spate_sink *sink, struct spate_err *err)
 {
     for (;;) {
         struct spate_err now = {0};
-        enum spate_rc rc = spate_store_open(&sink->store, &now);
+        enum spate_rc rc;
 
+        spate_sink_status_state(sink->config->status, SPATE_SINK_OPENING, NULL);
+        rc = spate_store_open(&sink->store, &now);
         if (rc == SPATE_OK)
             return SPATE_OK;
         if (rc == SPATE_FAIL && now.verdict != SPATE_RETRY) {
             *err = now;
             return SPATE_FAIL;
         }
-        if (rc == SPATE_FAIL)
+        if (rc == SPATE_FAIL) {
             spate_log_err(SPATE_LOG_WARN, "target-unreachable", &now);
+            spate_sink_status_failed(sink->config->status, &now);
+        }
         if (rc == SPATE_END || !back_off(sink, &now))
             return SPATE_END;
     }
@@ -275,6 +282,8 @@ static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
             rc = prepare_all(sink, &now);
         if (rc == SPATE_OK)
             rc = spate_sink_rewind(sink, &now);
+        if (rc == SPATE_OK)
+            spate_sink_status_state(sink->config->status, SPATE_SINK_STREAMING, NULL);
         if (rc == SPATE_OK || rc == SPATE_END)
             return rc;
         if (now.verdict != SPATE_RETRY) {
@@ -282,6 +291,7 @@ static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
             return SPATE_FAIL;
         }
         spate_log_err(SPATE_LOG_WARN, "retry", &now);
+        spate_sink_status_failed(sink->config->status, &now);
         spate_store_close(&sink->store);
         if (!back_off(sink, &now))
             return SPATE_END;
@@ -315,6 +325,7 @@ enum spate_rc spate_sink_recover(struct spate_sink *sink, const struct spate_err
     enum spate_rc rc;
 
     spate_log_err(SPATE_LOG_WARN, "retry", cause);
+    spate_sink_status_failed(sink->config->status, cause);
     spate_apply_rollback(&sink->apply);
     if (!back_off(sink, cause))
         return SPATE_END;

@@ -33,7 +33,11 @@ struct spate_sink {
     uint64_t applied;
     struct spate_log_limit missing_log;
     uint64_t missing_told;
+    int64_t behind_us; /* wall: the oldest thing heard that the target does not hold; 0: it holds all */
 };
+
+/* Since the sink was made. */
+struct spate_counts spate_sink_counts(const struct spate_sink *sink);
 
 /* Each: SPATE_OK, SPATE_END (a stop was asked for), SPATE_FAIL (this sink cannot run). */
 SPATE_CHECKED enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_config *config,

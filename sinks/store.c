@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/fact.h"
+#include "sinks/status.h"
 
 #include <inttypes.h>
 #include <poll.h>
@@ -223,6 +224,7 @@ static enum spate_rc lock_sink(struct spate_store *store, struct spate_err *err)
         PQclear(res);
         if (rc != SPATE_OK || ours)
             break;
+        spate_sink_status_state(store->config->status, SPATE_SINK_WAITING_OWNER, NULL);
         if (spate_log_due(&limit, spate_clock_ms(), 30000, &hidden))
             log_owner(store, values[0]);
         poll(&stop, 1, 500);

@@ -37,6 +37,7 @@ static void close_bus(struct spate_bus *base)
 }
 
 static const struct spate_bus_ops kafka_ops = {.name = "kafka",
+                                               .unit = "messages",
                                                .writer_open = writer_open,
                                                .reader_open = reader_open,
                                                .topics = topics,

@@ -54,6 +54,7 @@ static void close_bus(struct spate_bus *base)
 }
 
 static const struct spate_bus_ops local_ops = {.name = "local",
+                                               .unit = "bytes",
                                                .writer_open = spate_local_writer_open,
                                                .reader_open = spate_local_reader_open,
                                                .topics = topics,
