@@ -13,7 +13,7 @@ test: ## everything; T=PATTERN runs some, SEED=N repeats the random parts
 	@docker/setup.sh --quiet --tests
 	@T='$(T)' SEED='$(SEED)' $(PYTHON) tests/run.py
 
-soak: ## random faults for long, with the checker at the end: KILLS= SEED= MINUTES=
+soak: ## random faults for long, with the checker at the end: BUS=local|kafka KILLS= SEED= MINUTES=
 	@docker/setup.sh --quiet --tests
 	@$(MAKE) --no-print-directory -s -j$$(nproc) compile
-	@KILLS='$(KILLS)' SEED='$(SEED)' MINUTES='$(MINUTES)' $(PYTHON) -m tests.integration.soak
+	@BUS='$(BUS)' KILLS='$(KILLS)' SEED='$(SEED)' MINUTES='$(MINUTES)' $(PYTHON) -m tests.integration.soak

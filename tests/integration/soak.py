@@ -1,19 +1,18 @@
-"""make soak: the kill test for long, with servers restarted, sessions ended and processes frozen as well.
+"""make soak: faults of every kind at random and for long, with the checker at the end.
 
 KILLS=N     faults in a round (100)
 MINUTES=N   rounds until so many minutes are over (10)
 SEED=N      of the first round; each round prints its own
+BUS=        local or kafka (a broker of our own, which is killed as well)
 """
 import os
 import random
 import sys
 import time
 
-from tests.support import scratch
+from tests.support import kafka, scratch, workloads
 from tests.support.chaos import Chaos
 from tests.support.cluster import Cluster
-
-FAULTS = ["kill connector"] * 4 + ["kill sink"] * 4 + ["stop connector", "restart source", "restart target", "terminate walsender", "freeze connector"]
 
 
 def main():
@@ -21,21 +20,33 @@ def main():
     kills = int(os.environ.get("KILLS") or 100)
     minutes = float(os.environ.get("MINUTES") or 10)
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1, 10**6))
+    bus = os.environ.get("BUS") or "local"
+    if bus not in ("local", "kafka"):
+        print(f"soak: BUS={bus} is neither local nor kafka")
+        return 2
     end, rounds = time.monotonic() + 60 * minutes, 0
+    broker = kafka.KafkaCluster(proxied=True).start() if bus == "kafka" else None
     source, target = Cluster("src", fsync=True).start(), Cluster("tgt", fsync=True).start()
+    chaos = None
     try:
         while rounds == 0 or time.monotonic() < end:
             rounds += 1
             begin = time.monotonic()
-            print(f"round {rounds}, SEED={seed}, {kills} faults", flush=True)
-            chaos = Chaos(source, target, seed)
+            print(f"round {rounds}, SEED={seed} BUS={bus}, {kills} faults", flush=True)
+            chaos = Chaos(source, target, seed, kafka=broker, network=True, kinds=workloads.ALL, patience=180)
+            kinds = chaos.faults()
             chaos.start()
-            chaos.run(chaos.random.choice(FAULTS) for _ in range(kills))
+            chaos.run(chaos.random.choice(kinds) for _ in range(kills))
             chaos.close()
             print(f"   held, {time.monotonic() - begin:.0f} s", flush=True)
             seed += 1
     except (scratch.Failure, KeyboardInterrupt) as failure:
-        print(f"FAILED in round {rounds}: {failure or 'interrupted'}\n   again with SEED={seed} KILLS={kills} MINUTES=0")
+        print(f"FAILED in round {rounds}: {failure or 'interrupted'}")
+        if chaos:
+            folder = os.path.join(scratch.ROOT, f"build/soak-{bus}-{seed}")
+            chaos.keep_logs(folder)
+            print(f"   the logs are in {folder}")
+        print(f"   again with BUS={bus} SEED={seed} KILLS={kills} MINUTES=0")
         return 1
     print(f"{rounds} passed, 0 failed, 0 skipped")
     return 0

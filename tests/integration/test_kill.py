@@ -1,4 +1,5 @@
-"""Random kill -9 of the connector and of the sinks under W1-W4; the checker has the last word (F1, F61)."""
+"""Random kill -9 of the connector and of the sinks under W1-W4, and of the broker; the checker has the last word
+(F1, F50, F61)."""
 import os
 
 import pytest
@@ -9,14 +10,22 @@ pytestmark = pytest.mark.kill
 KILLS = int(os.environ.get("KILLS") or 25)
 
 
-def test_kill_9_at_random(source, target, seed):
-    print(f"\n   SEED={seed}: {KILLS} kills of the connector, {KILLS} of the sink process", flush=True)
-    chaos = Chaos(source, target, seed)
+def kill(chaos, faults):
     try:
         chaos.start()
-        faults = ["kill connector"] * KILLS + ["kill sink"] * KILLS
         chaos.random.shuffle(faults)
         chaos.run(faults)
-        assert chaos.count == {"kill connector": KILLS, "kill sink": KILLS}
+        assert chaos.count == {fault: faults.count(fault) for fault in faults}
     finally:
         chaos.close()
+
+
+def test_kill_9_at_random(source, target, seed):
+    print(f"\n   SEED={seed}: {KILLS} kills of the connector, {KILLS} of the sink process", flush=True)
+    kill(Chaos(source, target, seed), ["kill connector"] * KILLS + ["kill sink"] * KILLS)
+
+
+def test_kill_9_at_random_over_kafka(source, target, own_kafka, seed):
+    kills = KILLS // 2
+    print(f"\n   SEED={seed}, Kafka: {kills} kills of the connector, {kills} of the sink process, 3 of the broker", flush=True)
+    kill(Chaos(source, target, seed, kafka=own_kafka), ["kill connector"] * kills + ["kill sink"] * kills + ["kill broker"] * 3)

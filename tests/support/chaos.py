@@ -1,24 +1,52 @@
-"""Random faults under the loads W1-W4, and the checker at the end: the kill test and the soak."""
+"""Random faults under the loads W1-W7, and the checker at the end: the kill test and the soak."""
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 from tests.support import scratch, workloads
+from tests.support.proxy import Proxy
 from tests.support.world import CHECKER, World
+
+PASSWORD = "chaos"
 
 
 class Chaos:
-    def __init__(self, source, target, seed, say=print):
+    """kafka: the bus is this cluster, which is ours to kill; else the local bus. network: proxies stand before source and
+    target (and before the brokers, when the cluster has them), so that connections can be cut. patience: seconds to catch up."""
+
+    def __init__(self, source, target, seed, say=print, kafka=None, network=False, kinds=workloads.USUAL, patience=90):
         self.random, self.seed, self.say = random.Random(seed), seed, say
-        self.world = World(source, target)
+        self.source, self.target, self.kafka, self.kinds, self.patience = source, target, kafka, kinds, patience
+        self.world = World(source, target, kafka=kafka)
         self.count = {}
+        self.proxies = {}
+        urls = {}
+        if network:
+            for name, cluster in (("source", source), ("target", target)):
+                cluster.sql(f"DROP ROLE IF EXISTS chaos; CREATE ROLE chaos LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
+                self.proxies[name] = [Proxy(cluster.port)]
+                urls[name] = cluster.tcp_url(self.world.db, "chaos", PASSWORD, self.proxies[name][0].port)
+            self.world.config["source"]["postgres"]["url"] = urls["source"]
+            if kafka and kafka.proxies[0]:
+                self.proxies["broker"] = kafka.proxies
         workloads.prepare(self.world)
-        self.files = [self.world.sink_file("mirror", workloads.MIRROR), self.world.sink_file("words", workloads.OWN_WORDS)]
+        self.files = [self.world.sink_file("mirror", workloads.MIRROR, url=urls.get("target")),
+                      self.world.sink_file("words", workloads.OWN_WORDS, url=urls.get("target"))]
         self.checkers = []
         self.until_file = os.path.join(self.world.dir, "done")
+
+    def faults(self):
+        """One of each kind that this world can have, the likely ones several times."""
+        kinds = ["kill connector"] * 7 + ["kill sink"] * 7 + ["stop connector", "stop sink", "freeze connector", "freeze sink"]
+        kinds += ["restart source", "restart target", "kill source", "kill target", "terminate walsender", "terminate sink"]
+        kinds += [f"{how} {name}" for name in self.proxies for how in ("cut", "cut", "blackhole", "half")]
+        if self.kafka:
+            kinds += ["kill broker"] * 2 + ["restart broker", "freeze broker"]
+        return kinds
 
     # The parts are started from this thread alone: a child dies with the thread that made it.
     def start_connector(self, ready=False):
@@ -42,10 +70,16 @@ class Chaos:
         target = world.target.dsn(world.db)
         self.checker("bank-mirror", "bank", "--target", target, "--query", "SELECT sum(balance) FROM mirror.w2_accounts", "--expect", str(workloads.BANK_SUM))
         self.checker("bank-words", "bank", "--target", target, "--query", "SELECT sum(cents) FROM words.accounts", "--expect", str(100 * workloads.BANK_SUM))
-        archive = scratch.until(lambda: [base for base, _, files in os.walk(world.bus["local"]["path"])
-                                         if os.path.basename(base) == "shop" and any(name.endswith(".seg") for name in files)],
-                                "the stream has a file on disk")[0]
-        self.checker("confirmed", "confirmed", "--source", world.source.dsn(world.db), "--slot", world.slot(), "--archive", archive)
+        self.checker("confirmed", "confirmed", "--source", world.source.dsn(world.db), "--slot", world.slot(), *self.place())
+
+    def place(self):
+        """Where the checker of what is confirmed looks."""
+        if self.kafka:
+            return "--kafka", self.kafka.inside, self.world.stream
+        path = self.world.bus["local"]["path"]
+        return "--archive", scratch.until(lambda: [base for base, _, files in os.walk(path)
+                                                   if os.path.basename(base) == self.world.stream and any(name.endswith(".seg") for name in files)],
+                                          "the stream has a file on disk")[0]
 
     def must_run(self, process):
         """A part that ended by itself is a failure, whatever the tables say."""
@@ -57,53 +91,98 @@ class Chaos:
 
     def pause(self):
         """Mostly a fraction of a second; sometimes so short that it hits the start, sometimes long enough to catch up."""
-        time.sleep(self.random.choice((0.03, 0.1, 0.3, 0.5, 0.9)) * (0.5 + self.random.random()))  # a random fault time, no condition to wait for
+        self.wait(self.random.choice((0.03, 0.1, 0.3, 0.5, 0.9)) * (0.5 + self.random.random()))
         for name, process, log in self.checkers:
             if process.poll() not in (None, 0):
                 raise scratch.Failure(f"seed {self.seed}: checker {name}: {open(log.name).read()[-2000:]}")
 
+    def wait(self, seconds):
+        time.sleep(seconds)  # a random fault time, no condition to wait for
+
+    def stop(self, process, start):
+        self.must_run(process)
+        code = process.stop(30)
+        if code not in (0, -signal.SIGTERM):  # killed before it could listen
+            raise scratch.Failure(f"seed {self.seed}: SIGTERM ended {process.name} with {code}:\n{process.tail()}")
+        start()
+
     def do(self, fault):
         self.count[fault] = self.count.get(fault, 0) + 1
-        world = self.world
-        if fault == "kill connector":
-            self.must_run(world.connector_process)
-            world.connector_process.kill()
-            self.start_connector()
-        elif fault == "kill sink":
-            self.must_run(self.sink)
-            self.sink.kill()
-            self.start_sink()
-        elif fault == "stop connector":
-            self.must_run(world.connector_process)
-            code = world.connector_process.stop()
-            if code not in (0, -signal.SIGTERM):  # killed before it could listen
-                raise scratch.Failure(f"seed {self.seed}: SIGTERM ended the connector with {code}:\n{world.connector_process.tail()}")
-            self.start_connector()
-        elif fault == "restart source":
-            world.source.restart(self.random.choice(("fast", "immediate")), 30)
-        elif fault == "restart target":
-            world.target.restart(self.random.choice(("fast", "immediate")), 30)
-        elif fault == "terminate walsender":
-            world.source.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active", [world.slot()])
-        elif fault == "freeze connector":
-            process = world.connector_process
-            self.must_run(process)
+        how, what = fault.split(" ")
+        if how in ("cut", "blackhole", "half"):
+            self.disturb(how, self.random.choice(self.proxies[what]))
+        elif what in ("connector", "sink"):
+            self.do_spate(how, what)
+        elif what in ("source", "target"):
+            self.do_cluster(how, self.source if what == "source" else self.target)
+        elif what == "walsender":
+            self.source.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active", [self.world.slot()])
+        else:
+            self.do_broker(how, self.random.choice(self.kafka.nodes))
+
+    def do_spate(self, how, what):
+        process = self.world.connector_process if what == "connector" else self.sink
+        start = self.start_connector if what == "connector" else self.start_sink
+        if how == "stop":
+            self.stop(process, start)
+            return
+        if how == "terminate":
+            self.target.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE 'spate%%'", [self.world.db])
+            return
+        self.must_run(process)
+        if how == "kill":
+            process.kill()
+            start()
+        else:
             process.process.send_signal(signal.SIGSTOP)
-            time.sleep(self.random.random())
+            self.wait(self.random.random())
             process.process.send_signal(signal.SIGCONT)
+
+    def do_cluster(self, how, cluster):
+        if how == "kill":
+            cluster.kill()
+            cluster.start_after_kill()
+        else:
+            cluster.restart(self.random.choice(("fast", "immediate")), 30)
+
+    def do_broker(self, how, node):
+        node.wait_ready()  # from the last fault
+        if how == "freeze":
+            node.freeze()
+            self.wait(2 * self.random.random())
+            node.thaw()
+            return
+        if how == "kill":
+            node.kill()
+        else:
+            node.stop()
+        if self.random.random() < 0.5:
+            self.wait(self.random.random())
+        node.launch()  # the next faults come while it starts
+
+    def disturb(self, how, proxy):
+        if how != "cut":
+            proxy.mode = how
+            self.wait(0.2 + 1.5 * self.random.random())
+            proxy.mode = "pass"
+        if how == "cut" or self.random.random() < 0.5:
+            proxy.cut()
 
     def run(self, faults):
         """faults: an iterable; ends with everything healed, drained and compared."""
-        with workloads.Loads(self.world, self.seed) as loads:
+        with workloads.Loads(self.world, self.seed, self.kinds) as loads:
             for fault in faults:
                 self.pause()
                 self.do(fault)
             transactions = loads.stop()
+        if self.kafka:
+            for node in self.kafka.nodes:
+                node.wait_ready()
         self.must_run(self.world.connector_process)
         self.must_run(self.sink)
         pairs = workloads.mirror_pairs("mirror") + workloads.own_words_pairs("words")
-        self.world.wait_equal(pairs, 90)
-        found = self.world.check_bus(sample=100, seconds=200)
+        self.world.wait_equal(pairs, self.patience)
+        found = self.world.check_bus(sample=100, seconds=max(200, 4 * self.patience))
         with open(self.until_file, "w"):
             pass
         for name, process, log in self.checkers:
@@ -114,8 +193,25 @@ class Chaos:
                 raise scratch.Failure(f"seed {self.seed}: checker {name}: {words[-2000:]}")
             self.say(f"   {name}: {words.strip()}")
         self.say(f"   {transactions} transactions, {found['n']} changes on the bus, {found['ops'].get('heartbeat', 0)} heartbeats, "
-                 + ", ".join(f"{count} x {fault}" for fault, count in sorted(self.count.items())))
+                 f"{found['repeats']} messages repeated and {found['holes']} holes healed on it")
+        self.say("   " + "; ".join(f"sink {name}: {applied} applied, {duplicates} duplicates dropped, {holes} holes" for name, applied, duplicates, holes
+                                   in self.counters()))
+        self.say("   " + ", ".join(f"{count} x {fault}" for fault, count in sorted(self.count.items())))
         return found
+
+    def counters(self):
+        return [self.world.tgt(f"SELECT sink, applied, duplicates, holes FROM {schema}.spate_sink")[0] for schema in ("mirror", "words")]
+
+    def keep_logs(self, folder):
+        """For whoever looks into a failure."""
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        for path in [os.path.join(self.world.dir, name) for name in os.listdir(self.world.dir) if name.endswith((".log", ".yaml"))] \
+                + [self.source.log, self.target.log] + ([node.log for node in self.kafka.nodes] if self.kafka else []):
+            if os.path.exists(path):
+                name = os.path.basename(path)
+                owner = {self.source.log: "source-", self.target.log: "target-"}.get(path, "")
+                shutil.copy(path, os.path.join(folder, owner + name))
 
     def close(self):
         with open(self.until_file, "w"):
@@ -126,3 +222,6 @@ class Chaos:
             process.wait()
             log.close()
         self.world.close()
+        for name in ("source", "target"):
+            for proxy in self.proxies.get(name, []):
+                proxy.close()

@@ -121,6 +121,25 @@ class Cluster:
         self.process = None
         return time.monotonic() - begin
 
+    def kill(self):
+        """kill -9 of the postmaster; its children notice and end. Whoever starts it again waits for them."""
+        if self.running():
+            self.process.kill()
+        if self.process:
+            self.process.wait()
+        self.process = None
+
+    def start_after_kill(self, seconds=30):
+        """The dead server's children may hold its shared memory for a moment, and its port."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.start()
+            except scratch.Failure:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
     def restart(self, mode="fast", seconds=60):
         took = self.stop(mode, seconds)
         self.start()

@@ -1,16 +1,19 @@
-"""Loads on a source database whose faults are visible (W1-W4 of the fault matrix).
+"""Loads on a source database whose faults are visible (W1-W7 of the fault matrix).
 
   W1 counters    every row carries its writer and number: loss, doubling and reordering show
   W2 bank        transfers: the sum is constant after every transaction, so half of one shows (I3)
   W3 key churn   updates of the key, delete and insert of the same key, swaps
   W4 large       values that are TOASTed; updates that leave them unchanged, also across a key change (P42)
+  W5 bulk        COPY and statements over many rows; COPY's rows share one LSN
+  W6 long        transactions of thousands of rows in savepoints, some of which are rolled back
+  W7 shape       DDL between and inside transactions, as far as a sink follows without help; TRUNCATE
 
 Each is a thread with a connection of its own; it reconnects when the source goes away, since the clusters
 are restarted under it. A commit whose outcome is unknown needs no care: the checker compares with the source.
 """
+import io
 import random
 import threading
-import time
 
 import psycopg2
 
@@ -24,10 +27,14 @@ CREATE TABLE w2_accounts (id int PRIMARY KEY, balance bigint NOT NULL);
 CREATE TABLE w3_churn (id int PRIMARY KEY, v int NOT NULL, t text);
 CREATE TABLE w4_large (id int PRIMARY KEY, small int NOT NULL, large text, other bytea);
 ALTER TABLE w3_churn REPLICA IDENTITY FULL;
+CREATE TABLE w5_bulk (batch bigint, n int, v text, PRIMARY KEY (batch, n));
+CREATE TABLE w6_long (id bigint PRIMARY KEY, part int NOT NULL, v int NOT NULL);
+CREATE TABLE w7_shape (id int PRIMARY KEY, v int NOT NULL, t text);
 """
 
 # The target tables: one team takes everything as it is, the other in its own words.
-MIRROR = {name: {"from": "public." + name} for name in ("w1_counters", "w1_last", "w2_accounts", "w3_churn", "w4_large")}
+MIRROR = {name: {"from": "public." + name} for name in ("w1_counters", "w1_last", "w2_accounts", "w3_churn", "w4_large", "w5_bulk", "w6_long")}
+MIRROR["w7_shape"] = {"from": "public.w7_shape", "columns": {"id": "id", "v": "v", "t": "t"}, "key": ["id"]}
 OWN_WORDS = {
     "accounts": {"from": "public.w2_accounts", "columns": {"account": "id", "cents": "balance * 100"}, "key": ["account"]},
     "odd": {"from": "public.w3_churn", "where": "v % 2 = 1", "columns": {"id": "id", "label": "coalesce(t, '-') || ':' || v"}, "key": ["id"]},
@@ -35,7 +42,9 @@ OWN_WORDS = {
 
 
 def mirror_pairs(schema):
-    return [(f"SELECT * FROM public.{name}", f"SELECT * FROM {schema}.{name}") for name in MIRROR]
+    whole = [name for name in MIRROR if name != "w7_shape"]
+    return [(f"SELECT * FROM public.{name}", f"SELECT * FROM {schema}.{name}") for name in whole] + \
+        [("SELECT id, v, t FROM w7_shape", f"SELECT id, v, t FROM {schema}.w7_shape")]
 
 
 def own_words_pairs(schema):
@@ -116,13 +125,69 @@ def large(cursor, state, rnd):
         cursor.execute("INSERT INTO w4_large VALUES (%s, 0, repeat(%s, 3000), NULL)", [a, "word "])
 
 
-LOADS = {"w1": (counters, counters_resume), "w2": (bank, None), "w3": (churn, None), "w4": (large, None)}
+def bulk(cursor, _state, rnd):
+    cursor.execute("SELECT coalesce(max(batch), 0) + 1 FROM w5_bulk")
+    batch = cursor.fetchone()[0]
+    rows = rnd.choice((20, 500, 3000))
+    if rnd.random() < 0.7:
+        cursor.copy_expert("COPY w5_bulk FROM STDIN", io.StringIO("".join(f"{batch}\t{n}\tcopied {n}\n" for n in range(rows))))
+    else:
+        cursor.execute("INSERT INTO w5_bulk SELECT %s, g, 'many ' || g FROM generate_series(1, %s) g", [batch, rows])
+    kind = rnd.randrange(3)
+    if kind == 0:
+        cursor.execute("UPDATE w5_bulk SET v = v || '+' WHERE batch = %s", [batch - rnd.randrange(3)])
+    elif kind == 1:
+        cursor.execute("DELETE FROM w5_bulk WHERE batch < %s", [batch - 4])
+
+
+def long(cursor, state, rnd):
+    cursor.execute("SELECT coalesce(max(id), 0) FROM w6_long")
+    top = cursor.fetchone()[0]
+    for part in range(rnd.choice((2, 5, 9))):
+        cursor.execute("SAVEPOINT outside")
+        rows = rnd.choice((10, 400, 3000))
+        cursor.execute("INSERT INTO w6_long SELECT g, %s, 0 FROM generate_series(%s, %s) g", [part, top + 1, top + rows])
+        cursor.execute("SAVEPOINT inside")
+        cursor.execute("UPDATE w6_long SET v = v + 1 WHERE id > %s AND id %% 3 = 0", [top - 500])
+        if rnd.random() < 0.4:
+            cursor.execute("ROLLBACK TO SAVEPOINT inside")
+        if rnd.random() < 0.3:
+            cursor.execute("ROLLBACK TO SAVEPOINT outside")
+        else:
+            top += rows
+    if rnd.random() < 0.5:
+        cursor.execute("DELETE FROM w6_long WHERE id < %s", [top - 20000])
+
+
+def shape(cursor, _state, rnd):
+    """What DDL a sink that names its columns follows by itself."""
+    def write():
+        a = rnd.randrange(1, 60)
+        cursor.execute("INSERT INTO w7_shape (id, v, t) VALUES (%s, %s, 'w') ON CONFLICT (id) DO UPDATE SET v = w7_shape.v + 1", [a, rnd.randrange(100)])
+        cursor.execute("DELETE FROM w7_shape WHERE id = %s", [rnd.randrange(1, 60)])
+
+    write()
+    cursor.execute("SET LOCAL lock_timeout = '2s'")
+    cursor.execute(rnd.choice((
+        "ALTER TABLE w7_shape ADD COLUMN IF NOT EXISTS extra int", "ALTER TABLE w7_shape ADD COLUMN IF NOT EXISTS more text DEFAULT 'd'",
+        "ALTER TABLE w7_shape DROP COLUMN IF EXISTS extra", "ALTER TABLE w7_shape DROP COLUMN IF EXISTS more",
+        "ALTER TABLE w7_shape REPLICA IDENTITY FULL", "ALTER TABLE w7_shape REPLICA IDENTITY DEFAULT",
+        "CREATE INDEX IF NOT EXISTS w7_index ON w7_shape (v)", "DROP INDEX IF EXISTS w7_index",
+        "ALTER TABLE w7_shape ALTER t SET STORAGE EXTERNAL", "TRUNCATE w7_shape", "ANALYZE w7_shape")))
+    write()
+
+
+LOADS = {"w1": (counters, counters_resume), "w2": (bank, None), "w3": (churn, None), "w4": (large, None), "w5": (bulk, None), "w6": (long, None),
+         "w7": (shape, None)}
+SLOWER = {"w5": 200, "w6": 600, "w7": 30}  # how many times the others' pause
+USUAL = ("w1", "w1", "w2", "w2", "w3", "w4")
+ALL = USUAL + ("w5", "w6", "w7")
 
 
 class Load(threading.Thread):
     def __init__(self, world, kind, number, seed, pause):
         super().__init__(daemon=True)
-        self.world, self.kind, self.pause = world, kind, pause
+        self.world, self.kind, self.pause = world, kind, pause * SLOWER.get(kind, 1)
         self.random = random.Random(f"{seed}-{kind}-{number}")
         self.state = {"writer": number}
         self.done, self.transactions, self.failure = threading.Event(), 0, None
@@ -151,7 +216,7 @@ class Load(threading.Thread):
                             connection.commit()
                         self.done.wait(self.pause * self.random.random() * 2)
             except (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.DeadlockDetected,
-                    psycopg2.errors.UniqueViolation):
+                    psycopg2.errors.UniqueViolation, psycopg2.errors.LockNotAvailable):
                 self.done.wait(0.05)  # restarted, or two of us met: go on with a new connection
             except Exception as error:
                 if getattr(error, "pgcode", "none") is not None:  # no SQLSTATE: the connection broke
@@ -164,9 +229,9 @@ class Load(threading.Thread):
 
 
 class Loads:
-    """with Loads(world, seed): ... - all four, several writers each."""
+    """with Loads(world, seed): ... - a thread for each of the kinds."""
 
-    def __init__(self, world, seed, kinds=("w1", "w1", "w2", "w2", "w3", "w4"), pause=0.01):
+    def __init__(self, world, seed, kinds=USUAL, pause=0.01):
         self.threads = [Load(world, kind, number, seed, pause) for number, kind in enumerate(kinds)]
 
     def __enter__(self):
