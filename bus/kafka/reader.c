@@ -101,6 +101,9 @@ static bool passes(rd_kafka_resp_err_t code)
     case RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION:
     case RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE:
     case RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE:
+    case RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT:
+    case RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH:
+    case RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH:
     case RD_KAFKA_RESP_ERR__TRANSPORT:
     case RD_KAFKA_RESP_ERR__TIMED_OUT:
     case RD_KAFKA_RESP_ERR__WAIT_CACHE:
@@ -195,6 +198,8 @@ static enum spate_rc heed(struct reader *r, const rd_kafka_message_t *m, struct 
     case RD_KAFKA_RESP_ERR_INVALID_MSG:
         return met_damage(r, m, err);
     default:
+        if (passes(m->err)) /* the fetcher goes on by itself; next() knows how long is too long */
+            return SPATE_OK;
         return spate_kafka_fail(r->kafka, err, m->err, rd_kafka_message_errstr(m),
                                 "reading topic %s from offset %" PRId64, r->topic.name, r->pos);
     }

@@ -4,7 +4,6 @@
  * numbered, and the first one that is missing, wrong or out of order ends the writer (K2, K4). Whoever
  * publishes then opens a new one and goes on from what the log holds. */
 #include "bus/kafka/log.h"
-#include "bus/kafka/topic.h"
 #include "bus/kafka/watch.h"
 #include "core/alloc.h"
 #include "core/clock.h"
@@ -86,6 +85,18 @@ static void fail_incarnation(struct writer *w, int64_t offset)
     stop(w);
 }
 
+/* librdkafka takes a batch whose answer was lost for stored when the broker took a later one, or called it a
+ * duplicate (K6). That rests on the broker's memory of this producer, which a topic that was made anew or a
+ * leader without a past does not have; the log itself is asked instead. */
+static void fail_unplaced(struct writer *w)
+{
+    spate_fail(&w->failure, SPATE_RETRY,
+               "topic %s: the brokers took a record after offset %" PRId64
+               ", but do not say where it stands; the topic is opened anew and read instead",
+               w->topic.name, w->durable - 1);
+    stop(w);
+}
+
 /* Called by librdkafka from rd_kafka_poll. */
 static void delivered(rd_kafka_t *handle, const rd_kafka_message_t *m, void *opaque)
 {
@@ -114,12 +125,15 @@ static void delivered(rd_kafka_t *handle, const rd_kafka_message_t *m, void *opa
         stop(w);
         return;
     }
-    if (m->offset >= 0 && m->offset < w->durable) {
+    if (m->offset < 0) {
+        fail_unplaced(w);
+        return;
+    }
+    if (m->offset < w->durable) {
         fail_incarnation(w, m->offset);
         return;
     }
-    /* The broker had it already and does not say where (K6): it is somewhere behind the last one. */
-    w->durable = m->offset >= 0 ? m->offset + 1 : w->durable + 1;
+    w->durable = m->offset + 1;
     w->reported = number;
     w->moved = true;
     SPATE_FAILPOINT(kafka_reported);
@@ -367,23 +381,21 @@ static const struct spate_writer_ops writer_ops = {.publish = publish,
                                                    .retention_ms = retention_ms,
                                                    .close = close_writer};
 
-enum spate_rc spate_kafka_writer_open(struct spate_kafka *kafka, const char *topic, unsigned flags,
-                                      struct spate_writer **writer, struct spate_err *err)
+enum spate_rc spate_kafka_writer_of(struct spate_kafka *kafka, const struct spate_kafka_topic *topic,
+                                    unsigned flags, struct spate_writer **writer, struct spate_err *err)
 {
     struct writer *w = spate_zalloc(sizeof *w);
     enum spate_rc rc = SPATE_OK;
 
     w->base.ops = &writer_ops;
     w->kafka = kafka;
+    w->topic = *topic;
     w->flags = flags;
+    w->durable = topic->high; /* what consumers are shown is replicated: durable as this bus has it (K13) */
     w->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (w->event_fd < 0)
-        rc = spate_fail(err, SPATE_RETRY, "no event descriptor for the writer of topic %s: %s", topic,
+        rc = spate_fail(err, SPATE_RETRY, "no event descriptor for the writer of topic %s: %s", topic->name,
                         strerror(errno));
-    if (rc == SPATE_OK)
-        rc = spate_kafka_topic_open(kafka, topic, flags, &w->topic, err);
-    SPATE_FAILPOINT(kafka_opened);
-    w->durable = w->topic.high; /* what consumers are shown is replicated: durable as this bus has it (K13) */
     if (rc == SPATE_OK && (flags & SPATE_TOPIC_SHARED) == 0)
         rc = start(w, err);
     if (rc != SPATE_OK) {
@@ -392,4 +404,15 @@ enum spate_rc spate_kafka_writer_open(struct spate_kafka *kafka, const char *top
     }
     *writer = &w->base;
     return SPATE_OK;
+}
+
+enum spate_rc spate_kafka_writer_open(struct spate_kafka *kafka, const char *name, unsigned flags,
+                                      struct spate_writer **writer, struct spate_err *err)
+{
+    struct spate_kafka_topic topic;
+
+    if (spate_kafka_topic_open(kafka, name, flags, &topic, err) != SPATE_OK)
+        return SPATE_FAIL;
+    SPATE_FAILPOINT(kafka_opened);
+    return spate_kafka_writer_of(kafka, &topic, flags, writer, err);
 }
