@@ -208,6 +208,14 @@ enum spate_continuity spate_epoch_judge(const char *slot, const char *publicatio
             LSN(source->slot.confirmed));
         return broken(err);
     }
+    if (bus->undecided) {
+        spate_fail(
+            err, SPATE_FATAL,
+            "retention has removed so much of the stream that nothing on the bus tells which change comes "
+            "after %X/%X, where slot \"%s\" stands. " WAY_ON,
+            LSN(source->slot.confirmed), slot);
+        return broken(err);
+    }
     if (bus->remade) {
         spate_fail(
             err, SPATE_FATAL,

@@ -43,7 +43,8 @@ struct spate_source_state {
 /* What the bus says (connector/recovery.h finds it out). */
 struct spate_bus_state {
     bool stream_empty;
-    bool remade; /* it begins in the middle, and nothing was removed from its beginning: another topic */
+    bool undecided; /* retention took so much that nothing tells which number comes after the slot's place */
+    bool remade;    /* it begins in the middle, and nothing was removed from its beginning: another topic */
     uint64_t stream_epoch; /* of the newest record in the stream */
     uint64_t greatest_end; /* in the newest epoch; 0 when it has none */
     uint64_t last_n;       /* the last n of a complete transaction in it */

@@ -105,10 +105,16 @@ static void reach(struct spate_tail *tail, const struct spate_head *head, uint64
  * `first`. */
 struct search {
     const struct spate_epoch *epoch;
-    uint64_t confirmed; /* C */
-    bool found, proven;
+    uint64_t confirmed;          /* C */
+    bool found, proven, opening; /* opening: the epoch's own message was met */
     uint64_t first;
-    uint64_t next_n; /* the smallest n that is not confirmed; 0: none was met */
+    /* The smallest n that is not confirmed, and its last record; 0: none was met. */
+    uint64_t next_n;
+    struct spate_pos next_pos;
+    struct spate_bus_pos next_at;
+    /* The last heartbeat that is not confirmed. */
+    struct spate_head beat;
+    struct spate_bus_pos beat_next;
 };
 
 /* A confirmed record: is its number the greatest? The rule is replayed from behind the last record with that
@@ -128,67 +134,89 @@ static void meet_confirmed(struct search *search, struct spate_tail *tail, struc
     search->found = true;
     search->first = n;
     rule->last = n;
-    rule->pos = head->has_pos ? head->pos : (struct spate_pos){0, 0};
+    rule->pos = head->has_pos ? head->pos : (struct spate_pos){head->end, 0};
     tail->from = pass->message.next;
+}
+
+static void meet_unconfirmed(struct search *search, const struct pass *pass, bool nearer)
+{
+    const uint64_t n = pass->head.n;
+
+    if (search->next_n && (n > search->next_n || (n == search->next_n && !nearer)))
+        return;
+    search->next_n = n;
+    search->next_pos = pass->head.pos;
+    search->next_at = pass->message.pos;
 }
 
 /* One piece of the log, up to `before`. A record of it comes before all that was met already. */
 static enum spate_rc search_piece(struct search *search, struct spate_tail *tail, struct spate_rule *rule,
                                   struct pass *pass, struct spate_bus_pos before, struct spate_err *err)
 {
-    const bool found_later = search->found;
-    const uint64_t first_later = search->first;
+    const struct search later = *search;
     enum spate_rc rc;
 
     while ((rc = step(pass, err)) == SPATE_OK && pass->message.pos.at < before.at) {
         const struct spate_head *head = &pass->head;
 
         note(tail, head, rule->epoch);
+        if (head->epoch != rule->epoch)
+            continue;
+        search->opening = search->opening || head->op == SPATE_OP_EPOCH;
         if (spate_rule_anchor(head, rule->epoch, search->confirmed))
-            meet_confirmed(search, tail, rule, pass, !found_later || search->first > first_later);
-        else if (head->epoch == rule->epoch && spate_op_counts(head->op) &&
-                 (!search->next_n || head->n < search->next_n))
-            search->next_n = head->n;
+            meet_confirmed(search, tail, rule, pass, !later.found || search->first > later.first);
+        else if (spate_op_counts(head->op))
+            meet_unconfirmed(search, pass, !later.next_n || search->next_n < later.next_n);
+        else if (head->op == SPATE_OP_HEARTBEAT && !later.beat.end) {
+            search->beat = (struct spate_head){.op = head->op, .n = head->n, .end = head->end};
+            search->beat_next = pass->message.next;
+        }
     }
-    if (search->found && search->next_n == search->first + 1)
+    if (search->found && search->next_n == search->first + 1 && tail->bus.greatest_end >= search->confirmed)
         search->proven = true;
     return rc == SPATE_FAIL ? rc : SPATE_OK;
 }
 
-/* Retention took everything at or below C. The oldest record that is left says where to join. */
-static enum spate_rc join_at_oldest(struct spate_tail *tail, struct spate_rule *rule, struct pass *pass,
-                                    struct spate_err *err)
+/* Retention took everything at or below C; all that is left has been met. The change with the smallest number
+ * says where to join: what committed before it was on the bus, and C is not beyond that. Its last record is
+ * behind any hole that was healed. */
+static void join_at_change(struct spate_tail *tail, struct spate_rule *rule, const struct pass *pass,
+                           const struct search *search)
 {
     char at[SPATE_BUS_POS_TEXT];
-    enum spate_rc rc = spate_reader_seek(pass->reader, (struct spate_start){.from = SPATE_START_OLDEST}, err);
 
-    if (rc != SPATE_OK)
-        return rc;
-    do {
-        rc = step(pass, err);
-        if (rc != SPATE_OK)
-            return rc;
-        /* A log from which nothing was removed begins with an epoch's opening: this one was made anew. */
-        if (pass->message.pos.at == 0 && pass->head.op != SPATE_OP_EPOCH)
-            tail->bus.remade = true;
-    } while (pass->head.epoch != rule->epoch);
-    if (!spate_op_counts(pass->head.op)) {
-        reach(tail, &pass->head, pass->head.n);
-        rule->last = tail->first = pass->head.n;
-        tail->from = pass->message.next;
-        tail->skip_below = pass->head.end;
-        return SPATE_OK;
-    }
+    tail->bus.greatest_end = search->confirmed;
     tail->has_align = true;
-    tail->align = pass->head.pos;
-    tail->first = rule->last = pass->head.n - 1;
-    tail->from = pass->message.pos;
+    tail->align = search->next_pos;
+    tail->first = rule->last = search->next_n - 1;
+    tail->from = search->next_at;
+    spate_bus_pos_format(pass->driver, search->next_at, at);
     spate_log(SPATE_LOG_WARN, "anchor-removed",
               "at=%s lsn=%X/%X n=%" PRIu64
               " detail=\"retention removed what the slot has confirmed: changes before this one are taken as "
               "removed from the bus as well\"",
-              where(pass, at), LSN(pass->head.pos.commit_lsn), pass->head.n);
-    return SPATE_OK;
+              at, LSN(search->next_pos.commit_lsn), search->next_n);
+}
+
+/* Only heartbeats are left. */
+static void join_at_heartbeat(struct spate_tail *tail, struct spate_rule *rule, const struct search *search)
+{
+    reach(tail, &search->beat, search->beat.n);
+    tail->first = rule->last = search->beat.n;
+    rule->pos = (struct spate_pos){search->beat.end, 0};
+    tail->skip_below = search->beat.end;
+    tail->from = search->beat_next;
+}
+
+/* A log from which nothing was removed begins with an epoch's opening; one that does not was made anew. */
+static enum spate_rc look_at_oldest(struct spate_tail *tail, struct pass *pass, struct spate_err *err)
+{
+    enum spate_rc rc = spate_reader_seek(pass->reader, (struct spate_start){.from = SPATE_START_OLDEST}, err);
+
+    if (rc == SPATE_OK)
+        rc = step(pass, err);
+    tail->bus.remade = rc == SPATE_OK && pass->message.pos.at == 0 && pass->head.op != SPATE_OP_EPOCH;
+    return rc;
 }
 
 /* The stream ends in another epoch than `_schemas`: the judge has a word for that, when looking further back
@@ -223,8 +251,18 @@ static enum spate_rc find_anchor(struct spate_tail *tail, struct spate_rule *rul
     }
     if (tail->bus.stream_empty || tail->bus.stream_epoch != rule->epoch)
         return SPATE_OK;
-    if (!search.found)
-        return join_at_oldest(tail, rule, pass, err);
+    if (!search.proven && !search.opening && look_at_oldest(tail, pass, err))
+        return SPATE_FAIL;
+    if (!search.found && search.next_n) {
+        join_at_change(tail, rule, pass, &search);
+        return SPATE_OK;
+    }
+    if (!search.found && search.beat.end) {
+        join_at_heartbeat(tail, rule, &search);
+        return SPATE_OK;
+    }
+    /* The greatest of what is left may not be the greatest there was. */
+    tail->bus.undecided = !search.proven && !search.opening;
     tail->first = search.first;
     /* A Postgres crash may take C below an epoch's opening: those transactions belong to before it (P15). */
     tail->skip_below = epoch->end;

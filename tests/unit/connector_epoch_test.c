@@ -182,6 +182,20 @@ static void a_stream_that_was_lost(void **state)
     says(SPATE_CONTINUITY_BROKEN, "the stream is empty");
 }
 
+static void K10_a_topic_that_was_made_anew(void **state)
+{
+    (void)state;
+    bus.remade = true;
+    says(SPATE_CONTINUITY_BROKEN, "deleted and made anew");
+}
+
+static void K24_retention_that_took_every_proof(void **state)
+{
+    (void)state;
+    bus.undecided = true;
+    says(SPATE_CONTINUITY_BROKEN, "retention has removed so much");
+}
+
 static void schemas_that_were_lost(void **state)
 {
     (void)state;
@@ -206,6 +220,8 @@ int main(void)
         T(P29_other_names_are_another_stream),
         T(P66_a_slot_that_is_not_ours_to_use),
         T(a_stream_that_was_lost),
+        T(K10_a_topic_that_was_made_anew),
+        T(K24_retention_that_took_every_proof),
         T(schemas_that_were_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

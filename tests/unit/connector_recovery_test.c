@@ -296,6 +296,35 @@ static void K2_a_remnant_beyond_a_hole_is_not_reached(void **state)
     assert_int_equal(tail.bus.greatest_end, 160);
 }
 
+/* A number that seems to prove the place, while what the slot has reached lies further back. */
+static void K15_a_proof_needs_the_slots_place_as_well(void **state)
+{
+    enum { PAIRS = 60000 };
+
+    (void)state;
+    put_epoch(1, 100);
+    put_heartbeat(1, 0, 110);
+    for (int i = 0; i < PAIRS; i++)
+        put(1, 1, 120, 1, 125);
+    put_epoch(1, 100);
+    find(110);
+    assert_int_equal(tail.first, 0);
+    assert_true(tail.bus.greatest_end >= 110);
+}
+
+static void K15_a_repetition_behind_a_heartbeat_is_no_contradiction(void **state)
+{
+    (void)state;
+    put_epoch(1, 100);
+    put(1, 1, 110, 1, 120);
+    put(1, 2, 130, 1, 140);
+    put_heartbeat(1, 2, 141);
+    put(1, 1, 110, 1, 120);
+    find(141);
+    assert_int_equal(tail.first, 2);
+    assert_int_equal(tail.last, 2);
+}
+
 static void a_foreign_record_is_passed_by_and_a_newer_format_is_not(void **state)
 {
     static const char *const lines[] = {"hello", "{\"spate\":1,\"op\":\"insert\"}",
@@ -476,6 +505,8 @@ int main(void)
         T(K15_a_zombies_repetition_is_no_anchor),
         T(K15_without_a_proof_all_of_the_log_is_searched),
         T(K2_a_remnant_beyond_a_hole_is_not_reached),
+        T(K15_a_proof_needs_the_slots_place_as_well),
+        T(K15_a_repetition_behind_a_heartbeat_is_no_contradiction),
         T(a_foreign_record_is_passed_by_and_a_newer_format_is_not),
         T(a_newest_segment_without_a_record_is_passed_by),
         T(a_long_tail_is_found_piece_by_piece),
