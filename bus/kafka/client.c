@@ -123,7 +123,8 @@ static bool due(struct spate_kafka *kafka, const char *about, unsigned *hidden)
 static bool idle_talk(const char *facility, const char *text)
 {
     return strcmp(facility, "CONFWARN") == 0 &&
-           (strstr(text, "property and will be ignored by") || strstr(text, "No `bootstrap.servers`"));
+           (strstr(text, "property and will be ignored by") || strstr(text, "No `bootstrap.servers`") ||
+            strstr(text, "enable.gapless.guarantee is experimental"));
 }
 
 static void on_log(const rd_kafka_t *handle, int level, const char *facility, const char *text)
@@ -135,6 +136,8 @@ static void on_log(const rd_kafka_t *handle, int level, const char *facility, co
                                                    : SPATE_LOG_DEBUG;
     unsigned hidden = 0;
 
+    if (strstr(text, "Coordinator load in progress")) /* of a broker that has just started */
+        as = SPATE_LOG_INFO;
     if (!attached || idle_talk(facility, text))
         return;
     pthread_mutex_lock(&attached->lock);

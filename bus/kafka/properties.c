@@ -59,7 +59,7 @@ static const struct rule {
      "the broker keeps five batches in order, not more (K1)"},
     {"message.send.max.retries", "retries", PRODUCERS, SAME, "2147483647", NULL,
      "a record that is given up leaves a hole in the stream (K2)"},
-    {"queuing.strategy", NULL, PRODUCERS, SAME, "fifo", NULL, "it would reorder records (K1)"},
+    {"queuing.strategy", NULL, 0, SAME, "fifo", NULL, "it would reorder records (K1)"},
     {"delivery.report.only.error", NULL, PRODUCERS, SAME, "false", NULL,
      "the source is told what is durable by the reports of success (K17)"},
     {"queue.buffering.max.messages", NULL, PRODUCERS, LEAST, "131072", NULL,

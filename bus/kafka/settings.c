@@ -312,13 +312,14 @@ static enum spate_rc judge_replicas(const struct spate_kafka *kafka, const char 
                           " and only %d replicas: nothing can be written to it. Run: %s",
                           name, has->min_insync, replicas,
                           command(kafka, name, "min.insync.replicas=1", mend));
-    if (replicas == 1)
-        warn(kafka, name, "replicas=1",
-             "with one replica a broker's lost disk or a power cut takes records along that the source was "
-             "told "
-             "are safe (K13); three brokers and three replicas keep them",
-             NULL);
-    else if (has->min_insync < 2)
+    if (replicas == 1 && spate_kafka_worth_saying("replicas=1")) /* the same for each topic */
+        spate_log(
+            SPATE_LOG_WARN, "topic-setting",
+            "topic=%s setting=replicas=1 words=\"with one replica a broker's lost disk or a power cut takes "
+            "records along that the source was told are safe (K13); three brokers and three replicas keep "
+            "them\"",
+            name);
+    else if (replicas > 1 && has->min_insync < 2)
         warn(kafka, name, "min.insync.replicas",
              "a record counts as safe when one broker has it; if that one is lost, so is the record (K13)",
              "min.insync.replicas=2");

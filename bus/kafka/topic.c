@@ -147,23 +147,24 @@ static enum spate_rc one_partition(const struct spate_kafka *kafka, const char *
         name, shape->partitions, kafka->config->brokers, name);
 }
 
-static enum spate_rc not_there(struct spate_kafka *kafka, const char *name, bool may_create,
+/* `flags` is 0 for readers, who make nothing. */
+static enum spate_rc not_there(struct spate_kafka *kafka, const char *name, unsigned flags,
                                const struct shape *shape, struct spate_err *err)
 {
     if (!missing(shape))
         return spate_kafka_fail(kafka, err, shape->code, NULL, "asking for topic %s", name);
-    if (!may_create)
+    if (!(flags & SPATE_TOPIC_CREATE))
         return spate_fail(err, SPATE_RETRY,
                           "there is no topic %s on %.200s yet; its connector makes it when it starts, unless "
                           "bus.kafka.create is false",
                           name, kafka->config->brokers);
-    return spate_fail(
-        err, SPATE_RETRY,
-        "there is no topic %s, and bus.kafka.create is false. Run: kafka-topics.sh "
-        "--bootstrap-server %.100s --create --topic %s --partitions 1 --replication-factor 3 "
-        "--config min.insync.replicas=2 --config message.timestamp.type=LogAppendTime, or remove "
-        "bus.kafka.create",
-        name, kafka->config->brokers, name);
+    return spate_fail(err, SPATE_RETRY,
+                      "there is no topic %s, and bus.kafka.create is false. Run: kafka-topics.sh "
+                      "--bootstrap-server %.100s --create --topic %s --partitions 1 --replication-factor %d "
+                      "--config min.insync.replicas=%d --config cleanup.policy=%s --config "
+                      "message.timestamp.type=LogAppendTime, or remove bus.kafka.create",
+                      name, kafka->config->brokers, name, shape->brokers < 3 ? shape->brokers : 3,
+                      shape->brokers < 3 ? 1 : 2, flags & SPATE_TOPIC_KEEP ? "compact" : "delete");
 }
 
 /* The brokers do not agree on a topic at once: one names a leader that does not know of it yet. */
@@ -217,7 +218,7 @@ enum spate_rc spate_kafka_topic_look(struct spate_kafka *kafka, rd_kafka_t *hand
     if (look_settled(kafka, handle, name, false, deadline_ms, &shape, err) != SPATE_OK)
         return SPATE_FAIL;
     if (shape.code != RD_KAFKA_RESP_ERR_NO_ERROR)
-        return not_there(kafka, name, false, &shape, err);
+        return not_there(kafka, name, 0, &shape, err);
     if (one_partition(kafka, name, &shape, err) != SPATE_OK)
         return SPATE_FAIL;
     return watermarks(kafka, handle, deadline_ms, topic, err);
@@ -241,7 +242,7 @@ static enum spate_rc open_with(struct spate_kafka *kafka, rd_kafka_t *handle, un
             return SPATE_FAIL;
     }
     if (shape.code != RD_KAFKA_RESP_ERR_NO_ERROR)
-        return not_there(kafka, topic->name, (flags & SPATE_TOPIC_CREATE) != 0, &shape, err);
+        return not_there(kafka, topic->name, flags, &shape, err);
     if (one_partition(kafka, topic->name, &shape, err) != SPATE_OK ||
         spate_kafka_settings_check(kafka, handle, flags, shape.replicas, deadline_ms, topic, err) != SPATE_OK)
         return SPATE_FAIL;
