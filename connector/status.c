@@ -38,7 +38,7 @@ struct spate_status {
 
 /* ---- the pages, in their own thread ---- */
 
-static void show(struct spate_status *status, struct spate_connector_facts *facts)
+void spate_status_facts(struct spate_status *status, struct spate_connector_facts *facts)
 {
     pthread_mutex_lock(&status->lock);
     *facts = status->facts;
@@ -50,7 +50,7 @@ static unsigned page_status(void *arg, struct spate_buf *body)
 {
     struct spate_connector_facts facts;
 
-    show(arg, &facts);
+    spate_status_facts(arg, &facts);
     spate_connector_report_status(&facts, body);
     return 200;
 }
@@ -59,7 +59,7 @@ static unsigned page_metrics(void *arg, struct spate_buf *body)
 {
     struct spate_connector_facts facts;
 
-    show(arg, &facts);
+    spate_status_facts(arg, &facts);
     spate_connector_report_metrics(&facts, body);
     return 200;
 }
@@ -68,7 +68,7 @@ static unsigned page_ready(void *arg, struct spate_buf *body)
 {
     struct spate_connector_facts facts;
 
-    show(arg, &facts);
+    spate_status_facts(arg, &facts);
     spate_connector_report_health(&facts, body);
     return facts.now.live && facts.now.ready ? 200 : 503;
 }
@@ -77,7 +77,7 @@ static unsigned page_live(void *arg, struct spate_buf *body)
 {
     struct spate_connector_facts facts;
 
-    show(arg, &facts);
+    spate_status_facts(arg, &facts);
     spate_connector_report_health(&facts, body);
     return facts.now.live ? 200 : 503;
 }
@@ -163,23 +163,6 @@ void spate_status_state(struct spate_status *status, enum spate_connector_state 
     pthread_mutex_lock(&status->lock);
     set_state(status, state, waits_for);
     pthread_mutex_unlock(&status->lock);
-}
-
-void spate_status_streaming(struct spate_status *status, const struct spate_stream *stream)
-{
-    if (!status)
-        return;
-    status->first = status->count = 0;
-    status->sampled_ms = 0;
-    pthread_mutex_lock(&status->lock);
-    TAKE(bus, stream->publisher.bus->ops->name);
-    TAKE(topic, stream->publisher.topic);
-    status->facts.sessions++;
-    status->facts.plane.turned_ms = status->facts.plane.progress_ms = spate_clock_ms();
-    status->facts.plane.durable_n = stream->tail.last;
-    set_state(status, SPATE_CONNECTOR_STREAMING, NULL);
-    pthread_mutex_unlock(&status->lock);
-    spate_watch_now(status->watch);
 }
 
 void spate_status_failed(struct spate_status *status, const struct spate_err *err)
@@ -317,4 +300,22 @@ void spate_status_turn(struct spate_status *status, const struct spate_stream *s
         return;
     status->sampled_ms = now_ms;
     sample(status, stream, now_ms);
+}
+
+void spate_status_streaming(struct spate_status *status, const struct spate_stream *stream)
+{
+    if (!status)
+        return;
+    status->first = status->count = 0;
+    status->sampled_ms = 0;
+    pthread_mutex_lock(&status->lock);
+    TAKE(bus, stream->publisher.bus->ops->name);
+    TAKE(topic, stream->publisher.topic);
+    status->facts.sessions++;
+    status->facts.plane.turned_ms = status->facts.plane.progress_ms = spate_clock_ms();
+    status->facts.plane.durable_n = stream->tail.last;
+    pthread_mutex_unlock(&status->lock);
+    spate_status_turn(status, stream, spate_clock_ms());
+    spate_status_state(status, SPATE_CONNECTOR_STREAMING, NULL);
+    spate_watch_now(status->watch);
 }

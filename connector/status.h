@@ -22,6 +22,9 @@ struct spate_status;
 struct spate_status *spate_status_open(const struct spate_connector_config *config);
 void spate_status_close(struct spate_status *status);
 
+/* A copy of what is known, derived. Any thread; not NULL. */
+void spate_status_facts(struct spate_status *status, struct spate_connector_facts *facts);
+
 /* What is being done now. `waits_for` may be NULL. */
 void spate_status_state(struct spate_status *status, enum spate_connector_state state, const char *waits_for);
 

@@ -20,6 +20,7 @@
 
 #define CONNECT_MS     5000
 #define ANSWER_MS      3000
+#define LASTING_LOOKS  3 /* a busy source writes much between two heartbeats; what lasts is news */
 #define BLIND_LOOKS    3 /* a restart of the source is no news: the data plane tells it */
 #define BLIND_EVERY_MS 600000
 
@@ -67,7 +68,8 @@ static void judge_growth(struct spate_watch_memory *memory, const struct spate_s
     int doublings = doublings_of(look->retained_bytes, threshold);
     char size[32], behind[32], limit[32];
 
-    if (doublings > memory->doublings) {
+    memory->above = doublings > memory->doublings ? memory->above + 1 : 0;
+    if (memory->above >= LASTING_LOOKS) {
         bool ours = look->behind_bytes >= look->retained_bytes / 2;
 
         say(voice, SPATE_LOG_WARN, "slot-retains",
@@ -83,6 +85,7 @@ static void judge_growth(struct spate_watch_memory *memory, const struct spate_s
             look->keep_bytes < 0 ? "not limited: only the disk's end will stop this"
                                  : mib(look->keep_bytes, limit));
         memory->doublings = doublings;
+        memory->above = 0;
     } else if (memory->doublings > 0 && look->retained_bytes < threshold / 2) {
         say(voice, SPATE_LOG_INFO, "slot-released", "slot \"%s\" keeps %s of WAL again", slot,
             mib(look->retained_bytes, size));

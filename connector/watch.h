@@ -43,6 +43,7 @@ struct spate_slot_look {
 
 struct spate_watch_memory { /* all zero: nothing was said */
     int doublings;          /* told about so many of the first threshold, counted from 1 */
+    int above;              /* looks in a row that found more than was told */
     int scarcity;           /* 1: below a fifth of the limit was told; 2: below a twentieth */
     enum spate_wal_status status;
 };

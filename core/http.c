@@ -22,7 +22,7 @@
 #define CONNECTIONS    32          /* at once; more wait in the kernel's queue */
 #define CONNECTION_MEM (16 * 1024) /* of one: a request line and headers fit many times */
 #define IDLE_S         10          /* a connection that says nothing is closed */
-#define RETRY_MS       3000
+#define RETRY_MS       2000
 #define BACKLOG        16
 #define THREAD_STACK   (256 * 1024)
 

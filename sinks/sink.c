@@ -145,13 +145,12 @@ static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, s
 
     sink->applied += count;
     counts = spate_sink_counts(sink);
-    spate_sink_status_busy(sink->config->status, true);
+    spate_sink_status_busy(sink->config->status, sink);
     if (spate_apply_run(&sink->apply, sink->batch.items, count, commit ? &sink->feed.mark : NULL,
                         spate_reader_log_id(sink->feed.reader), &counts, err) != SPATE_OK) {
         sink->applied -= count;
         return apply_failed(sink, count, err);
     }
-    spate_sink_status_busy(sink->config->status, false);
     spate_sink_status_applied(sink->config->status, count, spate_clock_us() - start);
     if (commit) {
         sink->behind_us = sink->feed.seen_us; /* until the reader finds nothing more */
@@ -229,7 +228,7 @@ static enum spate_rc version_of(struct spate_sink *sink, struct spate_projection
     if (*rewound)
         spate_apply_rollback(&sink->apply);
     if (!projection->current || projection->current->table->v != v)
-        spate_sink_status_busy(sink->config->status, true);
+        spate_sink_status_busy(sink->config->status, sink);
     rc = spate_sink_version(sink, projection, v, version, err);
     if (rc == SPATE_OK && *rewound)
         rc = spate_sink_rewind(sink, err);

@@ -192,16 +192,6 @@ void spate_sink_status_state(struct spate_sink_status *status, enum spate_sink_s
     pthread_mutex_unlock(&status->lock);
 }
 
-void spate_sink_status_busy(struct spate_sink_status *status, bool busy)
-{
-    if (!status)
-        return;
-    pthread_mutex_lock(&status->lock);
-    status->facts.busy_since_ms = busy ? spate_clock_ms() : 0;
-    status->facts.progress.turned_ms = spate_clock_ms();
-    pthread_mutex_unlock(&status->lock);
-}
-
 void spate_sink_status_applied(struct spate_sink_status *status, size_t changes, int64_t us)
 {
     struct spate_sink_progress *progress;
@@ -210,6 +200,8 @@ void spate_sink_status_applied(struct spate_sink_status *status, size_t changes,
         return;
     pthread_mutex_lock(&status->lock);
     progress = &status->facts.progress;
+    status->facts.busy_since_ms = 0;
+    progress->turned_ms = spate_clock_ms();
     progress->batches++;
     progress->apply_us += us;
     progress->last_apply_us = us;
@@ -323,6 +315,18 @@ void spate_sink_status_turn(struct spate_sink_status *status, const struct spate
         return;
     status->sampled_ms = now_ms;
     sample(status, sink, now_ms);
+}
+
+void spate_sink_status_busy(struct spate_sink_status *status, const struct spate_sink *sink)
+{
+    int64_t now_ms = spate_clock_ms();
+
+    if (!status)
+        return;
+    sample(status, sink, now_ms);
+    pthread_mutex_lock(&status->lock);
+    status->facts.busy_since_ms = now_ms;
+    pthread_mutex_unlock(&status->lock);
 }
 
 void spate_sink_status_last(struct spate_sink_status *status, const struct spate_sink *sink)

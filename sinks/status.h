@@ -11,7 +11,6 @@
 #include "sinks/report.h"
 #include "sinks/sink.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,8 +31,8 @@ void spate_sinks_status_close(struct spate_sinks_status *all);
 /* What is being done now. `waits_for` may be NULL. */
 void spate_sink_status_state(struct spate_sink_status *status, enum spate_sink_state state,
                              const char *waits_for);
-/* The target is at work, or has answered. */
-void spate_sink_status_busy(struct spate_sink_status *status, bool busy);
+/* The target is put to work, which may take long: looks at the sink. Until the next turn or batch. */
+void spate_sink_status_busy(struct spate_sink_status *status, const struct spate_sink *sink);
 /* Once per turn; looks at the sink when a tenth of a second has passed. */
 void spate_sink_status_turn(struct spate_sink_status *status, const struct spate_sink *sink, int64_t now_ms);
 /* The same at once: the sink is about to be closed. */
