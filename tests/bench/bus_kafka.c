@@ -140,7 +140,7 @@ static uint64_t read_all(struct spate_bus *bus, const char *topic)
     return sum ? read : 0;
 }
 
-static void bare_read(struct spate_bus *bus, const char *topic)
+static uint64_t bare_read(struct spate_bus *bus, const char *topic)
 {
     rd_kafka_message_t *got[512];
     uint64_t read = 0, sum = 0;
@@ -168,6 +168,7 @@ static void bare_read(struct spate_bus *bus, const char *topic)
     rd_kafka_queue_destroy(queue);
     rd_kafka_topic_destroy(log);
     spate_kafka_client_free(handle);
+    return sum ? read : 0;
 }
 
 int main(int argc, char **argv)
@@ -197,9 +198,9 @@ int main(int argc, char **argv)
         publish(bus, topic);
         bare_publish(bus, bare);
         const uint64_t read = read_all(bus, topic);
-        bare_read(bus, topic);
+        const uint64_t bare_count = bare_read(bus, topic);
         printf(" read=%" PRIu64 "\n", read);
-        if (read != records)
+        if (read != records || bare_count != records)
             return 1;
     }
     spate_bus_close(bus);
