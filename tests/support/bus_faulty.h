@@ -135,7 +135,8 @@ static inline enum bus_fault bus_faulty_pick(struct bus_faults *side, uint64_t *
 static inline struct bus_faulty_held *bus_faulty_push(struct bus_faulty_queue *q)
 {
     if (q->first + q->count == q->cap) {
-        memmove(q->items, q->items + q->first, q->count * sizeof *q->items);
+        if (q->count && q->first)
+            memmove(q->items, q->items + q->first, q->count * sizeof *q->items);
         q->first = 0;
         if (q->count == q->cap) {
             q->cap = q->cap ? q->cap * 2 : 16;
