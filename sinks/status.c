@@ -30,15 +30,20 @@ struct spate_sinks_status {
 
 /* ---- the pages, in their own thread ---- */
 
+void spate_sink_status_facts(struct spate_sink_status *status, struct spate_sink_facts *facts)
+{
+    pthread_mutex_lock(&status->lock);
+    *facts = status->facts;
+    pthread_mutex_unlock(&status->lock);
+}
+
 /* A derived copy of everything; freed by the caller. */
 static struct spate_sink_facts *take_facts(struct spate_sinks_status *all)
 {
     struct spate_sink_facts *facts = spate_alloc(all->count * sizeof *facts);
 
     for (size_t i = 0; i < all->count; i++) {
-        pthread_mutex_lock(&all->sinks[i].lock);
-        facts[i] = all->sinks[i].facts;
-        pthread_mutex_unlock(&all->sinks[i].lock);
+        spate_sink_status_facts(&all->sinks[i], &facts[i]);
         spate_sink_report_derive(&facts[i], spate_clock_wall_us(), spate_clock_ms());
     }
     return facts;

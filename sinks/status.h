@@ -28,6 +28,9 @@ struct spate_sinks_status *spate_sinks_status_open(const struct spate_sink_confi
 struct spate_sink_status *spate_sinks_status_of(struct spate_sinks_status *all, size_t sink);
 void spate_sinks_status_close(struct spate_sinks_status *all);
 
+/* A copy of what is known, not derived. Any thread; not NULL. */
+void spate_sink_status_facts(struct spate_sink_status *status, struct spate_sink_facts *facts);
+
 /* What is being done now. `waits_for` may be NULL. */
 void spate_sink_status_state(struct spate_sink_status *status, enum spate_sink_state state,
                              const char *waits_for);
