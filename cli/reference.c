@@ -1,17 +1,45 @@
-/* cli/reference.c - spate reference: config/REFERENCE.md, from the option tables themselves. */
+/* cli/reference.c - spate reference: config/REFERENCE.md, from the tables themselves. */
 #include "cli/cli.h"
 
+#include "bus/kafka/kafka.h"
 #include "config/load.h"
 #include "connector/connector.h"
+#include "connector/report.h"
+#include "sinks/report.h"
 #include "sinks/sink.h"
 
 static const struct spate_cli_text text = {
     .usage = "spate reference",
     .help =
-        "Prints the reference of all configuration keys as Markdown. config/REFERENCE.md is this output.\n",
+        "Prints the reference of all configuration keys, of Kafka's properties and of the figures that are\n"
+        "served, as Markdown. config/REFERENCE.md is this output.\n",
 };
 
 static const struct option options[] = {{NULL, 0, NULL, 0}};
+
+static void properties(struct spate_buf *out)
+{
+    spate_buf_puts(out,
+                   "\n## Properties of librdkafka\n\n"
+                   "Any of them may stand in `bus.kafka.properties`, except as follows: correctness rests "
+                   "on these, so a file may say the same or nothing. Ids such as K2 are explained in "
+                   "docs/hazards.md.\n\n");
+    spate_kafka_reference(out);
+}
+
+static void figures(struct spate_buf *out)
+{
+    spate_buf_puts(out,
+                   "\n## Figures of a connector\n\n"
+                   "Served where `status.listen` says. What is not known is null in `/status` and absent "
+                   "from `/metrics`, where an LSN is a number of bytes. Every series has the label "
+                   "`connector`.\n\n");
+    spate_connector_report_reference(out);
+    spate_buf_puts(out, "\n## Figures of a sink\n\n"
+                        "The same, below `sinks.NAME` in `/status` and with the label `sink` in `/metrics`, "
+                        "for each sink of the process.\n\n");
+    spate_sink_report_reference(out);
+}
 
 enum spate_exit spate_cli_reference(int argc, char **argv)
 {
@@ -34,6 +62,8 @@ enum spate_exit spate_cli_reference(int argc, char **argv)
         &out, "A sink's file",
         "For `spate sink -c FILE`. `config/billing.yaml` and `config/search.yaml` are two to copy.",
         spate_sink_tables, spate_sink_table_count);
+    properties(&out);
+    figures(&out);
     result = spate_cli_print(&out);
     spate_buf_fini(&out);
     return result;

@@ -16,18 +16,18 @@ const char *const spate_connector_states[] = {
 #define AT(member) offsetof(struct spate_connector_facts, member)
 
 static const struct spate_metric table[] = {
-    {"connector", SPATE_METRIC_INFO, AT(connector), .help = ""},
-    {"version", SPATE_METRIC_INFO, AT(version), .help = ""},
-    {"server_version", SPATE_METRIC_INFO, AT(server), .help = ""},
-    {"slot", SPATE_METRIC_INFO, AT(slot), .help = ""},
-    {"publication", SPATE_METRIC_INFO, AT(publication), .help = ""},
-    {"bus", SPATE_METRIC_INFO, AT(bus), .help = ""},
-    {"topic", SPATE_METRIC_INFO, AT(topic), .help = ""},
+    {"connector", SPATE_METRIC_INFO, AT(connector), .help = "Name of the connector."},
+    {"version", SPATE_METRIC_INFO, AT(version), .help = "Version of spate."},
+    {"server_version", SPATE_METRIC_INFO, AT(server), .help = "Version of the source's server."},
+    {"slot", SPATE_METRIC_INFO, AT(slot), .help = "Its replication slot."},
+    {"publication", SPATE_METRIC_INFO, AT(publication), .help = "Its publication."},
+    {"bus", SPATE_METRIC_INFO, AT(bus), .help = "The bus' driver: local or kafka."},
+    {"topic", SPATE_METRIC_INFO, AT(topic), .help = "The stream's topic on the bus."},
     {"started", SPATE_METRIC_TIME, AT(started_us), .help = "When the process started."},
     {"state", SPATE_METRIC_STATE, AT(now.state), .choices = spate_connector_states,
      .help = "What the connector is doing; the series of the present state is 1."},
     {"state_since", SPATE_METRIC_TIME, AT(state_since_us), .help = "When it came to that state."},
-    {"detail", SPATE_METRIC_TEXT, AT(detail), .help = ""},
+    {"detail", SPATE_METRIC_TEXT, AT(detail), .help = "What the state waits for, where that is known."},
     {"live", SPATE_METRIC_FLAG, AT(now.live), .help = "1 unless the data plane hangs."},
     {"ready", SPATE_METRIC_FLAG, AT(now.ready), .help = "1 while changes flow from the source to the bus."},
     {"epoch", SPATE_METRIC_COUNT, AT(plane.epoch), .help = "Epoch of the stream."},
@@ -65,8 +65,9 @@ static const struct spate_metric table[] = {
     {"batch_bytes", SPATE_METRIC_NUMBER, AT(plane.batch_bytes), .help = "Bytes of these messages."},
     {"unconfirmed_transactions", SPATE_METRIC_NUMBER, AT(plane.unconfirmed_transactions),
      .help = "Transactions that the bus has and has not yet made durable."},
-    {"bus_end", SPATE_METRIC_TEXT, AT(plane.bus_end), .help = ""},
-    {"bus_durable", SPATE_METRIC_TEXT, AT(plane.bus_durable), .help = ""},
+    {"bus_end", SPATE_METRIC_TEXT, AT(plane.bus_end),
+     .help = "The end of the stream as far as this process wrote it."},
+    {"bus_durable", SPATE_METRIC_TEXT, AT(plane.bus_durable), .help = "The end of what is durable of it."},
     {"bus_retention_seconds", SPATE_METRIC_SECONDS, AT(plane.retention_us),
      .help = "How long the bus keeps a message at least: the longest outage that a sink survives."},
     {"changes_total", SPATE_METRIC_COUNT, AT(plane.inserts), .label = "op", .value = "insert",
@@ -81,10 +82,19 @@ static const struct spate_metric table[] = {
      .help = "How long the source was not read because the bus took no more."},
     {"sessions_total", SPATE_METRIC_COUNT, AT(sessions), .help = "How often streaming began."},
     {"retries_total", SPATE_METRIC_COUNT, AT(retries), .help = "How often an attempt or a session failed."},
-    {"last_error", SPATE_METRIC_TEXT, AT(error.text), .help = ""},
-    {"last_error_verdict", SPATE_METRIC_TEXT, AT(error.verdict), .help = ""},
-    {"last_error_sqlstate", SPATE_METRIC_TEXT, AT(error.sqlstate), .help = ""},
+    {"last_error", SPATE_METRIC_TEXT, AT(error.text), .help = "What failed last, in words."},
+    {"last_error_verdict", SPATE_METRIC_TEXT, AT(error.verdict),
+     .help = "What was done about it: retry, quarantine or fatal."},
+    {"last_error_sqlstate", SPATE_METRIC_TEXT, AT(error.sqlstate), .help = "The server's code for it."},
     {"last_error_at", SPATE_METRIC_TIME, AT(error.at_us), .help = "When something failed last."},
+};
+
+static const struct spate_metric_set set = {
+    .prefix = "spate_connector",
+    .label = "connector",
+    .label_offset = AT(connector),
+    .table = table,
+    .count = SPATE_COUNT(table),
 };
 
 /* ---- deriving ---- */
@@ -172,14 +182,6 @@ void spate_connector_report_status(const struct spate_connector_facts *facts, st
 
 void spate_connector_report_metrics(const struct spate_connector_facts *facts, struct spate_buf *out)
 {
-    static const struct spate_metric_set set = {
-        .prefix = "spate_connector",
-        .label = "connector",
-        .label_offset = AT(connector),
-        .table = table,
-        .count = SPATE_COUNT(table),
-    };
-
     spate_metric_prometheus(out, &set, facts, sizeof *facts, 1);
 }
 
@@ -189,4 +191,9 @@ void spate_connector_report_health(const struct spate_connector_facts *facts, st
                      facts->now.ready ? "true" : "false");
     spate_metric_quote(out, facts->now.reason);
     spate_buf_puts(out, "}\n");
+}
+
+void spate_connector_report_reference(struct spate_buf *out)
+{
+    spate_metric_reference(out, &set);
 }

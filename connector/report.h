@@ -79,4 +79,7 @@ void spate_connector_report_status(const struct spate_connector_facts *facts, st
 void spate_connector_report_metrics(const struct spate_connector_facts *facts, struct spate_buf *out);
 void spate_connector_report_health(const struct spate_connector_facts *facts, struct spate_buf *out);
 
+/* What each figure is, as Markdown. */
+void spate_connector_report_reference(struct spate_buf *out);
+
 #endif

@@ -262,3 +262,35 @@ void spate_metric_prometheus(struct spate_buf *out, const struct spate_metric_se
                 samples(out, set, &table[row], (const char *)facts + f * stride);
     }
 }
+
+/* ---- Markdown ---- */
+
+static void reference_row(struct spate_buf *out, const struct spate_metric_set *set,
+                          const struct spate_metric *metric)
+{
+    const char *name = metric->name;
+
+    spate_buf_printf(out, "| `%s` | ", name);
+    if (metric->kind == SPATE_METRIC_INFO)
+        spate_buf_printf(out, "label of `%s_info`", set->prefix);
+    else if (metric->kind == SPATE_METRIC_TEXT)
+        spate_buf_puts(out, "-");
+    else if (metric->kind == SPATE_METRIC_STATE)
+        spate_buf_printf(out, "`%s_%s{state=...}`", set->prefix, name);
+    else if (metric->label)
+        spate_buf_printf(out, "`%s_%s{%s=...}`", set->prefix, name, metric->label);
+    else
+        spate_buf_printf(out, "`%s_%s%s`", set->prefix, name,
+                         metric->kind == SPATE_METRIC_TIME ? "_timestamp_seconds" : "");
+    spate_buf_printf(out, " | %s", metric->help);
+    for (int i = 0; metric->kind == SPATE_METRIC_STATE && metric->choices[i]; i++)
+        spate_buf_printf(out, "%s`%s`", i ? ", " : " One of ", metric->choices[i]);
+    spate_buf_puts(out, metric->kind == SPATE_METRIC_STATE ? ". |\n" : " |\n");
+}
+
+void spate_metric_reference(struct spate_buf *out, const struct spate_metric_set *set)
+{
+    spate_buf_puts(out, "| in `/status` | in `/metrics` | meaning |\n| --- | --- | --- |\n");
+    for (size_t i = 0; i < set->count; i = family_end(set->table, set->count, i))
+        reference_row(out, set, &set->table[i]);
+}

@@ -50,6 +50,9 @@ struct spate_metric_set {
 void spate_metric_prometheus(struct spate_buf *out, const struct spate_metric_set *set, const void *facts,
                              size_t stride, size_t fact_count);
 
+/* The table as Markdown, for config/REFERENCE.md, so that no figure can be missing from the manual. */
+void spate_metric_reference(struct spate_buf *out, const struct spate_metric_set *set);
+
 /* Appends "text" as JSON. Bytes that are not UTF-8 become U+FFFD, so that the document stays valid. */
 void spate_metric_quote(struct spate_buf *out, const char *text);
 

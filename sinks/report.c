@@ -24,26 +24,28 @@ const char *const spate_sink_states[] = {"starting",
 #define AT(member) offsetof(struct spate_sink_facts, member)
 
 static const struct spate_metric table[] = {
-    {"sink", SPATE_METRIC_INFO, AT(sink), .help = ""},
-    {"from", SPATE_METRIC_INFO, AT(from), .help = ""},
-    {"schema", SPATE_METRIC_INFO, AT(schema), .help = ""},
-    {"bus", SPATE_METRIC_INFO, AT(bus), .help = ""},
-    {"topic", SPATE_METRIC_INFO, AT(topic), .help = ""},
-    {"version", SPATE_METRIC_INFO, AT(version), .help = ""},
+    {"sink", SPATE_METRIC_INFO, AT(sink), .help = "Name of the sink."},
+    {"from", SPATE_METRIC_INFO, AT(from), .help = "The connector whose stream it hears."},
+    {"schema", SPATE_METRIC_INFO, AT(schema), .help = "The team's schema in the target."},
+    {"bus", SPATE_METRIC_INFO, AT(bus), .help = "The bus' driver: local or kafka."},
+    {"topic", SPATE_METRIC_INFO, AT(topic), .help = "The stream's topic on the bus."},
+    {"version", SPATE_METRIC_INFO, AT(version), .help = "Version of spate."},
     {"started", SPATE_METRIC_TIME, AT(started_us), .help = "When the sink was started."},
     {"state", SPATE_METRIC_STATE, AT(now.state), .choices = spate_sink_states,
      .help = "What the sink is doing; the series of the present state is 1."},
     {"state_since", SPATE_METRIC_TIME, AT(state_since_us), .help = "When it came to that state."},
-    {"detail", SPATE_METRIC_TEXT, AT(detail), .help = ""},
+    {"detail", SPATE_METRIC_TEXT, AT(detail), .help = "What the state waits for, where that is known."},
     {"live", SPATE_METRIC_FLAG, AT(now.live), .help = "1 unless its thread hangs."},
     {"ready", SPATE_METRIC_FLAG, AT(now.ready), .help = "1 while it follows the stream."},
     {"epoch", SPATE_METRIC_COUNT, AT(progress.epoch), .help = "Epoch of what the target holds."},
     {"n", SPATE_METRIC_COUNT, AT(progress.n), .help = "Number of the last change that the target holds."},
     {"heard_n", SPATE_METRIC_COUNT, AT(progress.heard_n),
      .help = "Number of the last change that was heard."},
-    {"pos", SPATE_METRIC_TEXT, AT(progress.pos), .help = ""},
-    {"bus_position", SPATE_METRIC_TEXT, AT(progress.bus_position), .help = ""},
-    {"bus_end", SPATE_METRIC_TEXT, AT(progress.bus_end), .help = ""},
+    {"pos", SPATE_METRIC_TEXT, AT(progress.pos),
+     .help = "Its place in the stream: the `pos` of that change."},
+    {"bus_position", SPATE_METRIC_TEXT, AT(progress.bus_position),
+     .help = "Its place on the bus, which is stored with the rows."},
+    {"bus_end", SPATE_METRIC_TEXT, AT(progress.bus_end), .help = "The end of the stream on the bus."},
     {"lag_seconds", SPATE_METRIC_SECONDS, AT(now.lag_us),
      .help = "Age of the oldest message that the target does not hold yet; 0: it holds all of the bus."},
     {"lag_changes", SPATE_METRIC_NUMBER, AT(now.lag_changes),
@@ -73,10 +75,19 @@ static const struct spate_metric table[] = {
     {"longest_apply_seconds", SPATE_METRIC_SECONDS, AT(progress.longest_apply_us),
      .help = "Time the longest one took."},
     {"retries_total", SPATE_METRIC_COUNT, AT(retries), .help = "How often an attempt failed."},
-    {"last_error", SPATE_METRIC_TEXT, AT(error.text), .help = ""},
-    {"last_error_verdict", SPATE_METRIC_TEXT, AT(error.verdict), .help = ""},
-    {"last_error_sqlstate", SPATE_METRIC_TEXT, AT(error.sqlstate), .help = ""},
+    {"last_error", SPATE_METRIC_TEXT, AT(error.text), .help = "What failed last, in words."},
+    {"last_error_verdict", SPATE_METRIC_TEXT, AT(error.verdict),
+     .help = "What was done about it: retry, quarantine or fatal."},
+    {"last_error_sqlstate", SPATE_METRIC_TEXT, AT(error.sqlstate), .help = "The server's code for it."},
     {"last_error_at", SPATE_METRIC_TIME, AT(error.at_us), .help = "When something failed last."},
+};
+
+static const struct spate_metric_set set = {
+    .prefix = "spate_sink",
+    .label = "sink",
+    .label_offset = AT(sink),
+    .table = table,
+    .count = SPATE_COUNT(table),
 };
 
 /* ---- deriving ---- */
@@ -199,14 +210,6 @@ void spate_sink_report_status(const struct spate_sink_facts *facts, size_t count
 
 void spate_sink_report_metrics(const struct spate_sink_facts *facts, size_t count, struct spate_buf *out)
 {
-    static const struct spate_metric_set set = {
-        .prefix = "spate_sink",
-        .label = "sink",
-        .label_offset = AT(sink),
-        .table = table,
-        .count = SPATE_COUNT(table),
-    };
-
     spate_metric_prometheus(out, &set, facts, sizeof *facts, count);
 }
 
@@ -227,4 +230,9 @@ void spate_sink_report_health(const struct spate_sink_facts *facts, size_t count
         spate_buf_putc(out, '}');
     }
     spate_buf_puts(out, "}}\n");
+}
+
+void spate_sink_report_reference(struct spate_buf *out)
+{
+    spate_metric_reference(out, &set);
 }

@@ -81,4 +81,7 @@ void spate_sink_report_health(const struct spate_sink_facts *facts, size_t count
 int spate_sink_report_live(const struct spate_sink_facts *facts, size_t count);
 int spate_sink_report_ready(const struct spate_sink_facts *facts, size_t count);
 
+/* What each figure is, as Markdown. */
+void spate_sink_report_reference(struct spate_buf *out);
+
 #endif

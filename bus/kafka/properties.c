@@ -5,6 +5,7 @@
  * double or reorder records otherwise (docs/hazards.md, the bus), so a file may say the same or nothing. */
 #include "bus/kafka/properties.h"
 
+#include "bus/kafka/kafka.h"
 #include "core/alloc.h"
 #include "core/buf.h"
 
@@ -410,4 +411,36 @@ enum spate_rc spate_kafka_apply(const struct spate_kafka_config *config, enum sp
         rc = spate_kafka_refuse(err, "librdkafka does not take the password for Kafka: it may be empty");
     spate_kafka_wipe(password);
     return rc;
+}
+
+/* --- for config/REFERENCE.md ------------------------------------------------------------------------------
+ */
+
+static void reference_rule(struct spate_buf *out, const struct rule *rule)
+{
+    static const char *const demands[] = {[SAME] = "", [MOST] = "at most ", [LEAST] = "at least "};
+
+    spate_buf_printf(out, "| `%s`", rule->name);
+    if (rule->alias)
+        spate_buf_printf(out, ", `%s`", rule->alias);
+    if (rule->demand == OURS)
+        spate_buf_puts(out, " | not to be given");
+    else if (rule->demand == NO_USE)
+        spate_buf_puts(out, " | has no effect");
+    else
+        spate_buf_printf(out, " | %s`%s`", demands[rule->demand], rule->value);
+    spate_buf_printf(out, " | %s |\n", rule->reason);
+}
+
+void spate_kafka_reference(struct spate_buf *out)
+{
+    spate_buf_puts(out, "| property | a file may say | because |\n| --- | --- | --- |\n");
+    for (size_t i = 0; i < SPATE_COUNT(rules); i++)
+        reference_rule(out, &rules[i]);
+    spate_buf_puts(out, "\nThese are set as follows, and a file may say something else. (`linger.ms` and the "
+                        "compression belong to the connector, `fetch` and `queued` to whoever reads.)\n\n"
+                        "| property | is set to |\n| --- | --- |\n");
+    for (size_t i = 0; i < SPATE_COUNT(presets); i++)
+        spate_buf_printf(out, "| `%s` | `%s`%s |\n", presets[i].name, presets[i].value,
+                         presets[i].newer ? ", where librdkafka knows it" : "");
 }
