@@ -1,14 +1,14 @@
 /* bus/kafka/client.c - handles of librdkafka, and what it says, in words for people.
  *
  * Its log lines come from its own threads, at any time; what was said last is kept, because its calls fail
- * with "timed out" where the reason was a password. No error callback means that all of it comes as lines at
- * once, except for the one error that something can be done about: a refused login. */
+ * with "timed out" where the reason was a password. Without an error callback all of it comes as lines. */
 #include "bus/kafka/client.h"
 
 #include "bus/kafka/properties.h"
 #include "core/alloc.h"
 #include "core/clock.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +29,7 @@ struct attached {
     char certificate[300]; /* why the last certificate was refused */
     bool hopeless;         /* a login or a certificate was refused: the same will be refused again */
     int64_t relogin_ms;
+    rd_kafka_resp_err_t topic_trouble;
 };
 
 static char *copy(const char *text)
@@ -122,6 +123,8 @@ static bool due(struct spate_kafka *kafka, const char *about, unsigned *hidden)
 /* Lines that say nothing to anybody: a file has one list of properties for producers and consumers alike. */
 static bool idle_talk(const char *facility, const char *text)
 {
+    if (strcmp(facility, "ERROR") == 0) /* the same as the line with FAIL before it */
+        return strstr(text, "brokers are down") || strstr(text, "(after ");
     return strcmp(facility, "CONFWARN") == 0 &&
            (strstr(text, "property and will be ignored by") || strstr(text, "No `bootstrap.servers`") ||
             strstr(text, "enable.gapless.guarantee is experimental"));
@@ -148,12 +151,14 @@ static void on_log(const rd_kafka_t *handle, int level, const char *facility, co
         attached->certificate[0] = '\0';
     }
     if (attached->kafka) {
-        snprintf(about, sizeof about, "%d%s", (int)as, facility);
         const bool failed = level <= LOG_ERR || strcmp(facility, "FAIL") == 0;
         const enum spate_kafka_trouble trouble = trouble_in(words);
+        snprintf(about, sizeof about, "%d%d%s", (int)as, (int)trouble, facility);
         if (failed)
             note(attached->kafka, trouble, words);
         attached->hopeless |= failed && trouble >= SPATE_KAFKA_CERTIFICATE;
+        if (failed && trouble == SPATE_KAFKA_LOGIN)
+            atomic_store_explicit(&attached->refused_ms, spate_clock_ms(), memory_order_relaxed);
         if (spate_log_on(as) && (as == SPATE_LOG_DEBUG || due(attached->kafka, about, &hidden)))
             spate_log(as, "librdkafka", "about=%s hidden=%u words=%s", facility, hidden,
                       spate_log_quote(quoted, sizeof quoted, words));
@@ -161,29 +166,40 @@ static void on_log(const rd_kafka_t *handle, int level, const char *facility, co
     pthread_mutex_unlock(&attached->lock);
 }
 
-/* In the thread that polls. A password that was changed at the broker is read anew from its place, or the
- * handle would knock with the old one for ever: nothing that waits in it times out (K2). */
-static void on_error(rd_kafka_t *handle, int code, const char *reason, void *opaque)
+/* A refused login: is there another password now? */
+static void log_in_anew(rd_kafka_t *handle, struct attached *attached)
 {
-    struct attached *attached = opaque;
+    const struct spate_kafka_config *config = attached->kafka->config;
+    const char *user = spate_kafka_said(config, "sasl.username");
     struct spate_err err = {0};
-    rd_kafka_error_t *error;
-    const char *user;
-    char *password;
+    char *password = NULL;
 
-    (void)reason; /* it came as a line already */
-    if (code != RD_KAFKA_RESP_ERR__AUTHENTICATION || !attached->kafka ||
-        spate_clock_ms() < attached->relogin_ms)
+    if (!user || spate_kafka_password(config, &password, &err) != SPATE_OK || !password)
         return;
-    attached->relogin_ms = spate_clock_ms() + RELOGIN_MS;
-    user = spate_kafka_said(attached->kafka->config, "sasl.username");
-    if (!user || spate_kafka_password(attached->kafka->config, &password, &err) != SPATE_OK || !password)
-        return;
-    error = rd_kafka_sasl_set_credentials(handle, user, password);
-    if (error)
-        rd_kafka_error_destroy(error);
-    explicit_bzero(password, strlen(password));
-    free(password);
+    if (!attached->password || strcmp(password, attached->password) != 0) {
+        rd_kafka_error_t *error = rd_kafka_sasl_set_credentials(handle, user, password);
+        if (error)
+            rd_kafka_error_destroy(error);
+        spate_log(SPATE_LOG_INFO, "kafka-password-read", "user=%.80s words=\"the login was refused before\"",
+                  user);
+    }
+    spate_kafka_wipe(attached->password);
+    attached->password = password;
+}
+
+void spate_kafka_client_poll(rd_kafka_t *handle, int timeout_ms)
+{
+    struct attached *attached = rd_kafka_opaque(handle);
+    const int64_t refused_ms = atomic_load_explicit(&attached->refused_ms, memory_order_relaxed);
+
+    if (refused_ms > 0) {
+        const int64_t now = spate_clock_ms();
+        if (now < refused_ms + REFUSED_MS && now >= attached->relogin_ms) {
+            attached->relogin_ms = now + RELOGIN_MS;
+            log_in_anew(handle, attached);
+        }
+    }
+    rd_kafka_poll(handle, timeout_ms);
 }
 
 static void on_delivery(rd_kafka_t *handle, const rd_kafka_message_t *message, void *opaque)
@@ -245,6 +261,7 @@ static int on_certificate(rd_kafka_t *handle, const char *broker, int32_t id, in
 static void detach(struct attached *attached)
 {
     pthread_mutex_destroy(&attached->lock);
+    spate_kafka_wipe(attached->password);
     free(attached);
 }
 
@@ -252,7 +269,6 @@ static void listen_to(rd_kafka_conf_t *conf, struct attached *attached)
 {
     rd_kafka_conf_set_opaque(conf, attached);
     rd_kafka_conf_set_log_cb(conf, on_log);
-    rd_kafka_conf_set_error_cb(conf, on_error);
     if (attached->delivered)
         rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
     /* A librdkafka without TLS refuses this one, and every property of TLS as well. */
@@ -332,6 +348,18 @@ void spate_kafka_client_free(rd_kafka_t *handle)
             FAREWELL_S);
         pthread_detach(thread);
     }
+}
+
+rd_kafka_resp_err_t spate_kafka_topic_trouble(rd_kafka_t *handle)
+{
+    struct attached *attached = rd_kafka_opaque(handle);
+    rd_kafka_resp_err_t code;
+
+    pthread_mutex_lock(&attached->lock);
+    code = attached->topic_trouble;
+    attached->topic_trouble = RD_KAFKA_RESP_ERR_NO_ERROR;
+    pthread_mutex_unlock(&attached->lock);
+    return code;
 }
 
 bool spate_kafka_hopeless(rd_kafka_t *handle)

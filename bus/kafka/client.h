@@ -56,14 +56,18 @@ SPATE_CHECKED enum spate_rc spate_kafka_check(const struct spate_kafka_config *c
 void spate_kafka_init(struct spate_kafka *kafka, const struct spate_kafka_config *config);
 void spate_kafka_fini(struct spate_kafka *kafka);
 
-/* A new handle. `delivered` (producers only) is called from rd_kafka_poll() in the poller's thread with
- * `opaque`. max_message_bytes (producers; 0: librdkafka's own) is what the topic takes. The password is read
- * anew. *handle is the caller's, who ends it with spate_kafka_client_free(). A consumer's owner calls
- * rd_kafka_poll(handle, 0) now and then as well: there a password that was changed is read anew. */
+/* A new handle. `delivered` (producers only) is called from spate_kafka_client_poll() in the poller's thread
+ * with `opaque`. max_message_bytes (producers; 0: librdkafka's own) is what the topic takes. The password is
+ * read anew. *handle is the caller's, who ends it with spate_kafka_client_free(). */
 typedef void spate_kafka_delivered_fn(rd_kafka_t *, const rd_kafka_message_t *, void *opaque);
 SPATE_CHECKED enum spate_rc spate_kafka_client(struct spate_kafka *kafka, enum spate_kafka_role role,
                                                size_t max_message_bytes, spate_kafka_delivered_fn *delivered,
                                                void *opaque, rd_kafka_t **handle, struct spate_err *err);
+
+/* rd_kafka_poll(); and while a broker refuses the login, the password's file is read anew: a handle would
+ * knock with the old one for ever, since nothing that waits in it times out (K2). To be called by the
+ * handle's owner every second or so. */
+void spate_kafka_client_poll(rd_kafka_t *handle, int timeout_ms);
 
 /* Destroys a handle, and waits for that a few seconds at most (K32): what hangs then is left to itself.
  * What a producer still has in its queue is dropped (K16). Accepts NULL. */
@@ -78,6 +82,10 @@ enum spate_rc spate_kafka_fail(struct spate_kafka *kafka, struct spate_err *err,
 
 /* Has the handle learnt already that waiting is vain: a refused login, a certificate that does not verify? */
 bool spate_kafka_hopeless(rd_kafka_t *handle);
+
+/* What was said of the topic that a consumer reads since the last call: it is gone, or may not be read any
+ * more. librdkafka tells that to the handle, not with the topic's records. */
+rd_kafka_resp_err_t spate_kafka_topic_trouble(rd_kafka_t *handle);
 
 /* True at the first time in a process, and once an hour then. For warnings about topics and properties. */
 bool spate_kafka_worth_saying(const char *about);

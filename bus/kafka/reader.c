@@ -129,7 +129,7 @@ static enum spate_rc ask(struct reader *r, int64_t *low, int64_t *high, struct s
            passes(code) && spate_clock_ms() < deadline && !spate_kafka_hopeless(r->handle)) {
         if (spate_signals_stop())
             return told_to_stop(r, err);
-        rd_kafka_poll(r->handle, 50);
+        spate_kafka_client_poll(r->handle, 50);
     }
     if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
         return spate_kafka_fail(r->kafka, err, code, NULL, "asking for the end of topic %s", r->topic.name);
@@ -222,7 +222,7 @@ static void fill(struct reader *r, int timeout_ms)
 
     r->at = r->count = 0;
     if (timeout_ms > 0) {
-        rd_kafka_poll(r->handle, 0);
+        spate_kafka_client_poll(r->handle, 0);
         got = rd_kafka_consume_batch_queue(r->queue, timeout_ms, r->batch, 1);
         if (got != 1)
             return;
@@ -232,6 +232,17 @@ static void fill(struct reader *r, int timeout_ms)
     r->count = (size_t)got + (more > 0 ? (size_t)more : 0);
     if (r->count == 0)
         wake_fetcher(r);
+}
+
+/* While nothing comes: is there still something to come from? */
+static enum spate_rc still_there(struct reader *r, struct spate_err *err)
+{
+    const rd_kafka_resp_err_t code = spate_kafka_topic_trouble(r->handle);
+
+    if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+        return SPATE_OK;
+    return spate_kafka_fail(r->kafka, err, code, NULL, "reading topic %s from offset %" PRId64, r->topic.name,
+                            r->pos);
 }
 
 /* Answers to fetches tell the end as well. */
@@ -327,6 +338,8 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
         fill(r, 0);
         if (r->count > 0)
             continue;
+        if (still_there(r, err) != SPATE_OK)
+            return SPATE_FAIL;
         if (r->pos >= r->known)
             return SPATE_AGAIN;
         if (deadline == 0)
@@ -375,7 +388,9 @@ static enum spate_rc wait_fetch(struct reader *r, int64_t left_ms)
         r->failed = heed(r, m, &r->failure) != SPATE_OK;
         rd_kafka_message_destroy(m);
     }
-    return r->at < r->count ? SPATE_OK : SPATE_AGAIN;
+    if (r->at == r->count && !r->failed)
+        r->failed = still_there(r, &r->failure) != SPATE_OK;
+    return r->at < r->count || r->failed ? SPATE_OK : SPATE_AGAIN;
 }
 
 static enum spate_rc wait_reader(struct spate_reader *base, int timeout_ms, struct spate_err *err)

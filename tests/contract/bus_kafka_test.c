@@ -386,6 +386,29 @@ static void a_log_that_lost_its_tail_stops_its_reader(void **state)
     spate_writer_close(w);
 }
 
+/* F54, K32: a topic that is gone is said, and closing does not wait for it. */
+static void a_topic_that_is_gone_stops_its_reader(void **state)
+{
+    struct fixture *f = *state;
+    struct spate_writer *w = open_writer(f);
+    struct spate_reader *r = open_reader(f, oldest);
+    struct acks acks = {0};
+    struct spate_message m;
+    struct spate_err err = {0};
+
+    publish_all(w, &acks, 2);
+    spate_writer_close(w);
+    expect(r, 1);
+    expect(r, 2);
+    delete_topic(f);
+    assert_int_equal(get(r, &m, &err), SPATE_FAIL);
+    assert_int_equal(err.verdict, SPATE_RETRY);
+    assert_non_null(strstr(err.text, f->topic));
+    const int64_t from = spate_clock_ms();
+    spate_reader_close(r);
+    assert_true(spate_clock_ms() - from < 2500);
+}
+
 /* A sink whose mark lies beyond the end waits there, and goes on when the log has come that far. */
 static void a_position_beyond_the_end_is_waited_for(void **state)
 {
@@ -468,6 +491,7 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(what_retention_took_is_a_gap, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_log_that_lost_its_tail_stops_its_reader, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_topic_that_is_gone_stops_its_reader, set_up_watchful, tear_down),
         cmocka_unit_test_setup_teardown(a_position_beyond_the_end_is_waited_for, set_up, tear_down),
         cmocka_unit_test_setup_teardown(offsets_without_a_record_are_passed_over, set_up, tear_down),
     };
