@@ -24,6 +24,7 @@ struct connector {
     bool new_epoch;
     bool connected_before;
     int64_t backoff_ms;
+    uint64_t reached; /* the greatest LSN that a connection before this one confirmed */
     struct spate_log_limit limit;
     const char *said_file; /* where the error that was logged last was raised */
     int said_line;
@@ -45,6 +46,8 @@ static enum spate_rc back_off(struct connector *c, const struct spate_err *err)
     int64_t pause_ms = slowest(err, c->backoff_ms);
     unsigned hidden = 0;
 
+    if (c->stream.ledger.confirmed > c->reached)
+        c->reached = c->stream.ledger.confirmed;
     /* The same failure again is told sparsely; another one at once. */
     if (err->file != c->said_file || err->line != c->said_line)
         c->limit.next_ms = 0;
@@ -70,8 +73,10 @@ static enum spate_rc stream_until_over(struct connector *c, struct spate_err *er
         spate_stream_wait(&c->stream, now_ms);
         now_ms = spate_clock_ms();
         spate_status_turn(c->config.status, &c->stream, now_ms);
-        /* It held for longer than the pause before it: the next failure is a new one, not the same again. */
-        if (c->backoff_ms > BACKOFF_FIRST_MS && now_ms - began_ms > c->backoff_ms) {
+        /* It held for longer than the pause before it, or came further than any before: the next failure is a
+         * new one, not the same again. */
+        if (c->backoff_ms > BACKOFF_FIRST_MS &&
+            (now_ms - began_ms > c->backoff_ms || c->stream.ledger.confirmed > c->reached)) {
             c->backoff_ms = BACKOFF_FIRST_MS;
             c->limit = (struct spate_log_limit){0};
         }
