@@ -18,7 +18,8 @@
 #define SAY_EVERY_MS  30000
 #define FAREWELL_S    3 /* for destroying a handle, K32 */
 #define PRODUCER_GOOD 0x020300ff
-#define RELOGIN_MS    2000 /* a password is read anew at most this often */
+#define RELOGIN_MS    2000  /* a password is read anew at most this often */
+#define REFUSED_MS    10000 /* a refusal is news for so long */
 
 /* What a handle carries: librdkafka gives it back to every callback. */
 struct attached {
@@ -26,9 +27,11 @@ struct attached {
     struct spate_kafka *kafka; /* NULL from the beginning of the destruction on: lines may still come */
     spate_kafka_delivered_fn *delivered;
     void *opaque;
-    char certificate[300]; /* why the last certificate was refused */
-    bool hopeless;         /* a login or a certificate was refused: the same will be refused again */
+    char certificate[300];   /* why the last certificate was refused */
+    bool hopeless;           /* a login or a certificate was refused: the same will be refused again */
+    atomic_llong refused_ms; /* when a login was refused last; 0: never */
     int64_t relogin_ms;
+    char *password; /* as last read anew; owned */
     rd_kafka_resp_err_t topic_trouble;
 };
 
@@ -202,6 +205,28 @@ void spate_kafka_client_poll(rd_kafka_t *handle, int timeout_ms)
     rd_kafka_poll(handle, timeout_ms);
 }
 
+/* Of consumers only, in the thread that takes records: what concerns its topic is told here, and not with the
+ * records. Everything else came as a line already. */
+static void on_topic_error(rd_kafka_t *handle, int code, const char *reason, void *opaque)
+{
+    struct attached *attached = opaque;
+
+    (void)handle, (void)reason;
+    if (code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION || code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
+        code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+        code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+        attached->topic_trouble = (rd_kafka_resp_err_t)code;
+}
+
+rd_kafka_resp_err_t spate_kafka_topic_trouble(rd_kafka_t *handle)
+{
+    struct attached *attached = rd_kafka_opaque(handle);
+    const rd_kafka_resp_err_t code = attached->topic_trouble;
+
+    attached->topic_trouble = RD_KAFKA_RESP_ERR_NO_ERROR;
+    return code;
+}
+
 static void on_delivery(rd_kafka_t *handle, const rd_kafka_message_t *message, void *opaque)
 {
     struct attached *attached = opaque;
@@ -265,10 +290,12 @@ static void detach(struct attached *attached)
     free(attached);
 }
 
-static void listen_to(rd_kafka_conf_t *conf, struct attached *attached)
+static void listen_to(rd_kafka_conf_t *conf, enum spate_kafka_role role, struct attached *attached)
 {
     rd_kafka_conf_set_opaque(conf, attached);
     rd_kafka_conf_set_log_cb(conf, on_log);
+    if (role == SPATE_KAFKA_CONSUMER)
+        rd_kafka_conf_set_error_cb(conf, on_topic_error);
     if (attached->delivered)
         rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
     /* A librdkafka without TLS refuses this one, and every property of TLS as well. */
@@ -293,7 +320,7 @@ enum spate_rc spate_kafka_client(struct spate_kafka *kafka, enum spate_kafka_rol
     attached->kafka = kafka;
     attached->delivered = delivered;
     attached->opaque = opaque;
-    listen_to(conf, attached);
+    listen_to(conf, role, attached);
     *handle = NULL;
     if (spate_kafka_apply(kafka->config, role, max_message_bytes, conf, err) != SPATE_OK) {
         rd_kafka_conf_destroy(conf);
@@ -348,18 +375,6 @@ void spate_kafka_client_free(rd_kafka_t *handle)
             FAREWELL_S);
         pthread_detach(thread);
     }
-}
-
-rd_kafka_resp_err_t spate_kafka_topic_trouble(rd_kafka_t *handle)
-{
-    struct attached *attached = rd_kafka_opaque(handle);
-    rd_kafka_resp_err_t code;
-
-    pthread_mutex_lock(&attached->lock);
-    code = attached->topic_trouble;
-    attached->topic_trouble = RD_KAFKA_RESP_ERR_NO_ERROR;
-    pthread_mutex_unlock(&attached->lock);
-    return code;
 }
 
 bool spate_kafka_hopeless(rd_kafka_t *handle)

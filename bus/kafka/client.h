@@ -83,8 +83,8 @@ enum spate_rc spate_kafka_fail(struct spate_kafka *kafka, struct spate_err *err,
 /* Has the handle learnt already that waiting is vain: a refused login, a certificate that does not verify? */
 bool spate_kafka_hopeless(rd_kafka_t *handle);
 
-/* What was said of the topic that a consumer reads since the last call: it is gone, or may not be read any
- * more. librdkafka tells that to the handle, not with the topic's records. */
+/* What was said since the last call of the topic that a consumer reads: it is gone, or may not be read any
+ * more. librdkafka tells that to the handle and not with the records. Of the owner's thread. */
 rd_kafka_resp_err_t spate_kafka_topic_trouble(rd_kafka_t *handle);
 
 /* True at the first time in a process, and once an hour then. For warnings about topics and properties. */

@@ -308,7 +308,7 @@ static enum spate_rc poll_writer(struct spate_writer *base, int timeout_ms, spat
             w->arg = arg;
             /* The bell first: what comes after it has been read rings again. */
             (void)!read(w->event_fd, &rings, sizeof rings);
-            rd_kafka_poll(w->handle, 0);
+            spate_kafka_client_poll(w->handle, 0);
             w->hand_back = NULL;
             look_around(w);
         }
