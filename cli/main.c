@@ -100,7 +100,7 @@ int main(int argc, char **argv)
         return SPATE_EXIT_CONFIG;
     }
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
-        puts("spate " SPATE_VERSION);
+        printf("spate %s\n", spate_version);
         return SPATE_EXIT_OK;
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {

@@ -114,7 +114,7 @@ struct spate_status *spate_status_open(const struct spate_connector_config *conf
 
     pthread_mutex_init(&status->lock, NULL);
     TAKE(connector, config->name);
-    TAKE(version, SPATE_VERSION);
+    TAKE(version, spate_version);
     TAKE(slot, config->source.slot);
     TAKE(publication, config->source.publication);
     status->facts.started_us = status->facts.state_since_us = now_us;

@@ -194,7 +194,7 @@ static void put_reason(const struct spate_sink_facts *facts, size_t count, struc
 void spate_sink_report_status(const struct spate_sink_facts *facts, size_t count, struct spate_buf *out)
 {
     spate_buf_puts(out, "{\"version\":");
-    spate_metric_quote(out, SPATE_VERSION);
+    spate_metric_quote(out, spate_version);
     spate_buf_putc(out, ',');
     put_flags(out, spate_sink_report_live(facts, count), spate_sink_report_ready(facts, count));
     spate_buf_puts(out, ",\"sinks\":{");

@@ -135,7 +135,7 @@ static void status_init(struct spate_sink_status *status, const struct spate_sin
     TAKE(sink, config->name);
     TAKE(from, config->from);
     TAKE(schema, config->into.schema);
-    TAKE(version, SPATE_VERSION);
+    TAKE(version, spate_version);
     status->facts.started_us = status->facts.state_since_us = spate_clock_wall_us();
     status->facts.progress.behind_since_us = status->facts.started_us;
     status->facts.progress.lag_bytes = status->facts.progress.lag_messages = -1;
