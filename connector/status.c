@@ -104,8 +104,12 @@ static void on_look(void *arg, const struct spate_slot_look *look)
     pthread_mutex_unlock(&status->lock);
 }
 
-#define TAKE(member, text)                                                                                   \
-    snprintf(status->facts.member, sizeof status->facts.member, "%s", (text) ? (text) : "")
+static void take(char *out, size_t size, const char *text)
+{
+    snprintf(out, size, "%s", text ? text : "");
+}
+
+#define TAKE(member, text) take(status->facts.member, sizeof status->facts.member, (text))
 
 struct spate_status *spate_status_open(const struct spate_connector_config *config)
 {

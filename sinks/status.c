@@ -126,8 +126,12 @@ enum spate_rc spate_sinks_status_listen(const struct spate_sink_config *configs,
     return SPATE_OK;
 }
 
-#define TAKE(member, text)                                                                                   \
-    snprintf(status->facts.member, sizeof status->facts.member, "%s", (text) ? (text) : "")
+static void take(char *out, size_t size, const char *text)
+{
+    snprintf(out, size, "%s", text ? text : "");
+}
+
+#define TAKE(member, text) take(status->facts.member, sizeof status->facts.member, (text))
 
 static void status_init(struct spate_sink_status *status, const struct spate_sink_config *config)
 {
