@@ -31,8 +31,9 @@ struct attached {
     bool hopeless;           /* a login or a certificate was refused: the same will be refused again */
     atomic_llong refused_ms; /* when a login was refused last; 0: never */
     int64_t relogin_ms;
-    char *password; /* as last read anew; owned */
+    char *password; /* the one that was tried last; both are the polling thread's */
     rd_kafka_resp_err_t topic_trouble;
+    bool all_down;
 };
 
 static char *copy(const char *text)
@@ -207,7 +208,7 @@ void spate_kafka_client_poll(rd_kafka_t *handle, int timeout_ms)
 
 /* Of consumers only, in the thread that takes records: what concerns its topic is told here, and not with the
  * records. Everything else came as a line already. */
-static void on_topic_error(rd_kafka_t *handle, int code, const char *reason, void *opaque)
+static void on_consumer_error(rd_kafka_t *handle, int code, const char *reason, void *opaque)
 {
     struct attached *attached = opaque;
 
@@ -216,6 +217,16 @@ static void on_topic_error(rd_kafka_t *handle, int code, const char *reason, voi
         code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
         code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
         attached->topic_trouble = (rd_kafka_resp_err_t)code;
+    attached->all_down |= code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
+}
+
+bool spate_kafka_all_down(rd_kafka_t *handle)
+{
+    struct attached *attached = rd_kafka_opaque(handle);
+    const bool yes = attached->all_down;
+
+    attached->all_down = false;
+    return yes;
 }
 
 rd_kafka_resp_err_t spate_kafka_topic_trouble(rd_kafka_t *handle)
@@ -295,7 +306,7 @@ static void listen_to(rd_kafka_conf_t *conf, enum spate_kafka_role role, struct 
     rd_kafka_conf_set_opaque(conf, attached);
     rd_kafka_conf_set_log_cb(conf, on_log);
     if (role == SPATE_KAFKA_CONSUMER)
-        rd_kafka_conf_set_error_cb(conf, on_topic_error);
+        rd_kafka_conf_set_error_cb(conf, on_consumer_error);
     if (attached->delivered)
         rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
     /* A librdkafka without TLS refuses this one, and every property of TLS as well. */

@@ -49,15 +49,20 @@ static bool about_connections(rd_kafka_resp_err_t code)
     }
 }
 
+static bool has_certificate(const struct spate_kafka_config *config)
+{
+    return spate_kafka_said(config, "ssl.certificate.location") ||
+           spate_kafka_said(config, "ssl.certificate.pem") ||
+           spate_kafka_said(config, "ssl.keystore.location");
+}
+
 static void principal(const struct spate_kafka_config *config, char *out, size_t size)
 {
     const char *user = spate_kafka_said(config, "sasl.username");
 
     if (spate_kafka_uses_sasl(config) && user)
         snprintf(out, size, "User:%.80s", user);
-    else if (spate_kafka_uses_tls(config) && (spate_kafka_said(config, "ssl.certificate.location") ||
-                                              spate_kafka_said(config, "ssl.certificate.pem") ||
-                                              spate_kafka_said(config, "ssl.keystore.location")))
+    else if (spate_kafka_uses_tls(config) && has_certificate(config))
         snprintf(out, size, "the user that the client certificate names");
     else
         snprintf(out, size, "User:ANONYMOUS");
@@ -96,6 +101,18 @@ static void remedy(const struct spate_kafka_config *config, rd_kafka_resp_err_t 
     }
 }
 
+/* A broker that does not take our certificate, or misses one, ends the connection with an alert. */
+static const char *certificate_remedy(const struct spate_kafka_config *config, const char *complaint)
+{
+    if (!strstr(complaint, "alert") || !strstr(complaint, "certificate"))
+        return "";
+    return has_certificate(config)
+               ? ". The broker does not take our certificate: it must be signed by an authority "
+                 "of the broker's truststore, and be valid"
+               : ". The broker wants to see a client certificate: name it in "
+                 "bus.kafka.properties.ssl.certificate.location and ssl.key.location";
+}
+
 /* The words for a connection that does not come about, from librdkafka's last complaint. */
 static void connection_words(struct spate_kafka *kafka, char *out, size_t size)
 {
@@ -122,7 +139,8 @@ static void connection_words(struct spate_kafka *kafka, char *out, size_t size)
             "read anew, and it goes on by itself then",
             who, kafka->complaint);
     else
-        snprintf(out, size, "no connection to the brokers %.200s: %.400s", config->brokers, kafka->complaint);
+        snprintf(out, size, "no connection to the brokers %.200s: %.300s%s", config->brokers,
+                 kafka->complaint, certificate_remedy(config, kafka->complaint));
     pthread_mutex_unlock(&kafka->lock);
 }
 
