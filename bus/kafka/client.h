@@ -87,6 +87,9 @@ bool spate_kafka_hopeless(rd_kafka_t *handle);
  * more. librdkafka tells that to the handle and not with the records. Of the owner's thread. */
 rd_kafka_resp_err_t spate_kafka_topic_trouble(rd_kafka_t *handle);
 
+/* Did a consumer lose its last broker since the last call? Of the owner's thread. */
+bool spate_kafka_all_down(rd_kafka_t *handle);
+
 /* True at the first time in a process, and once an hour then. For warnings about topics and properties. */
 bool spate_kafka_worth_saying(const char *about);
 

@@ -8,6 +8,7 @@
 #include "bus/kafka/topic.h"
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/log.h"
 #include "core/signals.h"
 
 #include <errno.h>
@@ -16,13 +17,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define BATCH        512
-#define BACK_RECORDS 4096
-#define ANSWER_MS    30000 /* for records that are known to be there */
-#define ASK_MS       10000 /* for one question to a broker */
-#define SLICE_MS     1000  /* between two looks at the signals */
-#define LOOK_MS      500   /* between two looks whether the log has grown to where this reader waits */
-#define DAMAGED_MOST 3     /* a record that is damaged on its way is fetched again so many times (F14) */
+#define BATCH           512
+#define BACK_RECORDS    4096
+#define ANSWER_MS       30000 /* for records that are known to be there */
+#define ASK_MS          10000 /* for one question to a broker */
+#define SLICE_MS        1000  /* between two looks at the signals */
+#define LOOK_MS         500   /* between two looks whether the log has grown to where this reader waits */
+#define SILENT_MS       5000  /* without any broker: worth a line in the log */
+#define SILENT_EVERY_MS 30000
+#define DAMAGED_MOST    3 /* a record that is damaged on its way is fetched again so many times (F14) */
 
 struct amount {
     int64_t bytes, records;
@@ -45,7 +48,10 @@ struct reader {
     int64_t gap_from;            /* up to pos */
     struct amount drained, full; /* taken since the queue was empty; where librdkafka stops fetching */
     unsigned damaged;            /* times in a row that what stands at pos could not be read */
-    bool failed;                 /* wait met an error that the next call of next reports */
+    int64_t down_ms;             /* since when there was no broker; 0: there is one */
+    bool silent;                 /* that was said */
+    struct spate_log_limit silence;
+    bool failed; /* wait met an error that the next call of next reports */
     struct spate_err failure;
     rd_kafka_message_t *batch[BATCH];
     size_t at, count;
@@ -146,6 +152,11 @@ static void stand(struct reader *r, int64_t pos, int64_t low)
     r->gap = pos < low;
     r->gap_from = pos;
     r->pos = pos < low ? low : pos;
+    if (r->pos > r->known && !r->beyond)
+        spate_log(SPATE_LOG_WARN, "position-beyond-the-end",
+                  "topic=%s position=%" PRId64 " end=%" PRId64
+                  " words=\"the topic lost its tail, or was made anew; waiting for it to come that far\"",
+                  r->topic.name, r->pos, r->known);
     r->beyond = r->pos > r->known;
     r->look_ms = 0;
 }
@@ -245,6 +256,46 @@ static enum spate_rc still_there(struct reader *r, struct spate_err *err)
                             r->pos);
 }
 
+static void brokers_are_back(struct reader *r)
+{
+    if (r->silent)
+        spate_log(SPATE_LOG_INFO, "bus-back", "topic=%s after_s=%lld", r->topic.name,
+                  (long long)(spate_clock_ms() - r->down_ms) / 1000);
+    r->down_ms = 0;
+    r->silent = false;
+}
+
+/* A broker that is gone is no error: librdkafka tries for ever. But somebody should hear of it. */
+static void listen_for_silence(struct reader *r)
+{
+    const int64_t now = spate_clock_ms();
+    struct spate_err why = {0};
+    char quoted[1200];
+    int64_t low, high;
+    unsigned hidden;
+
+    if (spate_kafka_all_down(r->handle) && r->down_ms == 0)
+        r->down_ms = now;
+    if (r->down_ms == 0 || now - r->down_ms < SILENT_MS)
+        return;
+    if (now >= r->look_ms) {
+        r->look_ms = now + LOOK_MS;
+        if (rd_kafka_query_watermark_offsets(r->handle, r->topic.name, 0, &low, &high, 50) ==
+            RD_KAFKA_RESP_ERR_NO_ERROR) {
+            brokers_are_back(r);
+            return;
+        }
+    }
+    if (!spate_log_due(&r->silence, now, SILENT_EVERY_MS, &hidden))
+        return;
+    r->silent = true;
+    spate_kafka_fail(r->kafka, &why, RD_KAFKA_RESP_ERR__TIMED_OUT, NULL, "reading topic %s", r->topic.name);
+    spate_log(SPATE_LOG_WARN, "bus-silent",
+              "topic=%s for_s=%lld detail=%s words=\"it goes on by itself when the brokers answer\"",
+              r->topic.name, (long long)(now - r->down_ms) / 1000,
+              spate_log_quote(quoted, sizeof quoted, why.text));
+}
+
 /* Answers to fetches tell the end as well. */
 static void raise_known(struct reader *r)
 {
@@ -270,6 +321,8 @@ static enum spate_rc take(struct reader *r, struct spate_message *message, struc
             r->pos = m->offset + 1;
             r->drained.bytes += (int64_t)(m->len + m->key_len);
             r->drained.records++;
+            if (r->down_ms)
+                brokers_are_back(r);
             r->damaged = 0;
             r->from_oldest = false;
             message->kind = SPATE_MESSAGE_RECORD;
@@ -345,6 +398,7 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
         if (deadline == 0)
             deadline = spate_clock_ms() + ANSWER_MS;
         fill(r, 100);
+        listen_for_silence(r);
         if (r->count == 0 && spate_signals_stop())
             return told_to_stop(r, err);
         if (r->count == 0 && spate_clock_ms() > deadline) {
@@ -388,8 +442,10 @@ static enum spate_rc wait_fetch(struct reader *r, int64_t left_ms)
         r->failed = heed(r, m, &r->failure) != SPATE_OK;
         rd_kafka_message_destroy(m);
     }
-    if (r->at == r->count && !r->failed)
+    if (r->at == r->count && !r->failed) {
         r->failed = still_there(r, &r->failure) != SPATE_OK;
+        listen_for_silence(r);
+    }
     return r->at < r->count || r->failed ? SPATE_OK : SPATE_AGAIN;
 }
 

@@ -22,6 +22,8 @@
 #define RECORD_OVERHEAD 256 /* librdkafka's own per record */
 #define WIRE_OVERHEAD   512 /* the protocol's around one record, which max_message_bytes leaves out */
 #define FLUSH_MS        1000
+#define SILENT_MS       5000 /* without a report, while some are due: worth a line in the log */
+#define SILENT_EVERY_MS 30000
 
 struct writer {
     struct spate_writer base;
@@ -41,7 +43,10 @@ struct writer {
     struct spate_err failure;
     spate_durable_fn *hand_back; /* while poll runs */
     void *arg;
-    bool moved; /* a report came during this poll */
+    bool moved;       /* a report came during this poll */
+    int64_t heard_ms; /* since when reports are due and none came */
+    bool silent;      /* that was said */
+    struct spate_log_limit silence;
 };
 
 static bool is_volatile(const struct writer *w)
@@ -231,6 +236,8 @@ static enum spate_rc hand_over(struct writer *w, const struct spate_record *reco
         w->tokens[w->taken & (w->token_cap - 1)] = record->token;
         w->records++;
         w->bytes += size;
+        if (w->taken - w->reported == 1)
+            w->heard_ms = spate_clock_ms();
         SPATE_FAILPOINT(kafka_produced);
         return SPATE_OK;
     }
@@ -268,6 +275,35 @@ static enum spate_rc publish(struct spate_writer *base, const struct spate_recor
         ++*taken;
     }
     return rc;
+}
+
+/* A broker that is gone is no error: librdkafka tries for ever. But somebody should hear of it. */
+static void listen_for_silence(struct writer *w)
+{
+    const int64_t now = spate_clock_ms();
+    struct spate_err why = {0};
+    char quoted[1200];
+    unsigned hidden;
+
+    if (w->moved || w->taken == w->reported) {
+        if (w->silent)
+            spate_log(SPATE_LOG_INFO, "bus-back", "topic=%s after_s=%lld", w->topic.name,
+                      (long long)(now - w->heard_ms) / 1000);
+        w->silent = false;
+        w->heard_ms = now;
+        return;
+    }
+    if (now - w->heard_ms < SILENT_MS || !spate_log_due(&w->silence, now, SILENT_EVERY_MS, &hidden))
+        return;
+    w->silent = true;
+    spate_kafka_fail(w->kafka, &why, RD_KAFKA_RESP_ERR__TIMED_OUT, NULL, "publishing to topic %s",
+                     w->topic.name);
+    spate_log(SPATE_LOG_WARN, "bus-silent",
+              "topic=%s for_s=%lld records=%" PRIu64
+              " detail=%s words=\"none of these records is confirmed to "
+              "the source; it goes on by itself when the brokers answer\"",
+              w->topic.name, (long long)(now - w->heard_ms) / 1000, w->taken - w->reported,
+              spate_log_quote(quoted, sizeof quoted, why.text));
 }
 
 /* What no report tells. */
@@ -311,6 +347,8 @@ static enum spate_rc poll_writer(struct spate_writer *base, int timeout_ms, spat
             spate_kafka_client_poll(w->handle, 0);
             w->hand_back = NULL;
             look_around(w);
+            if (!w->failed && !is_volatile(w))
+                listen_for_silence(w);
         }
         if (w->moved)
             return SPATE_OK;
