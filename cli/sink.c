@@ -1,4 +1,4 @@
-/* cli/sink.c - spate sink -c FILE [-c FILE ...] [--restart NAME] */
+/* cli/sink.c - spate sink -c FILE [-c FILE ...] [--restart NAME] [--skip NAME=POSITION ...] */
 #include "cli/cli.h"
 
 #include "config/load.h"
@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const struct spate_cli_text text = {
-    .usage = "spate sink -c FILE [-c FILE ...] [--restart NAME]",
+    .usage = "spate sink -c FILE [-c FILE ...] [--restart NAME] [--skip NAME=POSITION ...]",
     .help =
         "Runs the sinks of all files given, side by side in one process. Each hears the stream, keeps its\n"
         "team's tables, and fails alone. SIGTERM or Ctrl-C: what is being applied is finished; exit 0.\n\n"
@@ -19,6 +19,10 @@ static const struct spate_cli_text text = {
         "      --restart NAME  the sink of that name forgets its position and begins as a new one would; "
         "the\n"
         "                      rows in its tables stay\n"
+        "      --skip NAME=POSITION\n"
+        "                      the sink of that name passes by the record at this place of the bus, which is "
+        "no\n"
+        "                      message of ours and stopped it; written into its row of spate_sink\n"
         "  -h, --help          this text\n\n"
         "Exit codes: 0 stopped in order, 1 an error, 2 configuration, 3 the stream's continuity is broken "
         "for\n"
@@ -26,12 +30,16 @@ static const struct spate_cli_text text = {
         "time. With many sinks: that of the first that stopped.\n",
 };
 
-static const struct option options[] = {
-    {"config", required_argument, NULL, 'c'}, {"restart", required_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
+static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                        {"restart", required_argument, NULL, 'r'},
+                                        {"skip", required_argument, NULL, 's'},
+                                        {NULL, 0, NULL, 0}};
 
 struct sinks {
     struct spate_sink_config *at; /* owned */
     size_t count;
+    const char **skips; /* owned; each is argv's */
+    struct spate_sink_orders orders;
 };
 
 static enum spate_exit load(struct sinks *sinks, const char *path)
@@ -55,26 +63,48 @@ static enum spate_exit load(struct sinks *sinks, const char *path)
     return SPATE_EXIT_OK;
 }
 
-static enum spate_exit run(const struct sinks *sinks, const char *restart)
+static void add_skip(struct sinks *sinks, const char *order)
 {
-    int level = SPATE_LOG_ERROR;
-    bool known = restart == NULL;
+    sinks->skips = spate_realloc(sinks->skips, (sinks->orders.skip_count + 1) * sizeof *sinks->skips);
+    sinks->skips[sinks->orders.skip_count++] = order;
+    sinks->orders.skip = sinks->skips;
+}
 
-    for (size_t i = 0; i < sinks->count; i++) {
-        known |= restart && strcmp(sinks->at[i].name, restart) == 0;
+/* Is this order for one of the sinks? */
+static bool known(const struct sinks *sinks, const char *restart, const char *skip)
+{
+    for (size_t i = 0; i < sinks->count; i++)
+        if (restart ? strcmp(sinks->at[i].name, restart) == 0
+                    : spate_sink_skip_of(skip, sinks->at[i].name) != NULL)
+            return true;
+    return false;
+}
+
+static enum spate_exit run(const struct sinks *sinks)
+{
+    const struct spate_sink_orders *orders = &sinks->orders;
+    int level = SPATE_LOG_ERROR;
+
+    for (size_t i = 0; i < sinks->count; i++)
         if (sinks->at[i].log_level < level)
             level = sinks->at[i].log_level; /* one process has one level: the most talkative */
-    }
-    if (!known)
-        return spate_cli_misuse(&text, "--restart %s: none of the files is the sink of that name", restart);
+    if (orders->restart && !known(sinks, orders->restart, NULL))
+        return spate_cli_misuse(&text, "--restart %s: none of the files is the sink of that name",
+                                orders->restart);
+    for (size_t i = 0; i < orders->skip_count; i++)
+        if (!known(sinks, NULL, orders->skip[i]))
+            return spate_cli_misuse(
+                &text,
+                "--skip %s: none of the files is the sink of that name; expected NAME=POSITION, as "
+                "the sink's last words say it",
+                orders->skip[i]);
     spate_log_level_set((enum spate_log_level)level);
-    return spate_sinks_run(sinks->at, sinks->count, restart);
+    return spate_sinks_run(sinks->at, sinks->count, orders);
 }
 
 enum spate_exit spate_cli_sink(int argc, char **argv)
 {
     struct sinks sinks = {0};
-    const char *restart = NULL;
     enum spate_exit result = SPATE_EXIT_OK;
     int got;
 
@@ -84,23 +114,26 @@ enum spate_exit spate_cli_sink(int argc, char **argv)
             goto out;
         if (got == 'c')
             result = load(&sinks, optarg);
-        else if (restart)
+        else if (got == 's')
+            add_skip(&sinks, optarg);
+        else if (sinks.orders.restart)
             result =
                 spate_cli_misuse(&text, "--restart takes one name; restart the others one after another");
         else
-            restart = optarg;
+            sinks.orders.restart = optarg;
     }
     if (result == SPATE_EXIT_OK && optind < argc)
         result = spate_cli_misuse(&text, "'%s' is not understood; files go behind -c", argv[optind]);
     else if (result == SPATE_EXIT_OK && sinks.count == 0)
         result = spate_cli_misuse(&text, "no file; name one with -c FILE");
     else if (result == SPATE_EXIT_OK)
-        result = run(&sinks, restart);
+        result = run(&sinks);
 out:
     if (result == SPATE_EXIT_DEADLINE) /* a sink that did not end in time still reads its file's settings */
         return result;
     for (size_t i = 0; i < sinks.count; i++)
         spate_options_fini(&sinks.at[i], spate_sink_tables, spate_sink_table_count);
     free(sinks.at);
+    free(sinks.skips);
     return result;
 }

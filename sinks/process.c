@@ -18,7 +18,8 @@
 struct runner {
     pthread_t thread;
     struct spate_sink_config config; /* a copy that knows where to report to */
-    bool restart, started, joined;
+    struct spate_sink_orders orders;
+    bool started, joined;
     enum spate_exit result;
     int64_t ended_us; /* which one stopped first */
 };
@@ -31,7 +32,7 @@ static void *run(void *arg)
 
     snprintf(context, sizeof context, "sink=%s", spate_fact(name, runner->config.name));
     spate_log_context(context);
-    if (spate_sink_run(&runner->config, runner->restart, &err) != SPATE_OK) {
+    if (spate_sink_run(&runner->config, &runner->orders, &err) != SPATE_OK) {
         spate_log_err(SPATE_LOG_ERROR, "sink-stopped", &err);
         runner->result = err.exit_code ? err.exit_code : SPATE_EXIT_FAILED;
     }
@@ -72,16 +73,42 @@ static bool join(struct runner *runner, int64_t *stop_ms)
     }
 }
 
-static bool is_named(const struct spate_sink_config *configs, size_t count, const char *name)
+/* A name may hold a '=', a position never does. */
+const char *spate_sink_skip_of(const char *order, const char *name)
+{
+    const char *equals = strrchr(order, '=');
+    const size_t len = strlen(name);
+
+    return equals && (size_t)(equals - order) == len && memcmp(order, name, len) == 0 ? equals + 1 : NULL;
+}
+
+static bool names_no_sink(const char *option, const char *word)
 {
     char fact[SPATE_FACT_MAX];
 
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(configs[i].name, name) == 0)
-            return true;
-    spate_log(SPATE_LOG_ERROR, "config", "detail=\"--restart names no sink of these files\" name=%s",
-              spate_fact(fact, name));
+    spate_log(SPATE_LOG_ERROR, "config", "detail=\"%s names no sink of these files\" name=%s", option,
+              spate_fact(fact, word));
     return false;
+}
+
+/* Each order is for one of the sinks. */
+static bool check_orders(const struct spate_sink_config *configs, size_t count,
+                         const struct spate_sink_orders *orders)
+{
+    bool found = !orders->restart;
+
+    for (size_t i = 0; i < count && !found; i++)
+        found = strcmp(configs[i].name, orders->restart) == 0;
+    if (!found)
+        return names_no_sink("--restart", orders->restart);
+    for (size_t s = 0; s < orders->skip_count; s++) {
+        found = false;
+        for (size_t i = 0; i < count && !found; i++)
+            found = spate_sink_skip_of(orders->skip[s], configs[i].name) != NULL;
+        if (!found)
+            return names_no_sink("--skip", orders->skip[s]);
+    }
+    return true;
 }
 
 static enum spate_exit first_result(const struct runner *runners, size_t count)
@@ -97,7 +124,8 @@ static enum spate_exit first_result(const struct runner *runners, size_t count)
     return result;
 }
 
-enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count, const char *restart)
+enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count,
+                                const struct spate_sink_orders *orders)
 {
     struct spate_sinks_status *status;
     struct runner *runners;
@@ -108,7 +136,7 @@ enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t 
     int64_t stop_ms = 0;
     char name[SPATE_FACT_MAX];
 
-    if (restart && !is_named(configs, count, restart))
+    if (!check_orders(configs, count, orders))
         return SPATE_EXIT_CONFIG;
     if (spate_sinks_status_listen(configs, count, &listen, &err) != SPATE_OK) {
         spate_log_err(SPATE_LOG_ERROR, "config", &err);
@@ -121,7 +149,7 @@ enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t 
 
         runner->config = configs[i];
         runner->config.status = spate_sinks_status_of(status, i);
-        runner->restart = restart && strcmp(configs[i].name, restart) == 0;
+        runner->orders = *orders;
         runner->started = pthread_create(&runner->thread, NULL, run, runner) == 0;
         if (!runner->started) {
             spate_log(SPATE_LOG_ERROR, "thread", "sink=%s detail=\"no thread could be started\"",

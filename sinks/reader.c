@@ -250,6 +250,45 @@ static enum spate_rc meet(struct spate_feed *feed, const struct spate_message *m
     }
 }
 
+/* A person has looked at what stands there, and found that it is none of ours (--skip). */
+static bool is_skipped(struct spate_feed *feed, struct spate_bus_pos pos, const struct spate_err *err)
+{
+    char at[SPATE_BUS_POS_TEXT];
+
+    if (err->verdict != SPATE_QUARANTINE)
+        return false;
+    for (size_t i = 0; i < feed->skip_count; i++)
+        if (feed->skips[i].at == pos.at) {
+            spate_bus_pos_format(feed->driver, pos, at);
+            spate_log(SPATE_LOG_WARN, "record-skipped", "topic=%s pos=%s after_n=%" PRIu64, feed->topic, at,
+                      feed->follower.last.n);
+            feed->count.skipped++;
+            return true;
+        }
+    return false;
+}
+
+/* Never in silence: whether a change is lost with it, only the numbers behind it can tell (K29). What a newer
+ * version wrote is a message, and not for us to pass by. */
+static enum spate_rc unreadable(struct spate_feed *feed, struct spate_bus_pos pos, struct spate_err *err)
+{
+    char at[SPATE_BUS_POS_TEXT], words[400];
+
+    spate_bus_pos_format(feed->driver, pos, at);
+    err->exit_code = SPATE_EXIT_REFUSED;
+    if (err->verdict != SPATE_QUARANTINE)
+        return spate_err_context(err, "topic %s at %s was written by a newer version: upgrade this sink",
+                                 feed->topic, at);
+    snprintf(words, sizeof words, "%.*s", (int)sizeof words - 1, err->text);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "topic %s at %s: a record that is no message of ours (%s), after n=%" PRIu64 " of epoch %" PRIu64
+        ". Nothing from there on was applied. Look at it, and find out who wrote "
+        "it; then `spate sink -c FILE --skip NAME=%s` passes exactly this record by. If it was a change "
+        "that was damaged, its number is missing behind it and the sink stops as STALE",
+        feed->topic, at, words, feed->follower.last.n, feed->follower.last.epoch, at);
+}
+
 enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event, struct spate_err *err)
 {
     struct spate_message message;
@@ -281,14 +320,22 @@ enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event
         feed->seen_us = message.ts_us;
         spate_arena_reset(&feed->arena);
         event->line = message.value;
+        event->pos = message.pos;
         event->boundary = false;
-        if (spate_decode_head(message.value, &event->head, &feed->arena, err) != SPATE_OK ||
-            meet(feed, &message, event, &done, err) != SPATE_OK) {
+        if (spate_decode_head(message.value, &event->head, &feed->arena, err) != SPATE_OK) {
+            if (!is_skipped(feed, message.pos, err))
+                return unreadable(feed, message.pos, err);
+            *err = (struct spate_err){0};
+            continue;
+        }
+        if (meet(feed, &message, event, &done, err) != SPATE_OK) {
             char at[SPATE_BUS_POS_TEXT];
 
-            /* One record that cannot be read is a hole that nothing will heal: a human must look (K29). */
-            if (err->verdict == SPATE_QUARANTINE)
+            /* An epoch's opening that cannot be read: nothing behind it means anything to us (K29). */
+            if (err->verdict == SPATE_QUARANTINE) {
                 err->verdict = SPATE_FATAL;
+                err->exit_code = SPATE_EXIT_REFUSED;
+            }
             spate_bus_pos_format(feed->driver, message.pos, at);
             return spate_err_context(err, "topic %s at %s", feed->topic, at);
         }

@@ -26,6 +26,7 @@ struct spate_event {
     bool boundary; /* feed->mark moved: a transaction is complete here */
     struct spate_head head;
     struct spate_slice line;
+    struct spate_bus_pos pos;
 };
 
 struct spate_feed {
@@ -46,8 +47,10 @@ struct spate_feed {
     int64_t hole_ms;    /* since when something is missing; 0: nothing is */
     uint64_t hole_seen; /* the last number that is missing */
     struct {
-        uint64_t taken, duplicates, old_epochs, holes;
+        uint64_t taken, duplicates, old_epochs, holes, skipped;
     } count;
+    const struct spate_bus_pos *skips; /* borrowed: what is passed by there when it is no message of ours */
+    size_t skip_count;
     struct spate_arena arena;
     struct spate_log_limit hole_log;
 };
@@ -68,8 +71,9 @@ SPATE_CHECKED enum spate_rc spate_feed_begin(struct spate_feed *feed, uint64_t n
 SPATE_CHECKED enum spate_rc spate_feed_resume(struct spate_feed *feed, const struct spate_mark *mark,
                                               struct spate_err *err);
 
-/* SPATE_OK: *event. SPATE_AGAIN: nothing more is durable now. SPATE_FAIL: as the bus says, or fatal with exit
- * code FENCED: this sink cannot go on exactly (the text says what it missed, and the remedy). */
+/* SPATE_OK: *event. SPATE_AGAIN: nothing more is durable now. SPATE_FAIL: as the bus says, or fatal: exit
+ * code FENCED: this sink cannot go on exactly (the text says what it missed, and the remedy); REFUSED: a
+ * record that it cannot read stands there (K29). */
 SPATE_CHECKED enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event,
                                             struct spate_err *err);
 /* SPATE_OK: ask next(). SPATE_AGAIN: time is up. */

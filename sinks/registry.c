@@ -1,6 +1,7 @@
 #include "sinks/registry.h"
 
 #include "core/alloc.h"
+#include "core/log.h"
 
 #include <stdlib.h>
 
@@ -10,7 +11,7 @@ enum spate_rc spate_registry_open(struct spate_registry *registry, struct spate_
 {
     struct spate_start oldest = {.from = SPATE_START_OLDEST};
 
-    *registry = (struct spate_registry){.wanted = wanted, .arg = arg};
+    *registry = (struct spate_registry){.driver = bus->ops->name, .wanted = wanted, .arg = arg};
     if (spate_bus_reader_open(bus, topic, SPATE_SEE_DURABLE, oldest, &registry->reader, err) != SPATE_OK)
         return SPATE_FAIL;
     registry->topic = spate_strdup(topic);
@@ -77,6 +78,24 @@ static enum spate_rc read_epoch(struct spate_registry *registry, struct spate_sl
     return SPATE_OK;
 }
 
+/* What is no message of ours cannot be a schema that we miss: a version that is not found is told when a
+ * change names it. */
+static enum spate_rc foreign(struct spate_registry *registry, const struct spate_message *message,
+                             struct spate_err *err)
+{
+    char at[SPATE_BUS_POS_TEXT];
+
+    spate_bus_pos_format(registry->driver, message->pos, at);
+    if (err->verdict != SPATE_QUARANTINE) {
+        err->exit_code = SPATE_EXIT_REFUSED;
+        return spate_err_context(err, "at %s", at);
+    }
+    spate_err_context(err, "topic %s: a record at %s is passed by", registry->topic, at);
+    spate_log_err(SPATE_LOG_WARN, "foreign-record", err);
+    *err = (struct spate_err){0};
+    return SPATE_OK;
+}
+
 static enum spate_rc read_message(struct spate_registry *registry, const struct spate_message *message,
                                   struct spate_err *err)
 {
@@ -85,7 +104,7 @@ static enum spate_rc read_message(struct spate_registry *registry, const struct 
 
     spate_arena_reset(&registry->arena);
     if (spate_decode_head(message->value, &head, &registry->arena, err) != SPATE_OK)
-        return SPATE_FAIL;
+        return foreign(registry, message, err);
     if (head.op == SPATE_OP_EPOCH)
         return read_epoch(registry, message->value, err);
     if (head.op != SPATE_OP_SCHEMA)

@@ -11,6 +11,7 @@
 
 struct spate_registry {
     struct spate_reader *reader; /* owned */
+    const char *driver;          /* of the bus, for positions in texts */
     char *topic;
     /* Every version of every table there is; only the wanted ones are kept whole. */
     struct spate_table **tables;

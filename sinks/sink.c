@@ -278,13 +278,20 @@ static enum spate_rc add_change(struct spate_sink *sink, const struct spate_even
 static enum spate_rc add_failed(struct spate_sink *sink, const struct spate_event *event,
                                 struct spate_err *err)
 {
-    (void)sink;
-    if (err->verdict == SPATE_QUARANTINE) {
-        err->verdict = SPATE_FATAL;
-        err->exit_code = SPATE_EXIT_REFUSED;
-        spate_err_context(err, "n=%" PRIu64 " of epoch %" PRIu64, event->head.n, event->head.epoch);
-    }
-    return SPATE_FAIL;
+    char at[SPATE_BUS_POS_TEXT], words[400];
+
+    if (err->verdict != SPATE_QUARANTINE)
+        return SPATE_FAIL;
+    /* Its head was whole, so it is a change of ours: to pass it by would lose it (K29). */
+    spate_bus_pos_format(sink->feed.driver, event->pos, at);
+    snprintf(words, sizeof words, "%.*s", (int)sizeof words - 1, err->text);
+    err->exit_code = SPATE_EXIT_REFUSED;
+    return spate_fail(
+        err, SPATE_FATAL,
+        "topic %s at %s, n=%" PRIu64 " of epoch %" PRIu64
+        ": %s. Nothing from there on was applied. It is a change, so --skip does not pass it by: "
+        "mend the cause, or reload this sink's tables",
+        sink->feed.topic, at, event->head.n, event->head.epoch, words);
 }
 
 static enum spate_rc take(struct spate_sink *sink, const struct spate_event *event, struct spate_err *err)
@@ -392,10 +399,11 @@ static void finish(struct spate_sink *sink)
         spate_log_err(SPATE_LOG_WARN, "last-batch", &err);
 }
 
-enum spate_rc spate_sink_run(const struct spate_sink_config *config, bool restart, struct spate_err *err)
+enum spate_rc spate_sink_run(const struct spate_sink_config *config, const struct spate_sink_orders *orders,
+                             struct spate_err *err)
 {
     struct spate_sink sink;
-    enum spate_rc rc = spate_sink_open(&sink, config, restart, err);
+    enum spate_rc rc = spate_sink_open(&sink, config, orders, err);
     bool opened = rc == SPATE_OK;
 
     while (rc == SPATE_OK && !spate_signals_stop()) {

@@ -41,12 +41,23 @@ struct spate_sink_config {
 extern const struct spate_option_table spate_sink_tables[];
 extern const size_t spate_sink_table_count;
 
+/* What a person asks of one start. Both name a sink of the process. */
+struct spate_sink_orders {
+    const char *restart;     /* it forgets its position and begins as a new one would; NULL: none does */
+    const char *const *skip; /* "NAME=POSITION": a record that is no message of ours is passed by there, now
+                              * and at every later start (K29) */
+    size_t skip_count;
+};
+
 /* Runs all sinks, a thread each, until a stop is asked for or every sink has stopped by itself. A sink that
  * stops is logged with its reason; the others go on. Returns the process' exit code: OK after an orderly
  * stop, else that of the first sink that stopped.
- * After SPATE_EXIT_DEADLINE a thread may still be running: `configs` must stay until the process ends.
- * restart: the name of a sink that is to forget its position
- * and begin as a new one would, or NULL. */
-enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count, const char *restart);
+ * After SPATE_EXIT_DEADLINE a thread may still be running: `configs` and `orders` must stay until the process
+ * ends. */
+enum spate_exit spate_sinks_run(const struct spate_sink_config *configs, size_t count,
+                                const struct spate_sink_orders *orders);
+
+/* The position in "NAME=POSITION" when it is for this sink, else NULL. */
+const char *spate_sink_skip_of(const char *order, const char *name);
 
 #endif

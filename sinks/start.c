@@ -208,6 +208,8 @@ enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
     const struct spate_mark *mark = &sink->store.mark;
     const char *log_id = spate_reader_log_id(sink->feed.reader);
 
+    sink->feed.skips = sink->store.skips;
+    sink->feed.skip_count = sink->store.skip_count;
     spate_batch_clear(&sink->batch);
     sink->parked = false;
     sink->event_ms = spate_clock_ms();
@@ -265,6 +267,27 @@ static enum spate_rc take_store(struct spate_sink *sink, struct spate_err *err)
     return rc;
 }
 
+/* --skip: what is to be passed by stands in the target before it is. */
+static enum spate_rc note_skips(struct spate_sink *sink, struct spate_err *err)
+{
+    const struct spate_sink_orders *orders = sink->orders;
+
+    for (size_t i = 0; i < orders->skip_count; i++) {
+        const char *text = spate_sink_skip_of(orders->skip[i], sink->config->name);
+        struct spate_bus_pos pos;
+
+        if (!text)
+            continue;
+        if (spate_bus_pos_parse(sink->bus->ops->name, text, &pos, err) != SPATE_OK) {
+            err->exit_code = SPATE_EXIT_CONFIG;
+            return spate_err_context(err, "--skip %.100s", orders->skip[i]);
+        }
+        if (spate_store_skip(&sink->store, pos, err) != SPATE_OK)
+            return SPATE_FAIL;
+    }
+    return SPATE_OK;
+}
+
 /* A connection that breaks on the way is tried again; everything here can be done twice. */
 static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
 {
@@ -275,6 +298,10 @@ static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
         if (rc == SPATE_OK && sink->restart) {
             rc = spate_store_forget(&sink->store, &now);
             sink->restart = rc != SPATE_OK;
+        }
+        if (rc == SPATE_OK && sink->skips) {
+            rc = note_skips(sink, &now);
+            sink->skips = rc != SPATE_OK;
         }
         if (rc == SPATE_OK)
             rc = check_tables(sink, &now);
@@ -298,12 +325,17 @@ static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
     }
 }
 
-enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_config *config, bool restart,
-                              struct spate_err *err)
+enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_config *config,
+                              const struct spate_sink_orders *orders, struct spate_err *err)
 {
     enum spate_rc rc;
 
-    *sink = (struct spate_sink){.config = config, .restart = restart};
+    *sink = (struct spate_sink){
+        .config = config,
+        .orders = orders,
+        .restart = orders->restart && strcmp(orders->restart, config->name) == 0,
+        .skips = orders->skip_count > 0,
+    };
     spate_store_init(&sink->store, config);
     spate_apply_init(&sink->apply, &sink->store);
     rc = open_projections(sink, err);

@@ -13,7 +13,9 @@
 
 struct spate_sink {
     const struct spate_sink_config *config;
+    const struct spate_sink_orders *orders;
     bool restart; /* forget the position first */
+    bool skips;   /* orders name records to be skipped that the target does not know of yet */
     struct spate_bus *bus;
     struct spate_feed feed;
     struct spate_registry registry;
@@ -41,7 +43,7 @@ struct spate_counts spate_sink_counts(const struct spate_sink *sink);
 
 /* Each: SPATE_OK, SPATE_END (a stop was asked for), SPATE_FAIL (this sink cannot run). */
 SPATE_CHECKED enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_config *config,
-                                            bool restart, struct spate_err *err);
+                                            const struct spate_sink_orders *orders, struct spate_err *err);
 void spate_sink_close(struct spate_sink *sink);
 
 /* Connects to the target again after a failure, with back-off, checks the tables anew and goes back to the

@@ -30,8 +30,11 @@ void spate_store_fini(struct spate_store *store)
     spate_store_close(store);
     free(store->schema);
     free(store->ready);
+    free(store->skips);
     store->schema = NULL;
     store->ready = NULL;
+    store->skips = NULL;
+    store->skip_count = 0;
 }
 
 void spate_store_close(struct spate_store *store)
@@ -136,8 +139,11 @@ static enum spate_rc make_tables(struct spate_store *store, struct spate_err *er
 
     rc = spate_pg_exec_params(
         store->conn,
-        "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = "
-        "c.relnamespace WHERE n.nspname = $1 AND c.relname IN ('spate_sink', 'spate_table')",
+        "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND "
+        "a.attname = 'skipped' AND NOT a.attisdropped) "
+        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = "
+        "c.relnamespace WHERE n.nspname = $1 AND c.relname IN ('spate_sink', 'spate_table') ORDER BY "
+        "c.relname",
         1, values, PGRES_TUPLES_OK, &res, err);
     if (rc == SPATE_OK && PQntuples(res) < 2) {
         /* One hot row per sink: room for HOT updates on its page, and early vacuum (T28). */
@@ -147,7 +153,8 @@ static enum spate_rc make_tables(struct spate_store *store, struct spate_err *er
             "source text NOT NULL, log_id text, epoch bigint, epoch_uuid text, n bigint, pos text, "
             "bus_position text, owner text, applied bigint NOT NULL DEFAULT 0, "
             "duplicates bigint NOT NULL DEFAULT 0, holes bigint NOT NULL DEFAULT 0, "
-            "missing bigint NOT NULL DEFAULT 0, updated timestamptz) WITH (fillfactor = 50, "
+            "missing bigint NOT NULL DEFAULT 0, updated timestamptz, "
+            "skipped text[] NOT NULL DEFAULT '{}') WITH (fillfactor = 50, "
             "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0); "
             "CREATE TABLE IF NOT EXISTS %s.spate_table (table_name text PRIMARY KEY, sink text NOT NULL, "
             "source text NOT NULL, "
@@ -162,6 +169,11 @@ static enum spate_rc make_tables(struct spate_store *store, struct spate_err *er
                 "GRANT USAGE, CREATE ON SCHEMA %s TO %s",
                 PQuser(store->conn), store->schema, store->schema, PQuser(store->conn));
         }
+    } else if (rc == SPATE_OK && PQgetvalue(res, 0, 0)[0] != 't') { /* made by an older version */
+        spate_buf_printf(
+            &sql, "ALTER TABLE %s.spate_sink ADD COLUMN IF NOT EXISTS skipped text[] NOT NULL DEFAULT '{}'",
+            store->schema);
+        rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
     }
     PQclear(res);
     spate_buf_fini(&sql);
@@ -260,8 +272,32 @@ enum {
     COL_DUP,
     COL_HOLES,
     COL_MISSING,
-    COL_SOURCE
+    COL_SOURCE,
+    COL_SKIPPED
 };
+
+static void keep_skip(struct spate_store *store, struct spate_bus_pos pos)
+{
+    store->skips = spate_realloc(store->skips, (store->skip_count + 1) * sizeof *store->skips);
+    store->skips[store->skip_count++] = pos;
+}
+
+/* Positions with spaces between them. One of another kind of bus means nothing here. */
+static void read_skips(struct spate_store *store, const char *text)
+{
+    store->skip_count = 0;
+    while (*text) {
+        const size_t len = strcspn(text, " ");
+        char one[SPATE_BUS_POS_TEXT];
+        struct spate_bus_pos pos;
+        struct spate_err ignored = {0};
+
+        snprintf(one, sizeof one, "%.*s", (int)len, text);
+        if (spate_bus_pos_parse(store->source_driver, one, &pos, &ignored) == SPATE_OK)
+            keep_skip(store, pos);
+        text += len + (text[len] == ' ');
+    }
+}
 
 static enum spate_rc read_mark(struct spate_store *store, const PGresult *res, struct spate_err *err)
 {
@@ -273,6 +309,7 @@ static enum spate_rc read_mark(struct spate_store *store, const PGresult *res, s
         .holes = strtoull(PQgetvalue(res, 0, COL_HOLES), NULL, 10),
         .missing = strtoull(PQgetvalue(res, 0, COL_MISSING), NULL, 10),
     };
+    read_skips(store, PQgetvalue(res, 0, COL_SKIPPED));
     store->stored = !PQgetisnull(res, 0, COL_EPOCH);
     *mark = (struct spate_mark){0};
     store->log_id[0] = 0;
@@ -299,7 +336,7 @@ static enum spate_rc read_mark(struct spate_store *store, const PGresult *res, s
 
 #define MARK_COLUMNS                                                                                         \
     "generation, epoch, epoch_uuid, n, pos, bus_position, log_id, applied, duplicates, holes, missing, "     \
-    "source"
+    "source, pg_catalog.array_to_string(skipped, ' ')"
 
 /* Whoever holds the lock is the owner: a new generation, and the position as it stands now. The row's lock
  * waits for a predecessor's last transaction to end, whichever way. */
@@ -394,6 +431,25 @@ enum spate_rc spate_store_forget(struct spate_store *store, struct spate_err *er
     spate_buf_fini(&sql);
     store->stored = false;
     store->mark = (struct spate_mark){0};
+    return rc;
+}
+
+enum spate_rc spate_store_skip(struct spate_store *store, struct spate_bus_pos pos, struct spate_err *err)
+{
+    struct spate_buf sql = {0};
+    char at[SPATE_BUS_POS_TEXT];
+    const char *values[] = {store->config->name, at};
+    enum spate_rc rc;
+
+    spate_bus_pos_format(store->source_driver, pos, at);
+    spate_buf_printf(&sql,
+                     "UPDATE %s.spate_sink SET skipped = skipped || $2::text WHERE sink = $1 AND NOT ($2 = "
+                     "ANY (skipped))",
+                     store->schema);
+    rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 2, values, PGRES_COMMAND_OK, NULL, err);
+    spate_buf_fini(&sql);
+    if (rc == SPATE_OK)
+        keep_skip(store, pos);
     return rc;
 }
 

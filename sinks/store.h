@@ -27,10 +27,12 @@ struct spate_store {
     unsigned serial; /* counts connections: what was prepared on an older one is gone */
     char *schema;    /* quoted */
     int64_t generation;
-    bool stored;                /* there is a stored mark; false: a new sink */
-    struct spate_mark mark;     /* as stored; the guard of the next write */
-    char log_id[100];           /* of the log the mark belongs to */
-    struct spate_counts counts; /* since the sink was made; written with the position */
+    bool stored;                 /* there is a stored mark; false: a new sink */
+    struct spate_mark mark;      /* as stored; the guard of the next write */
+    char log_id[100];            /* of the log the mark belongs to */
+    struct spate_counts counts;  /* since the sink was made; written with the position */
+    struct spate_bus_pos *skips; /* owned: records that a person has asked to pass by */
+    size_t skip_count;
 };
 
 void spate_store_init(struct spate_store *store, const struct spate_sink_config *config);
@@ -45,6 +47,11 @@ void spate_store_close(struct spate_store *store);
 
 /* Forgets the position: --restart. */
 SPATE_CHECKED enum spate_rc spate_store_forget(struct spate_store *store, struct spate_err *err);
+
+/* --skip: the position stands in the sink's row from now on (`skipped`), for whoever reads the table later.
+ */
+SPATE_CHECKED enum spate_rc spate_store_skip(struct spate_store *store, struct spate_bus_pos pos,
+                                             struct spate_err *err);
 
 /* Owns all tables of the file, or says which sink owns one of them. */
 SPATE_CHECKED enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_err *err);
