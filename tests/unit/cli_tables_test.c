@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -85,11 +86,88 @@ static void samples_load(void **state)
     spate_options_fini(&search, spate_sink_tables, spate_sink_table_count);
 }
 
+/* The sample's other bus, which stands there behind hashes: without them, and without the first one, it
+ * loads. */
+static void the_other_bus_of_the_sample_loads(void **state)
+{
+    char path[] = "/tmp/spate-sample-XXXXXX", line[300];
+    FILE *in = fopen("config/connector.yaml", "r"), *out = fdopen(mkstemp(path), "w");
+    struct spate_connector_config config = {0};
+    struct spate_err err = {0};
+    bool skip = false, other = false;
+
+    (void)state;
+    assert_non_null(in);
+    assert_non_null(out);
+    while (fgets(line, sizeof line, in)) {
+        skip |= strcmp(line, "  local:\n") == 0;
+        other |= strcmp(line, "  # kafka:\n") == 0;
+        if (other)
+            fprintf(out, "  %s", line + strlen("  # "));
+        else if (!skip)
+            fputs(line, out);
+    }
+    fclose(in);
+    fclose(out);
+    if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &config, &err) !=
+        SPATE_OK)
+        fail_msg("%s", err.text);
+    unlink(path);
+    assert_null(config.bus.local_path);
+    assert_non_null(strstr(config.bus.kafka.brokers, "k1.example"));
+    assert_string_equal(config.bus.kafka.properties.at[0].key, "security.protocol");
+    assert_true(config.bus.kafka.create);
+    assert_int_equal(config.bus.kafka.retention_ms, INT64_C(7) * 86400000);
+    assert_int_equal(config.bus.kafka.max_message_bytes, 16 << 20);
+    spate_options_fini(&config, spate_connector_tables, spate_connector_table_count);
+}
+
+/* Passwords and keys among the properties of librdkafka are not printed; their neighbours are. */
+static void secrets_among_properties_are_masked(void **state)
+{
+    static const char *const secrets[] = {"sasl.password",           "ssl.key.password",
+                                          "ssl.keystore.password",   "ssl.key.pem",
+                                          "sasl.oauthbearer.config", "sasl.oauthbearer.client.secret"};
+    char path[] = "/tmp/spate-secret-XXXXXX";
+    FILE *out = fdopen(mkstemp(path), "w");
+    struct spate_connector_config config = {0};
+    struct spate_err err = {0};
+    struct spate_buf text = {0};
+
+    (void)state;
+    assert_non_null(out);
+    fputs("connector: shop\nsource: {postgres: {url: \"host=h\"}}\nbus:\n  kafka:\n    brokers: k1:9092\n"
+          "    properties:\n      linger.ms: 7\n      sasl.username: somebody\n      ssl.ca.pem: public\n",
+          out);
+    for (size_t i = 0; i < SPATE_COUNT(secrets); i++)
+        fprintf(out, "      %s: hunter2\n", secrets[i]);
+    fclose(out);
+    if (spate_config_load(path, spate_connector_tables, spate_connector_table_count, &config, &err) !=
+        SPATE_OK)
+        fail_msg("%s", err.text);
+    unlink(path);
+    spate_config_print(&text, spate_connector_tables, spate_connector_table_count, &config);
+    assert_null(strstr(spate_buf_str(&text), "hunter2"));
+    for (size_t i = 0; i < SPATE_COUNT(secrets); i++) {
+        char line[100];
+        snprintf(line, sizeof line, "\"%s\": \"***\"", secrets[i]);
+        if (!strstr(text.data, line))
+            fail_msg("%s is not in %s", line, text.data);
+    }
+    assert_non_null(strstr(text.data, "\"linger.ms\": \"7\""));
+    assert_non_null(strstr(text.data, "\"sasl.username\": \"somebody\""));
+    assert_non_null(strstr(text.data, "\"ssl.ca.pem\": \"public\""));
+    spate_buf_fini(&text);
+    spate_options_fini(&config, spate_connector_tables, spate_connector_table_count);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tables_are_whole),
         cmocka_unit_test(samples_load),
+        cmocka_unit_test(the_other_bus_of_the_sample_loads),
+        cmocka_unit_test(secrets_among_properties_are_masked),
     };
 
     return cmocka_run_group_tests_name("tables", tests, NULL, NULL);
