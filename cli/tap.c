@@ -143,20 +143,51 @@ static enum spate_exit open_bus(struct spate_tap *tap, const char *file, const c
 }
 
 struct streams {
+    char (*topics)[SPATE_TAP_TOPIC]; /* owned: all that there are */
+    size_t topic_count;
     struct spate_buf names; /* as their connectors are called: what --stream takes */
     size_t count;
 };
 
-/* Topics with "._" belong to a stream; the others are one each. */
-static void count_stream(void *arg, const char *topic)
+static void note_topic(void *arg, const char *topic)
 {
     struct streams *streams = arg;
+
+    if (strlen(topic) >= SPATE_TAP_TOPIC)
+        return;
+    streams->topics = spate_realloc(streams->topics, (streams->topic_count + 1) * sizeof *streams->topics);
+    strcpy(streams->topics[streams->topic_count++], topic);
+}
+
+/* A connector makes both; a topic of somebody else's on the same cluster has none beside it. */
+static bool has_schemas(const struct streams *streams, const char *topic)
+{
+    const size_t len = strlen(topic);
+
+    for (size_t i = 0; i < streams->topic_count; i++)
+        if (strncmp(streams->topics[i], topic, len) == 0 &&
+            strcmp(streams->topics[i] + len, "._schemas") == 0)
+            return true;
+    return false;
+}
+
+/* Topics with "._" belong to a stream; the others are one each - or, where `ours`, those that have one beside
+ * them. */
+static void count_streams(struct streams *streams, bool ours)
+{
     char name[SPATE_TAP_TOPIC];
 
-    if (strstr(topic, "._") || !spate_topic_unescape(topic, name, sizeof name))
-        return;
-    spate_buf_printf(&streams->names, "%s%s", streams->count ? ", " : "", name);
-    streams->count++;
+    spate_buf_reset(&streams->names);
+    streams->count = 0;
+    for (size_t i = 0; i < streams->topic_count; i++) {
+        const char *topic = streams->topics[i];
+
+        if (strstr(topic, "._") || !spate_topic_unescape(topic, name, sizeof name) ||
+            (ours && !has_schemas(streams, topic)))
+            continue;
+        spate_buf_printf(&streams->names, "%s%s", streams->count ? ", " : "", name);
+        streams->count++;
+    }
 }
 
 /* The only stream that there is. */
@@ -166,18 +197,25 @@ static enum spate_exit find_stream(struct spate_tap *tap)
     struct spate_err err = {0};
     enum spate_exit result = SPATE_EXIT_OK;
 
-    if (spate_bus_topics(tap->bus, count_stream, &streams, &err) != SPATE_OK)
+    if (spate_bus_topics(tap->bus, note_topic, &streams, &err) != SPATE_OK) {
         result = spate_cli_failed(&err);
-    else if (streams.count == 0)
-        result = spate_cli_misuse(&text,
-                                  "there is no stream on this bus yet; start a connector, or name the stream "
-                                  "with --stream NAME to wait for it");
-    else if (streams.count > 1)
-        result = spate_cli_misuse(&text, "several streams are on this bus: %s; choose one with --stream NAME",
-                                  spate_buf_str(&streams.names));
-    else
-        tap->stream = tap->owned = spate_strdup(spate_buf_str(&streams.names));
+    } else {
+        count_streams(&streams, true);
+        if (streams.count == 0)
+            count_streams(&streams, false);
+        if (streams.count == 0)
+            result =
+                spate_cli_misuse(&text, "there is no stream on this bus yet; start a connector, or name the "
+                                        "stream with --stream NAME to wait for it");
+        else if (streams.count > 1)
+            result =
+                spate_cli_misuse(&text, "several streams are on this bus: %s; choose one with --stream NAME",
+                                 spate_buf_str(&streams.names));
+        else
+            tap->stream = tap->owned = spate_strdup(spate_buf_str(&streams.names));
+    }
     spate_buf_fini(&streams.names);
+    free(streams.topics);
     return result;
 }
 

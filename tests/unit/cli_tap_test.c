@@ -279,16 +279,20 @@ static void a_stream_must_be_chosen_among_many(void **state)
                *chosen[] = {"-c", file, "--stream", "Big Shop", "--from", "oldest", "-n", "1", NULL};
     struct spate_buf out = {0}, err = {0};
     struct spate_bus *bus = open_bus();
-    char topic[64];
+    char topic[64], beside[80];
 
     (void)state;
     assert_int_equal(spate_topic_escape("Big Shop", topic, sizeof topic, &(struct spate_err){0}), SPATE_OK);
+    snprintf(beside, sizeof beside, "%s._schemas", topic);
     publish(bus, topic, lines, 1);
+    publish(bus, beside, lines, 1);
+    publish(bus, "orders", lines, 1); /* somebody else's: a stream has its tables beside it */
     bus->ops->close(bus);
     assert_int_equal(run(args, &out, &err), SPATE_EXIT_CONFIG);
     assert_int_equal(out.len, 0);
     assert_non_null(strstr(spate_buf_str(&err), "several streams"));
     assert_non_null(strstr(err.data, "shop"));
+    assert_null(strstr(err.data, "orders"));
     assert_non_null(strstr(err.data, "Big Shop")); /* as it is called, and as --stream takes it */
     assert_int_equal(run(chosen, &out, &err), SPATE_EXIT_OK);
     assert_true(out.len > 0);
