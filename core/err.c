@@ -44,6 +44,8 @@ enum spate_rc spate_err_context(struct spate_err *err, const char *fmt, ...)
     n = vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     len = n < 0 ? 0 : (size_t)n < most ? (size_t)n : most;
+    if (len > 0 && strncmp(err->text, text, len) == 0 && (err->text[len] == ' ' || err->text[len] == ':'))
+        return SPATE_FAIL;
     kept = older < most - len ? older : most - len;
     memmove(err->text + len + 2, err->text, kept);
     memcpy(err->text, text, len);

@@ -48,7 +48,8 @@ struct spate_err {
 enum spate_rc spate_fail_at(struct spate_err *err, enum spate_verdict verdict, const char *file, int line,
                             const char *fmt, ...) SPATE_PRINTF(5, 6);
 
-/* Puts "fmt: " before the text that is there already. Returns SPATE_FAIL. */
+/* Puts "fmt: " before the text that is there already, unless that begins with the same words. Returns
+ * SPATE_FAIL. */
 enum spate_rc spate_err_context(struct spate_err *err, const char *fmt, ...) SPATE_PRINTF(2, 3);
 
 const char *spate_verdict_name(enum spate_verdict verdict);

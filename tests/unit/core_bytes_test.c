@@ -201,6 +201,11 @@ static void errors_keep_what_is_not_theirs(void **state)
     assert_non_null(strstr(err.file, "core_bytes_test.c"));
     assert_int_equal(spate_err_context(&err, "start of %s", "shop"), SPATE_FAIL);
     assert_string_equal(err.text, "start of shop: slot s");
+    spate_err_context(&err, "start of %s", "shop"); /* named already */
+    spate_err_context(&err, "start");
+    assert_string_equal(err.text, "start of shop: slot s");
+    spate_err_context(&err, "star");
+    assert_string_equal(err.text, "star: start of shop: slot s");
     memset(word, 'x', 4999);
     word[4999] = '\0';
     spate_err_context(&err, "%s", word); /* cut, never overrun */
