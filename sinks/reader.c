@@ -12,7 +12,7 @@ enum spate_rc spate_feed_open(struct spate_feed *feed, struct spate_bus *bus, co
 {
     struct spate_start oldest = {.from = SPATE_START_OLDEST};
 
-    *feed = (struct spate_feed){.driver = bus->ops->name};
+    *feed = (struct spate_feed){.driver = bus->ops->name, .file = "FILE", .name = "NAME"};
     if (spate_bus_reader_open(bus, topic, SPATE_SEE_DURABLE, oldest, &feed->reader, err) != SPATE_OK)
         return SPATE_FAIL;
     feed->topic = spate_strdup(topic);
@@ -63,7 +63,7 @@ static void set_mark(struct spate_feed *feed, const struct spate_message *messag
 }
 
 #define STALE_REMEDY                                                                                         \
-    "its tables no longer follow the source. `spate sink -c FILE --restart NAME` begins anew where a new "   \
+    "its tables no longer follow the source. `spate sink -c %s --restart %s` begins anew where a new "       \
     "sink would; "                                                                                           \
     "rows that changed in between have to be loaded again by hand"
 
@@ -83,12 +83,13 @@ static enum spate_rc stale_hole(struct spate_feed *feed, uint64_t seen, struct s
                           "STALE: what was applied last (n=%" PRIu64 " of epoch %" PRIu64
                           ", at %s) is not on the "
                           "bus, nor is what follows it; the bus has lost its end: " STALE_REMEDY,
-                          feed->follower.last.n, feed->follower.last.epoch, from);
+                          feed->follower.last.n, feed->follower.last.epoch, from, feed->file, feed->name);
     }
     return spate_fail(err, SPATE_FATAL,
-                      "STALE: changes n=%" PRIu64 " to n=%" PRIu64 " of epoch %" PRIu64
-                      " are not on the bus%s: " STALE_REMEDY,
-                      feed->follower.last.n + 1, seen, feed->follower.last.epoch, where);
+                      "STALE: changes n=%" PRIu64 " to n=%" PRIu64 " of epoch %" PRIu64 " (%" PRIu64
+                      " of them) are not on the bus%s: " STALE_REMEDY,
+                      feed->follower.last.n + 1, seen, feed->follower.last.epoch,
+                      seen - feed->follower.last.n, where, feed->file, feed->name);
 }
 
 static enum spate_rc diverged(struct spate_feed *feed, const struct spate_head *head, struct spate_err *err)
@@ -103,9 +104,9 @@ static enum spate_rc diverged(struct spate_feed *feed, const struct spate_head *
         "history diverged: after n=%" PRIu64 " pos=%.25s of epoch %" PRIu64 " topic %s has op=%.*s n=%" PRIu64
         " pos=%.25s of epoch %" PRIu64
         ": the bus was restored from elsewhere, or two connectors use one name. Find out which; "
-        "then `spate sink -c FILE --restart NAME` begins anew",
+        "then `spate sink -c %s --restart %s` begins anew",
         feed->follower.last.n, ours, feed->follower.last.epoch, feed->topic, SPATE_SLICE_ARG(head->op_name),
-        head->n, theirs, head->epoch);
+        head->n, theirs, head->epoch, feed->file, feed->name);
 }
 
 static enum spate_rc meet_epoch(struct spate_feed *feed, struct spate_event *event,
@@ -136,7 +137,7 @@ static enum spate_rc meet_epoch(struct spate_feed *feed, struct spate_event *eve
                               "STALE: epoch %" PRIu64 " (%.*s) does not continue from n=%" PRIu64
                               " of epoch %" PRIu64 ", where this sink stands: " STALE_REMEDY,
                               epoch.epoch, SPATE_SLICE_ARG(epoch.why), feed->follower.complete.n,
-                              feed->follower.last.epoch);
+                              feed->follower.last.epoch, feed->file, feed->name);
         }
     }
     spate_follower_enter(&feed->follower, &epoch);
@@ -284,9 +285,9 @@ static enum spate_rc unreadable(struct spate_feed *feed, struct spate_bus_pos po
         err, SPATE_FATAL,
         "topic %s at %s: a record that is no message of ours (%s), after n=%" PRIu64 " of epoch %" PRIu64
         ". Nothing from there on was applied. Look at it, and find out who wrote "
-        "it; then `spate sink -c FILE --skip NAME=%s` passes exactly this record by. If it was a change "
+        "it; then `spate sink -c %s --skip %s=%s` passes exactly this record by. If it was a change "
         "that was damaged, its number is missing behind it and the sink stops as STALE",
-        feed->topic, at, words, feed->follower.last.n, feed->follower.last.epoch, at);
+        feed->topic, at, words, feed->follower.last.n, feed->follower.last.epoch, feed->file, feed->name, at);
 }
 
 enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event, struct spate_err *err)

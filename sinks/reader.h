@@ -32,6 +32,7 @@ struct spate_event {
 struct spate_feed {
     struct spate_reader *reader; /* owned */
     const char *driver;
+    const char *file, *name; /* of the sink, for remedies that can be typed as they stand; borrowed */
     char *topic;
     struct spate_follower follower;
     struct spate_mark mark;

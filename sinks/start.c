@@ -208,6 +208,8 @@ enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
     const struct spate_mark *mark = &sink->store.mark;
     const char *log_id = spate_reader_log_id(sink->feed.reader);
 
+    sink->feed.file = sink->config->path;
+    sink->feed.name = sink->config->name;
     sink->feed.skips = sink->store.skips;
     sink->feed.skip_count = sink->store.skip_count;
     spate_batch_clear(&sink->batch);

@@ -326,10 +326,10 @@ static enum spate_rc read_mark(struct spate_store *store, const PGresult *res, s
         return spate_fail(
             err, SPATE_FATAL,
             "the position of sink %s in %s.spate_sink cannot be read (pos '%.40s', bus_position '%.40s'): "
-            "it belongs to another kind of bus or was edited. `spate sink -c FILE --restart %s` begins "
+            "it belongs to another kind of bus or was edited. `spate sink -c %s --restart %s` begins "
             "anew",
             store->config->name, store->schema, PQgetvalue(res, 0, COL_POS), PQgetvalue(res, 0, COL_BUS),
-            store->config->name);
+            store->config->path, store->config->name);
     }
     return SPATE_OK;
 }

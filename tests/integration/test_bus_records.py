@@ -66,7 +66,7 @@ def test_a_foreign_record_is_passed_by_on_request_only(running, put):
     put("hello, is anybody there?")
     world.src("INSERT INTO t SELECT g, 'after' FROM generate_series(51, 60) g")
     line, place = stops_at_a_record(world, "no message of ours")
-    assert f"--skip NAME={place}" in line and "after n=50 of epoch 1" in line
+    assert f"spate sink -c {world.file} --skip team={place}" in line and "after n=50 of epoch 1" in line
     # It stops again, whatever it is told about other places.
     elsewhere = "kafka:0" if world.kafka else f"local:{64:016x}"
     world.team = world.sink(world.file, arguments=("--skip", f"team={elsewhere}"))
