@@ -216,6 +216,8 @@ class Topic:
                  "-o", "beginning" if self.next is None else str(self.next), "-f", r"%o\t%k\t%s\n"],
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
             for line in self.process.stdout:
+                if not line.endswith(b"\n"):
+                    break  # it was ended in the middle
                 offset, key, value = line.rstrip(b"\n").split(b"\t", 2)
                 yield int(offset), key, value
                 self.next = int(offset) + 1
@@ -506,16 +508,13 @@ def tap_lines(command, seconds):
 
 
 def topic_lines(brokers, name, seconds):
-    """The topic's values, each with its key held against the message."""
+    """(value, offset, key) of the topic's records."""
     topic = Topic(brokers, name)
     timer = threading.Timer(seconds, topic.close)
     timer.start()
     try:
         for offset, key, value in topic.records():
-            row = json.loads(value).get("key")
-            if (json.loads(key) if key else None) != row:
-                raise Wrong(f"offset {offset}: the record's key is {key[:200]!r}, the message's {row!r}")
-            yield value
+            yield value, offset, key
     finally:
         timer.cancel()
         topic.close()
@@ -531,7 +530,11 @@ def check_bus(options):
         lines = tap_lines(options.tap, options.seconds) if options.tap else Archive(options.archive).lines()
     reached = until is None
     for line in lines:
+        if options.kafka:
+            line, offset, key = line
         message = stream.take(line)
+        if options.kafka and (json.loads(key) if key else None) != message.get("key"):
+            raise Wrong(f"offset {offset}: the record's key is {key[:200]!r}, the message's {message.get('key')!r}")
         if schemas and (options.sample <= 1 or stream.messages % options.sample == 1):
             schemas.hold(message)
         if until is not None and stream.open is None and stream.end > until:

@@ -33,7 +33,7 @@ def main():
             rounds += 1
             begin = time.monotonic()
             print(f"round {rounds}, SEED={seed} BUS={bus}, {kills} faults", flush=True)
-            chaos = Chaos(source, target, seed, kafka=broker, network=True, kinds=workloads.ALL, patience=180)
+            chaos = Chaos(source, target, seed, kafka=broker, network=True, kinds=workloads.ALL, pause=0.02, patience=180)
             kinds = chaos.faults()
             chaos.start()
             chaos.run(chaos.random.choice(kinds) for _ in range(kills))

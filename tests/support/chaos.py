@@ -18,9 +18,10 @@ class Chaos:
     """kafka: the bus is this cluster, which is ours to kill; else the local bus. network: proxies stand before source and
     target (and before the brokers, when the cluster has them), so that connections can be cut. patience: seconds to catch up."""
 
-    def __init__(self, source, target, seed, say=print, kafka=None, network=False, kinds=workloads.USUAL, patience=90):
+    def __init__(self, source, target, seed, say=print, kafka=None, network=False, kinds=workloads.USUAL, pause=0.01,
+                 patience=90):
         self.random, self.seed, self.say = random.Random(seed), seed, say
-        self.source, self.target, self.kafka, self.kinds, self.patience = source, target, kafka, kinds, patience
+        self.source, self.target, self.kafka, self.kinds, self.load_pause, self.patience = source, target, kafka, kinds, pause, patience
         self.world = World(source, target, kafka=kafka)
         self.count = {}
         self.proxies = {}
@@ -170,11 +171,13 @@ class Chaos:
 
     def run(self, faults):
         """faults: an iterable; ends with everything healed, drained and compared."""
-        with workloads.Loads(self.world, self.seed, self.kinds) as loads:
+        begin = time.monotonic()
+        with workloads.Loads(self.world, self.seed, self.kinds, self.load_pause) as loads:
             for fault in faults:
                 self.pause()
                 self.do(fault)
             transactions = loads.stop()
+        ended = time.monotonic()
         if self.kafka:
             for node in self.kafka.nodes:
                 node.wait_ready()
@@ -182,6 +185,7 @@ class Chaos:
         self.must_run(self.sink)
         pairs = workloads.mirror_pairs("mirror") + workloads.own_words_pairs("words")
         self.world.wait_equal(pairs, self.patience)
+        equal = time.monotonic()
         found = self.world.check_bus(sample=100, seconds=max(200, 4 * self.patience))
         with open(self.until_file, "w"):
             pass
@@ -196,6 +200,7 @@ class Chaos:
                  f"{found['repeats']} messages repeated and {found['holes']} holes healed on it")
         self.say("   " + "; ".join(f"sink {name}: {applied} applied, {duplicates} duplicates dropped, {holes} holes" for name, applied, duplicates, holes
                                    in self.counters()))
+        self.say(f"   {ended - begin:.0f} s of faults, equal {equal - ended:.0f} s later, the bus read in {time.monotonic() - equal:.0f} s")
         self.say("   " + ", ".join(f"{count} x {fault}" for fault, count in sorted(self.count.items())))
         return found
 

@@ -119,7 +119,13 @@ class Node:
 
     def format(self):
         shutil.copytree(_format(self.cluster.version, self.cluster.id, self.cluster.scram), self.data, dirs_exist_ok=True)
-        path = os.path.join(self.data, "meta.properties")
+        if "metadata.log.dir" in self.cluster.settings:
+            shutil.copytree(self.data, self.cluster.settings["metadata.log.dir"], dirs_exist_ok=True)
+            self._identify(self.cluster.settings["metadata.log.dir"])
+        self._identify(self.data)
+
+    def _identify(self, folder):
+        path = os.path.join(folder, "meta.properties")
         with open(path) as file:
             words = file.read()
         words = re.sub(r"node\.id=.*", f"node.id={self.number}", words)
