@@ -120,8 +120,9 @@ static enum spate_rc session(struct connector *c, struct spate_err *err)
         spate_status_state(c->config.status, SPATE_CONNECTOR_OPENING, NULL);
         rc = spate_session_open(&c->stream, &c->new_epoch, !c->connected_before, err);
     }
+    /* What it warns about is said once, not at each attempt to get the slot. */
+    c->connected_before = c->connected_before || c->stream.sql;
     if (rc == SPATE_OK) {
-        c->connected_before = true;
         spate_status_streaming(c->config.status, &c->stream);
         rc = stream_until_over(c, err);
     }

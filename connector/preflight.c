@@ -137,8 +137,8 @@ static void take_text(char *out, size_t size, const PGresult *res, int column)
     snprintf(out, size, "%s", PQgetvalue(res, 0, column));
 }
 
-static enum spate_rc identify(struct spate_replication *repl, struct spate_source_state *state,
-                              struct spate_err *err)
+enum spate_rc spate_preflight_identify(struct spate_replication *repl, struct spate_source_state *state,
+                                       struct spate_err *err)
 {
     PGresult *res = NULL;
     enum spate_rc rc = spate_pg_exec(repl->conn, "IDENTIFY_SYSTEM", PGRES_TUPLES_OK, &res, err);
@@ -172,7 +172,7 @@ enum spate_rc spate_preflight_state(struct spate_replication *repl, PGconn *sql,
     enum spate_rc rc;
 
     *state = (struct spate_source_state){0};
-    rc = identify(repl, state, err);
+    rc = spate_preflight_identify(repl, state, err);
     if (rc != SPATE_OK)
         return rc;
     spate_buf_printf(

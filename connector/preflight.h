@@ -19,6 +19,10 @@
 SPATE_CHECKED enum spate_rc spate_preflight_server(PGconn *sql, const struct spate_connector_config *config,
                                                    bool warn, struct spate_err *err);
 
+/* Which server it is, and how far its WAL is flushed at this moment (IDENTIFY_SYSTEM). */
+SPATE_CHECKED enum spate_rc spate_preflight_identify(struct spate_replication *repl,
+                                                     struct spate_source_state *state, struct spate_err *err);
+
 /* Fills *state from IDENTIFY_SYSTEM and the catalog. */
 SPATE_CHECKED enum spate_rc spate_preflight_state(struct spate_replication *repl, PGconn *sql,
                                                   const char *slot, struct spate_source_state *state,

@@ -29,7 +29,13 @@ static enum spate_rc take_schema_message(struct spate_stream *stream, struct spa
     if (head.op == SPATE_OP_SCHEMA) {
         if (spate_decode_schema(line, &table, arena, err))
             return SPATE_FAIL;
-        spate_versions_take_known(stream->versions, table);
+        if (!spate_versions_take_known(stream->versions, table))
+            spate_log(
+                SPATE_LOG_WARN, "schema-twice",
+                "topic=%s table=%.*s.%.*s detail=\"two shapes were published under one version: two "
+                "connectors of one name, or one that was frozen while another took over; neither version "
+                "is used again\"",
+                stream->publisher.schemas_topic, SPATE_SLICE_ARG(head.schema), SPATE_SLICE_ARG(head.table));
     } else if (head.op == SPATE_OP_EPOCH) {
         if (spate_decode_epoch(line, &epoch, arena, err))
             return SPATE_FAIL;
@@ -100,6 +106,7 @@ enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *e
         rc = read_schemas(stream, err);
     if (rc == SPATE_OK)
         rc = same_bus(stream, &before, err);
+    stream->schemas_read = rc == SPATE_OK;
     /* What was known stays known until the bus was seen again. */
     if (rc == SPATE_OK || !before.present) {
         spate_epoch_drop(&before);
@@ -150,15 +157,41 @@ static enum spate_rc connect_source(struct spate_stream *stream, struct spate_er
 
 /* ---- the place ---- */
 
-/* An epoch is opened by one connector at a time, and never beside one that is still streaming: on a bus that
- * knows no owner two of them would open two (K15), or one's confirmed changes would fall into the other's
- * past. The lock is the session's on the source, and goes with it.
- * SPATE_AGAIN: it is ours now, and what was found before may be old: look again. */
+/* One connector at a time opens an epoch or takes the slot over: on a bus that knows no owner two of them
+ * would open two epochs, or one would go on in an epoch that the other has just ended (K15). The lock is the
+ * session's on the source, and goes with it. */
+static enum spate_rc lock_opening(struct spate_stream *stream, struct spate_err *err)
+{
+    const char *slot = stream->config->source.slot;
+    PGresult *res = NULL;
+    bool mine;
+    enum spate_rc rc = spate_pg_exec_params(
+        stream->sql,
+        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('spate epoch ' || $1, 0))", 1,
+        &slot, PGRES_TUPLES_OK, &res, err);
+
+    if (rc != SPATE_OK)
+        return rc;
+    mine = PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 't';
+    PQclear(res);
+    return mine ? SPATE_OK
+                : spate_fail(err, SPATE_RETRY,
+                             "another connector is starting from replication slot \"%s\" at this moment",
+                             slot);
+}
+
+static enum spate_rc unlock_opening(struct spate_stream *stream, struct spate_err *err)
+{
+    return spate_pg_exec_params(stream->sql, "SELECT pg_catalog.pg_advisory_unlock_all()", 0, NULL,
+                                PGRES_TUPLES_OK, NULL, err);
+}
+
+/* An epoch is never opened beside a connector that is still streaming: what that one confirms would fall into
+ * the past. SPATE_AGAIN: opening is ours now, and what was found before may be old: look again. */
 static enum spate_rc take_opening(struct spate_stream *stream, const struct spate_source_state *source,
                                   bool *mine, struct spate_err *err)
 {
     const char *slot = stream->config->source.slot;
-    PGresult *res = NULL;
     enum spate_rc rc;
 
     if (*mine)
@@ -170,26 +203,11 @@ static enum spate_rc take_opening(struct spate_stream *stream, const struct spat
             "%" PRId64 ": another connector, or an earlier connection that the server has not yet "
             "given up (at most wal_sender_timeout). It is opened when the slot is free",
             slot, source->slot.active_pid);
-    rc = spate_pg_exec_params(
-        stream->sql,
-        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('spate epoch ' || $1, 0))", 1,
-        &slot, PGRES_TUPLES_OK, &res, err);
-    if (rc != SPATE_OK)
-        return rc;
-    *mine = PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 't';
-    PQclear(res);
-    if (!*mine)
-        return spate_fail(err, SPATE_RETRY,
-                          "another connector is opening an epoch from replication slot \"%s\" at this moment",
-                          slot);
-    rc = read_schemas(stream, err);
+    rc = lock_opening(stream, err);
+    if (rc == SPATE_OK)
+        rc = read_schemas(stream, err);
+    *mine = rc == SPATE_OK;
     return rc == SPATE_OK ? SPATE_AGAIN : rc;
-}
-
-static enum spate_rc release_opening(struct spate_stream *stream, struct spate_err *err)
-{
-    return spate_pg_exec_params(stream->sql, "SELECT pg_catalog.pg_advisory_unlock_all()", 0, NULL,
-                                PGRES_TUPLES_OK, NULL, err);
 }
 
 /* Looks at source and bus until they meet. *source is what was true then. */
@@ -212,6 +230,10 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
         if (rc == SPATE_OK)
             rc = spate_recovery_tail(stream->publisher.bus, stream->publisher.topic, &stream->epoch,
                                      source->slot.confirmed, &stream->tail, err);
+        /* A connector that still streams may have published meanwhile: the WAL is as new as what was found.
+         */
+        if (rc == SPATE_OK)
+            rc = spate_preflight_identify(&stream->repl, source, err);
         if (rc != SPATE_OK)
             return rc;
         continuity = spate_epoch_judge(config->source.slot, config->source.publication, source,
@@ -249,7 +271,7 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
             break;
         case SPATE_CONTINUITY_GOES_ON:
             if (!*new_epoch)
-                return mine ? release_opening(stream, err) : SPATE_OK;
+                return mine ? unlock_opening(stream, err) : SPATE_OK;
             rc = spate_opening_continue(stream, source, err);
             *new_epoch = rc != SPATE_OK;
             break;
@@ -312,10 +334,14 @@ static void name_owner(struct spate_stream *stream, struct spate_err *err)
 static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, struct spate_err *err)
 {
     const struct spate_connector_config *config = stream->config;
+    const uint64_t epoch = stream->epoch.epoch.epoch;
     uint64_t again = 0;
-    enum spate_rc rc = spate_replication_start(&stream->repl, config->source.slot, config->source.publication,
-                                               confirmed, err);
+    enum spate_rc rc = lock_opening(stream, err);
 
+    if (rc != SPATE_OK)
+        return rc;
+    rc = spate_replication_start(&stream->repl, config->source.slot, config->source.publication, confirmed,
+                                 err);
     if (rc == SPATE_FAIL && strcmp(err->sqlstate, "55006") == 0)
         name_owner(stream, err);
     /* 42704 missing, 55000 invalidated, 58P01 WAL removed: it happened since we looked. Looking again finds
@@ -332,14 +358,21 @@ static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, stru
             err, SPATE_RETRY,
             "replication slot \"%s\" moved from %X/%X to %X/%X while it was being started: starting over",
             config->source.slot, LSN(confirmed), LSN(again));
-    return rc;
+    /* So may what it published to `_schemas`, which numbers the versions of tables. */
+    if (rc == SPATE_OK)
+        rc = read_schemas(stream, err);
+    if (rc == SPATE_OK && stream->epoch.epoch.epoch != epoch)
+        return spate_fail(err, SPATE_RETRY,
+                          "epoch %" PRIu64 " was opened from replication slot \"%s\" while it was being "
+                          "started: starting over",
+                          stream->epoch.epoch.epoch, config->source.slot);
+    return rc == SPATE_OK ? unlock_opening(stream, err) : rc;
 }
 
 static void begin_streaming(struct spate_stream *stream, uint64_t confirmed)
 {
     const struct spate_tail *tail = &stream->tail;
 
-    spate_ledger_start(&stream->ledger, confirmed);
     spate_transaction_start(&stream->tx, spate_slice_str(stream->config->name), stream->epoch.epoch.epoch,
                             tail->first);
     stream->tx.skip_below = tail->skip_below;
@@ -369,22 +402,29 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
     rc = connect_source(stream, err);
     if (rc == SPATE_OK)
         rc = spate_preflight_server(stream->sql, config, first, err);
+    /* While we were away another connector may have published for this stream. */
+    if (rc == SPATE_OK && !stream->schemas_read)
+        rc = read_schemas(stream, err);
+    stream->schemas_read = false;
     if (rc == SPATE_OK)
         rc = find_place(stream, &source, new_epoch, err);
     if (rc == SPATE_OK)
         rc = need_publication(stream, err);
     if (rc == SPATE_OK && first)
         rc = spate_setup_compare(stream->sql, config, err);
-    if (rc == SPATE_OK)
-        rc = spate_opening_tables(stream, err);
+    if (rc != SPATE_OK)
+        return rc;
+    SPATE_FAILPOINT(connector_tail_found);
+    spate_ledger_start(&stream->ledger, source.slot.confirmed);
+    rc = start(stream, source.slot.confirmed, err);
     if (rc != SPATE_OK)
         return rc;
     spate_log(SPATE_LOG_INFO, "connected",
               "system=%s timeline=%" PRIu32 " database=%s server=%d slot=%s lsn=%X/%X", source.system,
               source.timeline, spate_log_quote(quoted, sizeof quoted, source.database),
               PQserverVersion(stream->sql), config->source.slot, LSN(source.slot.confirmed));
-    SPATE_FAILPOINT(connector_tail_found);
-    rc = start(stream, source.slot.confirmed, err);
+    /* Only now that the slot is ours: versions that another connector would publish as well must not be. */
+    rc = spate_opening_tables(stream, err);
     if (rc == SPATE_OK)
         rc = spate_recheck_open(&stream->recheck, stream->publisher.bus, stream->publisher.topic,
                                 stream->epoch.epoch.epoch, &stream->tail, err);

@@ -11,6 +11,7 @@
 struct version {
     struct version *next;
     struct spate_table *table; /* owned */
+    bool ambiguous;            /* another shape was published under the same v: it is not used again */
 };
 
 struct spate_versions {
@@ -54,7 +55,8 @@ static bool same_name(const struct spate_table *a, const struct spate_table *b)
 
 static struct version *find(struct version *at, const struct spate_table *table)
 {
-    while (at && !(at->table->fingerprint == table->fingerprint && same_name(at->table, table)))
+    while (at &&
+           (at->ambiguous || at->table->fingerprint != table->fingerprint || !same_name(at->table, table)))
         at = at->next;
     return at;
 }
@@ -67,14 +69,24 @@ static void push(struct version **into, struct spate_table *table)
     *into = version;
 }
 
-void spate_versions_take_known(struct spate_versions *versions, struct spate_table *table)
+bool spate_versions_take_known(struct spate_versions *versions, struct spate_table *table)
 {
     struct version **into = bucket(versions, table);
 
-    if (find(*into, table))
+    if (find(*into, table)) {
         spate_table_free(table);
-    else
-        push(into, table);
+        return true;
+    }
+    for (struct version *at = *into; at; at = at->next)
+        if (same_name(at->table, table) && at->table->v == table->v) {
+            const bool news = !at->ambiguous;
+
+            at->ambiguous = true;
+            spate_table_free(table);
+            return !news;
+        }
+    push(into, table);
+    return true;
 }
 
 const struct spate_table *spate_versions_take(struct spate_versions *versions, struct spate_table *table,

@@ -6,6 +6,7 @@
 #ifndef SPATE_CONNECTOR_VERSIONS_H
 #define SPATE_CONNECTOR_VERSIONS_H
 
+#include "core/err.h"
 #include "schemas/table.h"
 
 #include <stdbool.h>
@@ -16,8 +17,9 @@ struct spate_versions *spate_versions_new(void);
 void spate_versions_free(struct spate_versions *versions);
 
 /* A version read back from `_schemas`; takes the table, whose v is set. A version that is there already is
- * dropped. */
-void spate_versions_take_known(struct spate_versions *versions, struct spate_table *table);
+ * dropped. False: another shape stands there under the same v (said once): neither is used again, whoever has
+ * one of them gets a v of its own. */
+SPATE_CHECKED bool spate_versions_take_known(struct spate_versions *versions, struct spate_table *table);
 
 /* The version that stands for this sealed table without a v; takes the table. Seen before: the same v.
  * New: the next v of its (schema, table), and *fresh is set: it must be durable on `_schemas` before the

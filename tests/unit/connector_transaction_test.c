@@ -358,6 +358,23 @@ static void a_version_is_found_by_its_shape(void **state)
     spate_versions_free(versions);
 }
 
+static void K15_a_version_that_was_given_twice_is_not_used_again(void **state)
+{
+    struct spate_versions *versions = spate_versions_new();
+    struct spate_table *one = make_orders(SPATE_IDENTITY_DEFAULT), *other = make_orders(SPATE_IDENTITY_FULL);
+    bool fresh;
+
+    (void)state;
+    one->v = other->v = 4;
+    assert_true(spate_versions_take_known(versions, one));
+    assert_false(spate_versions_take_known(versions, other));
+    assert_int_equal(spate_versions_take(versions, make_orders(SPATE_IDENTITY_DEFAULT), &fresh)->v, 5);
+    assert_true(fresh);
+    assert_int_equal(spate_versions_take(versions, make_orders(SPATE_IDENTITY_FULL), &fresh)->v, 6);
+    assert_true(fresh);
+    spate_versions_free(versions);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -373,6 +390,7 @@ int main(void)
         T(the_key_of_then_is_not_the_key_of_now),
         T(P30_the_latest_relation_replaces_the_cached_one),
         T(a_version_is_found_by_its_shape),
+        T(K15_a_version_that_was_given_twice_is_not_used_again),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
