@@ -1,6 +1,5 @@
 """Somewhere to look while it runs: /status, /metrics and /health of connector and sinks, and the watch on the slot."""
 import json
-import os
 import re
 import socket
 import urllib.error
@@ -11,6 +10,7 @@ import psycopg2.extras
 import pytest
 
 from tests.support import scratch
+from tests.support.world import World
 
 ANY = "127.0.0.1:0"  # any free port; the log says which
 
@@ -328,3 +328,27 @@ def test_over_kafka(kafka_world):
     assert (one["bus"], one["lag_messages"], one["lag_bytes"], one["applied_total"]) == ("kafka", 0, None, 500)
     metrics(connector)
     metrics(sink)
+
+
+def test_a_broker_that_goes_away_and_comes_back(source, target, own_kafka):
+    """F13: what is read and not durable shows as lag, WAL that piles up is told, and afterwards nothing is missing."""
+    world = World(source, target, kafka=own_kafka)
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    connector = world.connector(file=listening(world, retained_warning="1MiB"))
+    sink = world.sink(world.sink_file("team", T, status={"listen": ANY}))
+    world.src("INSERT INTO t SELECT g, 'a' FROM generate_series(1, 100) g")
+    wait_status(sink, lambda s: s["sinks"]["team"]["n"] == 100, "all is well")
+    own_kafka.nodes[0].freeze()
+    try:
+        world.src("INSERT INTO t SELECT g, repeat(md5(g::text), 30) FROM generate_series(101, 4000) g")
+        behind = wait_status(connector, lambda s: s["lag_changes"] > 0 and s["lag_seconds"] > 0.5 and s["lag_bytes"] > 1 << 20, "it is behind")
+        assert behind["durable_n"] == 100 and behind["state"] == "streaming" and behind["live"]
+        wait_status(connector, lambda s: s["lag_seconds"] > behind["lag_seconds"] + 1, "its lag grows")
+        connector.wait_log("event=slot-retains [^\n]*The connector is behind")
+    finally:
+        own_kafka.nodes[0].thaw()
+    done = wait_status(connector, lambda s: s["durable_n"] == 4000 and s["lag_changes"] == 0 and s["lag_seconds"] == 0, "it has caught up", 60)
+    assert done["changes_total"]["insert"] >= 4000  # what was sent twice counts twice; its number does not
+    wait_status(sink, lambda s: s["sinks"]["team"]["n"] == 4000 and s["sinks"]["team"]["lag_messages"] == 0, "the sink as well", 60)
+    assert world.tgt("SELECT count(*), count(DISTINCT id) FROM team.t") == [(4000, 4000)]
+    world.close()
