@@ -130,7 +130,7 @@ static enum spate_rc ask(struct reader *r, int64_t *low, int64_t *high, struct s
     const int64_t deadline = spate_clock_ms() + ASK_MS;
     rd_kafka_resp_err_t code;
 
-    while ((code = rd_kafka_query_watermark_offsets(r->handle, r->topic.name, 0, low, high, SLICE_MS)) !=
+    while ((code = spate_kafka_ends(r->handle, r->topic.name, SLICE_MS, low, high)) !=
                RD_KAFKA_RESP_ERR_NO_ERROR &&
            passes(code) && spate_clock_ms() < deadline && !spate_kafka_hopeless(r->handle)) {
         if (spate_signals_stop())
@@ -280,8 +280,7 @@ static void listen_for_silence(struct reader *r)
         return;
     if (now >= r->look_ms) {
         r->look_ms = now + LOOK_MS;
-        if (rd_kafka_query_watermark_offsets(r->handle, r->topic.name, 0, &low, &high, 50) ==
-            RD_KAFKA_RESP_ERR_NO_ERROR) {
+        if (spate_kafka_ends(r->handle, r->topic.name, 50, &low, &high) == RD_KAFKA_RESP_ERR_NO_ERROR) {
             brokers_are_back(r);
             return;
         }

@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/signals.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,6 +19,8 @@
 #define UNKNOWN_MOST  ((size_t)1000000 - OVERHEAD) /* brokers take 1 048 588 bytes unless told otherwise */
 #define PEERS_MS      INT64_C(3600000)             /* who is there is said anew every few seconds */
 #define REPLICAS_GOOD 3
+#define SLICE_MS      100 /* how long a signal may wait */
+#define GRACE_MS      500 /* the request has the deadline itself, and answers then */
 
 struct settings {
     char cleanup[40];
@@ -39,14 +42,21 @@ static rd_kafka_AdminOptions_t *options_until(rd_kafka_t *handle, int64_t deadli
     return options;
 }
 
-/* The answer, or NULL with err filled. Always comes: the request has its own deadline. */
+/* The answer, or NULL with err filled. */
 static rd_kafka_event_t *answer(struct spate_kafka *kafka, rd_kafka_queue_t *queue, int64_t deadline_ms,
                                 const char *what, const char *topic, struct spate_err *err)
 {
-    const int64_t left = deadline_ms + 500 - spate_clock_ms();
-    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, left > 500 ? (int)left : 500);
-    const rd_kafka_resp_err_t code = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
+    rd_kafka_event_t *event = NULL;
+    rd_kafka_resp_err_t code;
 
+    while (!event && spate_clock_ms() < deadline_ms + GRACE_MS) {
+        event = rd_kafka_queue_poll(queue, SLICE_MS);
+        if (!event && spate_signals_stop()) {
+            (void)spate_fail(err, SPATE_RETRY, "told to stop while waiting for the brokers");
+            return NULL;
+        }
+    }
+    code = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
     if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
         return event;
     (void)spate_kafka_fail(kafka, err, code, event ? rd_kafka_event_error_string(event) : NULL, "%s %s", what,

@@ -187,6 +187,34 @@ static bool passing(rd_kafka_resp_err_t code)
     }
 }
 
+/* One end: RD_KAFKA_OFFSET_BEGINNING or RD_KAFKA_OFFSET_END, which as times mean the ends to a broker. */
+static rd_kafka_resp_err_t ask_end(rd_kafka_t *handle, const char *name, int64_t which, int timeout_ms,
+                                   int64_t *offset)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_t *partition = rd_kafka_topic_partition_list_add(list, name, 0);
+    rd_kafka_resp_err_t code;
+
+    partition->offset = which;
+    code = rd_kafka_offsets_for_times(handle, list, timeout_ms);
+    if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+        code = partition->err;
+    if (code == RD_KAFKA_RESP_ERR_NO_ERROR && partition->offset < 0)
+        code = RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE;
+    *offset = partition->offset;
+    rd_kafka_topic_partition_list_destroy(list);
+    return code;
+}
+
+rd_kafka_resp_err_t spate_kafka_ends(rd_kafka_t *handle, const char *name, int timeout_ms, int64_t *low,
+                                     int64_t *high)
+{
+    const rd_kafka_resp_err_t code = ask_end(handle, name, RD_KAFKA_OFFSET_BEGINNING, timeout_ms, low);
+
+    return code == RD_KAFKA_RESP_ERR_NO_ERROR ? ask_end(handle, name, RD_KAFKA_OFFSET_END, timeout_ms, high)
+                                              : code;
+}
+
 static enum spate_rc watermarks(struct spate_kafka *kafka, rd_kafka_t *handle, int64_t deadline_ms,
                                 struct spate_kafka_topic *topic, struct spate_err *err)
 {
@@ -196,8 +224,8 @@ static enum spate_rc watermarks(struct spate_kafka *kafka, rd_kafka_t *handle, i
     for (;; slice *= 2) {
         const int64_t left = left_until(deadline_ms);
 
-        code = rd_kafka_query_watermark_offsets(handle, topic->name, 0, &topic->low, &topic->high,
-                                                (int)(left < slice ? left + 1 : slice));
+        code = spate_kafka_ends(handle, topic->name, (int)(left < slice ? left + 1 : slice), &topic->low,
+                                &topic->high);
         if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
             return SPATE_OK;
         if (!passing(code) || left == 0)

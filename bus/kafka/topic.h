@@ -30,6 +30,12 @@ SPATE_CHECKED enum spate_rc spate_kafka_topic_look(struct spate_kafka *kafka, rd
                                                    const char *name, struct spate_kafka_topic *topic,
                                                    struct spate_err *err);
 
+/* The oldest offset kept and the next to be written, as the leader knows them now.
+ * rd_kafka_query_watermark_offsets() would not keep to its time: while the leader is down it waits for
+ * minutes. */
+rd_kafka_resp_err_t spate_kafka_ends(rd_kafka_t *handle, const char *name, int timeout_ms, int64_t *low,
+                                     int64_t *high);
+
 /* Calls `each` for every topic of the cluster whose name could be one of ours. */
 SPATE_CHECKED enum spate_rc spate_kafka_topics(struct spate_kafka *kafka,
                                                void (*each)(void *arg, const char *topic), void *arg,
