@@ -187,6 +187,7 @@ enum spate_rc spate_connector_run(const struct spate_connector_config *config, b
 {
     struct connector *c = calloc(1, sizeof *c);
     enum spate_rc rc;
+    bool again;
 
     if (!c)
         return spate_fail(err, SPATE_FATAL, "no memory to start");
@@ -205,11 +206,12 @@ enum spate_rc spate_connector_run(const struct spate_connector_config *config, b
             rc = stop(c, err);
             break;
         }
-        spate_status_failed(c->config.status, err);
+        again = worth_another_try(c, err);
+        spate_status_failed(c->config.status, err, again);
         leave(c);
         if (c->stream.publisher.failed)
             spate_publisher_close(&c->stream.publisher);
-        if (!worth_another_try(c, err))
+        if (!again)
             break;
         if (back_off(c, err) == SPATE_END) {
             rc = SPATE_OK;

@@ -169,11 +169,11 @@ void spate_status_state(struct spate_status *status, enum spate_connector_state 
     pthread_mutex_unlock(&status->lock);
 }
 
-void spate_status_failed(struct spate_status *status, const struct spate_err *err)
+void spate_status_failed(struct spate_status *status, const struct spate_err *err, bool again)
 {
     bool in_use = strcmp(err->sqlstate, "55006") == 0;
-    enum spate_connector_state state = err->verdict == SPATE_RETRY
-                                           ? in_use ? SPATE_CONNECTOR_WAITING_SLOT : SPATE_CONNECTOR_RETRYING
+    enum spate_connector_state state = again && in_use                       ? SPATE_CONNECTOR_WAITING_SLOT
+                                       : again                               ? SPATE_CONNECTOR_RETRYING
                                        : err->exit_code == SPATE_EXIT_FENCED ? SPATE_CONNECTOR_FENCED
                                                                              : SPATE_CONNECTOR_STOPPED;
 
@@ -181,7 +181,7 @@ void spate_status_failed(struct spate_status *status, const struct spate_err *er
         return;
     pthread_mutex_lock(&status->lock);
     set_state(status, state, NULL);
-    if (err->verdict == SPATE_RETRY)
+    if (again)
         status->facts.retries++;
     TAKE(error.text, err->text);
     TAKE(error.sqlstate, err->sqlstate);

@@ -13,6 +13,7 @@
 #include "connector/report.h"
 #include "core/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct spate_stream;
@@ -34,7 +35,7 @@ void spate_status_streaming(struct spate_status *status, const struct spate_stre
 /* Once per turn; looks at the stream when a tenth of a second has passed. */
 void spate_status_turn(struct spate_status *status, const struct spate_stream *stream, int64_t now_ms);
 
-/* A session or an attempt failed. The verdict says what comes next: another one, or the end. */
-void spate_status_failed(struct spate_status *status, const struct spate_err *err);
+/* A session or an attempt failed; `again`: another one follows, else the process ends. */
+void spate_status_failed(struct spate_status *status, const struct spate_err *err, bool again);
 
 #endif

@@ -200,7 +200,7 @@ static void states_say_what_is_waited_for(void **state)
     assert_string_equal(facts.now.reason, "waiting for the bus: owned by process 42");
     assert_true(facts.now.live);
     for (size_t i = 0; i < 4; i++) {
-        spate_status_failed(status, errors[i]);
+        spate_status_failed(status, errors[i], i < 2);
         spate_status_facts(status, &facts);
         assert_int_equal(facts.state, expected[i].state);
         assert_int_equal(facts.now.ready, expected[i].ready);
@@ -220,7 +220,7 @@ static void lag_grows_while_nothing_streams(void **state)
     (void)state;
     spate_status_streaming(status, &stream);
     assert_int_equal(sampled()->now.lag_us, 0);
-    spate_status_failed(status, &down);
+    spate_status_failed(status, &down, true);
     spate_status_facts(status, &facts);
     assert_true(facts.plane.behind_since_us > 0);
     spate_connector_report_derive(&facts, spate_clock_wall_us() + 60000000, now_ms);
@@ -266,7 +266,7 @@ static void a_test_without_a_status_reports_to_nobody(void **state)
     spate_status_state(NULL, SPATE_CONNECTOR_STREAMING, "x");
     spate_status_turn(NULL, &stream, 1);
     spate_status_streaming(NULL, &stream);
-    spate_status_failed(NULL, &err);
+    spate_status_failed(NULL, &err, true);
     spate_status_close(NULL);
 }
 
