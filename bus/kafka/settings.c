@@ -311,17 +311,15 @@ static enum spate_rc judge_cleanup(const struct spate_kafka *kafka, const char *
     return SPATE_OK;
 }
 
-static enum spate_rc judge_replicas(const struct spate_kafka *kafka, const char *name, int replicas,
-                                    const struct settings *has, struct spate_err *err)
+static void judge_replicas(const struct spate_kafka *kafka, const char *name, int replicas,
+                           const struct settings *has)
 {
-    char mend[COMMAND];
-
-    if (has->min_insync > replicas) /* whoever mends it need not start us again */
-        return spate_fail(err, SPATE_RETRY,
-                          "topic %s has min.insync.replicas=%" PRId64
-                          " and only %d replicas: nothing can be written to it. Run: %s",
-                          name, has->min_insync, replicas,
-                          command(kafka, name, "min.insync.replicas=1", mend));
+    if (has->min_insync > replicas) /* newer brokers ask for no more than there are */
+        warn(kafka, name, "min.insync.replicas",
+             "it is more than the topic has replicas, and older brokers take nothing then; whether this one "
+             "does "
+             "shows itself",
+             "min.insync.replicas=1");
     if (replicas == 1 && spate_kafka_worth_saying("replicas=1")) /* the same for each topic */
         spate_log(
             SPATE_LOG_WARN, "topic-setting",
@@ -337,7 +335,6 @@ static enum spate_rc judge_replicas(const struct spate_kafka *kafka, const char 
         warn(kafka, name, "unclean.leader.election.enable",
              "a broker that lacks records may become leader, and they are gone for all (K13)",
              "unclean.leader.election.enable=false");
-    return SPATE_OK;
 }
 
 static void judge_age(const struct spate_kafka *kafka, const char *name, unsigned flags,
@@ -387,9 +384,9 @@ enum spate_rc spate_kafka_settings_check(struct spate_kafka *kafka, rd_kafka_t *
              NULL);
         return SPATE_OK;
     }
-    if (judge_cleanup(kafka, topic->name, flags, &has, err) != SPATE_OK ||
-        judge_replicas(kafka, topic->name, replicas, &has, err) != SPATE_OK)
+    if (judge_cleanup(kafka, topic->name, flags, &has, err) != SPATE_OK)
         return SPATE_FAIL;
+    judge_replicas(kafka, topic->name, replicas, &has);
     judge_age(kafka, topic->name, flags, &has);
     if (has.max_message_bytes < 16 * OVERHEAD) {
         snprintf(value, sizeof value, "%" PRId64, has.max_message_bytes);

@@ -87,21 +87,12 @@ def test_a_setting_that_loses_records_is_refused_with_its_remedy(kafka_world, su
     flows(kafka_world)
 
 
-def test_a_topic_that_cannot_be_written_is_waited_for(kafka_world):
-    """More replicas in sync than there are: nothing is lost by waiting, and it goes on by itself."""
-    kafka_world.kafka.wire.create_topic(kafka_world.stream, min_insync_replicas=2)
-    process = kafka_world.connector(ready=False)
-    process.wait_log(r"min\.insync\.replicas=2 and only 1 replicas")
-    mend(kafka_world, process.text())
-    kafka_world.wait_streaming(process)
-
-
 def test_what_is_only_unwise_is_warned_about(kafka_world):
     kafka_world.kafka.wire.create_topic(kafka_world.stream, message_timestamp_type="CreateTime", retention_ms=60000,
-                                        retention_bytes=1 << 30, unclean_leader_election_enable="true")
+                                        retention_bytes=1 << 30, unclean_leader_election_enable="true", min_insync_replicas=2)
     flows(kafka_world)
     said = kafka_world.connector_process.text()
-    for setting in ("message.timestamp.type", "retention.ms", "retention.bytes", "unclean.leader.election.enable"):
+    for setting in ("message.timestamp.type", "retention.ms", "retention.bytes", "unclean.leader.election.enable", "min.insync.replicas"):
         assert len(re.findall(rf"level=warn event=topic-setting topic={kafka_world.stream} setting={re.escape(setting)} ", said)) == 1, said
 
 

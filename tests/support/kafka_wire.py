@@ -175,7 +175,15 @@ class Wire:
         settings = array(text(key.replace("_", ".")) + text(str(value)) for key, value in configs.items())
         body = array([text(name) + struct.pack(">ih", partitions, replicas) + array([]) + settings]) + struct.pack(">i", 10000) + b"\0"
         self.again(lambda: self._named(self.ask(19, 2, body), True, "creating topic"))
-        self.again(lambda: self.partition(name))  # until every broker knows it
+
+        def known():
+            """Brokers learn of it one after another; 3 means nothing else here than not yet."""
+            try:
+                return self.partition(name)
+            except KafkaError as error:
+                raise KafkaError(5, name) if error.code == 3 else error
+
+        self.again(known)
         self.leader(name)
 
     def delete_topic(self, *names):
