@@ -323,7 +323,7 @@ def test_over_kafka(kafka_world):
     world.src("INSERT INTO t SELECT g, 'a' FROM generate_series(1, 500) g")
     seen = wait_status(connector, lambda s: s["durable_n"] == 500 and s["lag_changes"] == 0 and s["lag_seconds"] == 0, "all is durable")
     assert seen["bus"] == "kafka" and seen["bus_durable"] == seen["bus_end"] and seen["bus_end"].startswith("kafka:")
-    assert seen["changes_total"]["insert"] == 500
+    assert seen["changes_total"]["insert"] == 500 and seen["bus_retention_seconds"] == 7 * 86400
     one = wait_status(sink, lambda s: s["sinks"]["team"]["n"] == 500 and s["sinks"]["team"]["lag_seconds"] == 0, "the sink has it")["sinks"]["team"]
     assert (one["bus"], one["lag_messages"], one["lag_bytes"], one["applied_total"]) == ("kafka", 0, None, 500)
     metrics(connector)
