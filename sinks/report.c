@@ -66,6 +66,8 @@ static const struct spate_metric table[] = {
      .help = "1 while something is missing before the next change."},
     {"missing_total", SPATE_METRIC_COUNT, AT(progress.missing),
      .help = "Updates and deletes that found no row in the target, since the sink was made."},
+    {"skipped_total", SPATE_METRIC_COUNT, AT(progress.skipped),
+     .help = "Unreadable records passed by because --skip named them, in this process."},
     {"batches_total", SPATE_METRIC_COUNT, AT(progress.batches), .help = "Batches brought into the target."},
     {"apply_seconds_total", SPATE_METRIC_SECONDS, AT(progress.apply_us), .help = "Time that took."},
     {"last_batch_changes", SPATE_METRIC_NUMBER, AT(progress.last_batch),

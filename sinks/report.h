@@ -38,6 +38,7 @@ struct spate_sink_progress {
     int64_t turned_ms;               /* monotonic */
     int hole;                        /* something is missing before the next change */
     uint64_t applied, duplicates, holes, missing; /* since the sink was made */
+    uint64_t skipped; /* records that a person asked to pass by, and that came, in this process */
     uint64_t batches;
     int64_t apply_us, last_apply_us, longest_apply_us, last_batch;
 };

@@ -309,6 +309,7 @@ static void sample(struct spate_sink_status *status, const struct spate_sink *si
     grow(&progress.duplicates, counts.duplicates);
     grow(&progress.holes, counts.holes);
     grow(&progress.missing, counts.missing);
+    grow(&progress.skipped, sink->feed.count.skipped);
 
     pthread_mutex_lock(&status->lock);
     TAKE(bus, sink->feed.driver);
