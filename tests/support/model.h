@@ -50,7 +50,7 @@ struct world {
     uint64_t random;
     enum control control;
     /* What retention may take: nothing; what the slot cannot go back to; all but the last record. */
-    enum { KEEPS_ALL, KEEPS_THE_SLOTS, KEEPS_LITTLE } retention;
+    enum retention { KEEPS_ALL, KEEPS_THE_SLOTS, KEEPS_LITTLE } retention;
     struct source source;
     struct bus_memory memory;
     struct bus_faulty bus;

@@ -248,7 +248,7 @@ static void begin_history(uint64_t seed, enum control control)
 
     world = (struct world){.random = seed, .control = control};
     make_source(&world.source);
-    world.retention = control != THE_RULE ? KEEPS_ALL : below(3);
+    world.retention = control != THE_RULE ? KEEPS_ALL : (enum retention)below(3);
     bus_memory_init(&world.memory);
     world.memory.piece = 1 + below(12);
     bus_faulty_init(&world.bus, &world.memory.bus, bus_faulty_random(&world.random));
