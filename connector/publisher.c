@@ -121,13 +121,16 @@ static enum spate_rc too_large(const struct spate_publisher *publisher, const st
     return spate_fail(
         err, SPATE_QUARANTINE,
         "%s on %.*s.%.*s makes a message of %zu bytes, and the bus takes %zu at most. Nothing of "
-        "its transaction was confirmed, and it comes again at every start. The way on without "
+        "its transaction was confirmed, and it comes again at every start. On Kafka raise "
+        "max.message.bytes of topic %s to %zu or more (kafka-configs.sh --alter --entity-type topics) "
+        "and start again: nothing is lost. Otherwise the way on without "
         "that transaction, in this order: SELECT pg_replication_slot_advance('%s', '%X/%X'); "
         "spate connector -c FILE --new-epoch (every sink then stops as stale and is reloaded: "
         "docs/operating.md). Before that, keep such "
         "values out of the publication (ALTER PUBLICATION ... SET TABLE with a column list)",
         spate_op_name(change->op), SPATE_SLICE_ARG(schema), SPATE_SLICE_ARG(name), size,
-        publisher->max_record, publisher->slot, (uint32_t)(behind >> 32), (uint32_t)behind);
+        publisher->max_record, publisher->topic, size + 1024, publisher->slot, (uint32_t)(behind >> 32),
+        (uint32_t)behind);
 }
 
 static void append(struct spate_publisher *publisher, size_t at, size_t value_len, int64_t ts_us,

@@ -41,6 +41,25 @@ enum spate_rc spate_feed_begin(struct spate_feed *feed, uint64_t newest_epoch, c
     return spate_reader_seek(feed->reader, oldest, err);
 }
 
+#define STALE_REMEDY                                                                                         \
+    "its tables no longer follow the source. `spate sink -c %s --restart %s` begins anew where a new "       \
+    "sink would; "                                                                                           \
+    "rows that changed in between have to be loaded again by hand"
+
+/* The driver knows what happened to the log, and not that sinks have a way on (K10, K25). */
+static enum spate_rc lost_log(const struct spate_feed *feed, struct spate_err *err)
+{
+    char words[sizeof err->text];
+
+    if (err->verdict != SPATE_FATAL || err->exit_code != SPATE_EXIT_FENCED)
+        return spate_err_context(err, "topic %s", feed->topic);
+    snprintf(words, sizeof words, "%s", err->text);
+    return spate_fail(err, SPATE_FATAL,
+                      "STALE: %.400s; after n=%" PRIu64 " of epoch %" PRIu64
+                      " nothing is known: " STALE_REMEDY,
+                      words, feed->follower.last.n, feed->follower.last.epoch, feed->file, feed->name);
+}
+
 enum spate_rc spate_feed_resume(struct spate_feed *feed, const struct spate_mark *mark, struct spate_err *err)
 {
     struct spate_start at = {.from = SPATE_START_AT, .pos = mark->at};
@@ -52,7 +71,7 @@ enum spate_rc spate_feed_resume(struct spate_feed *feed, const struct spate_mark
     feed->state = SPATE_FEED_ANCHORING;
     feed->gap = false;
     feed->hole_ms = 0;
-    return spate_reader_seek(feed->reader, at, err);
+    return spate_reader_seek(feed->reader, at, err) == SPATE_OK ? SPATE_OK : lost_log(feed, err);
 }
 
 static void set_mark(struct spate_feed *feed, const struct spate_message *message)
@@ -61,11 +80,6 @@ static void set_mark(struct spate_feed *feed, const struct spate_message *messag
     feed->mark.at = message->pos;
     memcpy(feed->mark.uuid, feed->follower.uuid, sizeof feed->mark.uuid);
 }
-
-#define STALE_REMEDY                                                                                         \
-    "its tables no longer follow the source. `spate sink -c %s --restart %s` begins anew where a new "       \
-    "sink would; "                                                                                           \
-    "rows that changed in between have to be loaded again by hand"
 
 static enum spate_rc stale_hole(struct spate_feed *feed, uint64_t seen, struct spate_err *err)
 {
@@ -305,7 +319,7 @@ enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event
             feed->hole_seen = feed->follower.last.n;
         }
         if (rc == SPATE_FAIL)
-            return spate_err_context(err, "topic %s", feed->topic);
+            return lost_log(feed, err);
         if (rc != SPATE_OK)
             return rc;
         if (message.kind == SPATE_MESSAGE_GAP) {
