@@ -182,7 +182,7 @@ enum spate_continuity spate_epoch_judge(const char *slot, const char *publicatio
                    bus->stream_epoch, epoch->epoch);
         return broken(err);
     }
-    if (!same_source(source, &epoch->identity, bus, err) || !slot_alive(slot, source, bus, err))
+    if (!same_source(source, &epoch->identity, bus, err))
         return broken(err);
     if (!spate_slice_is(epoch->identity.slot, slot) ||
         !spate_slice_is(epoch->identity.publication, publication)) {
@@ -190,11 +190,14 @@ enum spate_continuity spate_epoch_judge(const char *slot, const char *publicatio
         spate_fail(
             err, SPATE_FATAL,
             "the configuration names slot \"%s\" and publication \"%s\", but this stream was read from "
-            "slot \"%.*s\" with publication \"%.*s\". Either put the old names back, or: " WAY_ON,
+            "slot \"%.*s\" with publication \"%.*s\". Either this is another connector, and needs a name of "
+            "its own (connector:), or the old names were changed: put them back. " WAY_ON,
             slot, publication, SPATE_SLICE_ARG(epoch->identity.slot),
             SPATE_SLICE_ARG(epoch->identity.publication));
         return broken(err);
     }
+    if (!slot_alive(slot, source, bus, err))
+        return broken(err);
     /* An epoch is written to `_schemas` first. When the slot was never confirmed beyond its opening, nothing
      * of it is lost, whether its stream was cut off or never begun. */
     half = bus->stream_epoch < epoch->epoch;

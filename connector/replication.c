@@ -25,6 +25,7 @@
 #define STATUS_LATEST_MS 10000 /* and at least this often (P7) */
 #define IDLE_DEFAULT_MS  60000 /* our own read timer where the server has none (P9) */
 #define CONNECT_MS       15000
+#define PRESSED          50   /* reply requests in a second; a shutdown brings thousands */
 #define CANCEL_MS        1000 /* how long a server may take to hear that it is to cancel */
 
 enum spate_rc spate_replication_connect(struct spate_replication *repl, const struct spate_pg_where *where,
@@ -203,6 +204,7 @@ enum spate_rc spate_replication_next(struct spate_replication *repl, struct spat
         if (wal_end > repl->wal_end)
             repl->wal_end = wal_end;
         repl->reply_wanted |= buffer[17] != 0;
+        repl->asked += buffer[17] != 0;
         PQfreemem(buffer);
     }
 }
@@ -260,9 +262,20 @@ static int64_t status_every_ms(const struct spate_replication *repl)
     return third > 0 && third < STATUS_LATEST_MS ? third : STATUS_LATEST_MS;
 }
 
-static int64_t idle_ms(const struct spate_replication *repl)
+int64_t spate_replication_patience_ms(const struct spate_replication *repl)
 {
     return repl->sender_timeout_ms > 0 ? repl->sender_timeout_ms : IDLE_DEFAULT_MS;
+}
+
+bool spate_replication_pressed(struct spate_replication *repl, int64_t now_ms)
+{
+    bool pressed = repl->asked > PRESSED; /* it otherwise asks twice in its timeout */
+
+    if (now_ms - repl->asked_ms >= 1000) {
+        repl->asked_ms = now_ms;
+        repl->asked = 0;
+    }
+    return pressed;
 }
 
 static enum spate_rc flush_out(struct spate_replication *repl, struct spate_err *err)
@@ -289,7 +302,7 @@ enum spate_rc spate_replication_tend(struct spate_replication *repl, const struc
 
     if (!reading)
         repl->read_ms = now_ms; /* we do not listen, so the silence says nothing about the server */
-    else if (silent_ms > idle_ms(repl))
+    else if (silent_ms > spate_replication_patience_ms(repl))
         return spate_fail(err, SPATE_RETRY,
                           "the source sent nothing for %" PRId64 " s, not even an answer to our own request: "
                           "the connection is taken for dead",
@@ -297,7 +310,7 @@ enum spate_rc spate_replication_tend(struct spate_replication *repl, const struc
     if (repl->reply_wanted || since_ms >= status_every_ms(repl) ||
         (ledger->confirmed != repl->said && since_ms >= soon_ms(ledger))) {
         /* Our own statuses keep the server from ever asking, so a silent server must be asked (P8, P9). */
-        bool ask = reading && silent_ms >= idle_ms(repl) / 4;
+        bool ask = reading && silent_ms >= spate_replication_patience_ms(repl) / 4;
 
         if (send_status(repl, ledger, now_ms, ask, err))
             return SPATE_FAIL;

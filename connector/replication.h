@@ -28,6 +28,8 @@ struct spate_replication {
     uint64_t said;             /* the flush LSN of the last status */
     int64_t status_ms;         /* when the last status went out */
     int64_t read_ms;           /* when the last byte came in */
+    unsigned asked;            /* how often the server asked for a reply since asked_ms */
+    int64_t asked_ms;
 };
 
 /* One message of the stream. `buffer` belongs to the caller: PQfreemem it when `data` is no longer needed. */
@@ -77,6 +79,10 @@ size_t spate_replication_queued(const struct spate_replication *repl);
 SPATE_CHECKED enum spate_rc spate_replication_tend(struct spate_replication *repl,
                                                    const struct spate_ledger *ledger, int64_t now_ms,
                                                    bool reading, struct spate_err *err);
+/* Does the server ask for replies without pause? So it does when it shuts down and waits for us (P10). */
+bool spate_replication_pressed(struct spate_replication *repl, int64_t now_ms);
+/* How long a silence may last: the server's own timeout, or ours where it has none (P8, P9). */
+int64_t spate_replication_patience_ms(const struct spate_replication *repl);
 /* How long poll may sleep until _tend has something to do. */
 int spate_replication_due_ms(const struct spate_replication *repl, const struct spate_ledger *ledger,
                              int64_t now_ms);

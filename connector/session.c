@@ -379,7 +379,7 @@ static void begin_streaming(struct spate_stream *stream, uint64_t confirmed)
     stream->tx.has_align = tail->has_align;
     stream->tx.align = tail->align;
     stream->floor = tail->bus.greatest_end;
-    stream->heartbeat_ms = spate_clock_ms();
+    stream->heartbeat_ms = stream->durable_ms = spate_clock_ms();
     stream->frame_lsn = confirmed;
     stream->frame_us = 0;
     stream->changes = stream->stalled_us = 0;

@@ -380,6 +380,31 @@ static enum spate_rc heartbeat(struct spate_stream *stream, int64_t now_ms, stru
     return spate_publisher_flush(&stream->publisher, err) == SPATE_FAIL ? SPATE_FAIL : SPATE_OK;
 }
 
+/* F9: a source that stops in order waits until all of its WAL is confirmed, and what a bus that is down does
+ * not take is not. So the connection is given up after the time after which the source would give up a
+ * connector that is dead. Nothing is lost by it: it comes again, when the bus does. When the bus is full
+ * nothing more is read, and so it cannot be known what the source is about to do. */
+static enum spate_rc heed_standstill(struct spate_stream *stream, int64_t now_ms, struct spate_err *err)
+{
+    struct spate_writer *writer = stream->publisher.stream;
+    uint64_t durable = spate_writer_durable(writer).at;
+    bool pressed = spate_replication_pressed(&stream->repl, now_ms), full = !has_room(stream);
+
+    if (durable != stream->durable || durable >= spate_writer_end(writer).at) {
+        stream->durable = durable;
+        stream->durable_ms = now_ms;
+    }
+    if ((!pressed && !full) || now_ms - stream->durable_ms <= spate_replication_patience_ms(&stream->repl))
+        return SPATE_OK;
+    return spate_fail(
+        err, SPATE_RETRY,
+        "the bus has made nothing durable for %" PRId64
+        " s, and %s: the connection to the source is given up, so that a shutdown of the source is "
+        "not held up. What is not confirmed comes again when the bus is back",
+        (now_ms - stream->durable_ms) / 1000,
+        pressed ? "the source waits for that to shut down" : "it is full");
+}
+
 /* ---- the turn ---- */
 
 enum spate_rc spate_stream_turn(struct spate_stream *stream, int64_t now_ms, struct spate_err *err)
@@ -402,6 +427,8 @@ enum spate_rc spate_stream_turn(struct spate_stream *stream, int64_t now_ms, str
     if (spate_publisher_flush(&stream->publisher, err) == SPATE_FAIL)
         return SPATE_FAIL;
     if (heartbeat(stream, now_ms, err))
+        return SPATE_FAIL;
+    if (heed_standstill(stream, now_ms, err))
         return SPATE_FAIL;
     /* Last, and once per turn however often the server asked (P10). Back pressure never stops it (P6). */
     return spate_replication_tend(&stream->repl, &stream->ledger, now_ms, has_room(stream), err);

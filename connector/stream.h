@@ -46,6 +46,8 @@ struct spate_stream {
     uint64_t frame_lsn;   /* for messages to people */
     uint64_t changes;     /* published on this connection */
     uint64_t stalled_us;  /* how long the source was not read, because the bus or the ledger was full */
+    uint64_t durable;     /* position of the bus, and since when it stands there with more behind it */
+    int64_t durable_ms;
 
     struct { /* for those who look (connector/status.h): over all connections */
         uint64_t changes[SPATE_OP_UNKNOWN + 1]; /* published, by op */

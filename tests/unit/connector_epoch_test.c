@@ -162,6 +162,11 @@ static void P29_other_names_are_another_stream(void **state)
     assert_non_null(strstr(err.text, "publication \"other\""));
     assert_int_equal(spate_epoch_judge("other", "spate", &source, &newest, &bus, &err),
                      SPATE_CONTINUITY_BROKEN);
+    /* Another connector that took this one's name by mistake: that its slot is missing is not the point. */
+    source.slot.exists = false;
+    assert_int_equal(spate_epoch_judge("other", "spate", &source, &newest, &bus, &err),
+                     SPATE_CONTINUITY_BROKEN);
+    assert_non_null(strstr(err.text, "needs a name of its own"));
 }
 
 static void P66_a_slot_that_is_not_ours_to_use(void **state)
