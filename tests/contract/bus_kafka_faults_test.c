@@ -287,17 +287,16 @@ static void what_is_acknowledged_survives_every_pair_of_errors(void **state)
     assert_true(failures > 0); /* some are not */
 }
 
-/* The same errors with the defaults of a producer: the control that shows that these scripts bite (K1). */
-static void without_idempotence_the_same_errors_reorder(void **state)
+/* Publishes 1..9 as a producer does by default, with one time-out; returns how many the rule accepts. */
+static uint64_t publish_bare(struct fixture *f, const char *topic)
 {
-    struct fixture *f = *state;
-    const char *topic = new_topic(f);
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     char value[2] = "1";
 
     rd_kafka_conf_set(conf, "bootstrap.servers", f->brokers, NULL, 0);
     rd_kafka_conf_set(conf, "linger.ms", "0", NULL, 0);
     rd_kafka_conf_set(conf, "batch.num.messages", "1", NULL, 0);
+    rd_kafka_conf_set(conf, "log_level", "0", NULL, 0);
     rd_kafka_t *bare = rd_kafka_new(RD_KAFKA_PRODUCER, conf, NULL, 0);
     rd_kafka_topic_t *log = rd_kafka_topic_new(bare, topic, NULL);
     for (; value[0] <= '9'; value[0]++) {
@@ -308,9 +307,20 @@ static void without_idempotence_the_same_errors_reorder(void **state)
         assert_int_equal(rd_kafka_produce(log, 0, RD_KAFKA_MSG_F_COPY, value, 1, NULL, 0, NULL), 0);
     }
     assert_int_equal(rd_kafka_flush(bare, 10000), 0);
-    assert_true(accepted(f, topic) < 9);
     rd_kafka_topic_destroy(log);
     rd_kafka_destroy(bare);
+    return accepted(f, topic);
+}
+
+/* The control that shows that these scripts bite (K1). On a busy machine the requests may not overlap. */
+static void without_idempotence_the_same_errors_reorder(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t last = 9;
+
+    for (int attempt = 0; attempt < 20 && last == 9; attempt++)
+        last = publish_bare(f, new_topic(f));
+    assert_true(last < 9);
 }
 
 /* F50: the leader moves, brokers go and come, and a reader follows all along. */
