@@ -131,10 +131,10 @@ SPATE_CHECKED static inline enum spate_rc spate_bus_writer_open(struct spate_bus
     return bus->ops->writer_open(bus, topic, flags, writer, err);
 }
 
-/* SPATE_FAIL: retry = no such topic yet; fatal = a volatile topic was asked for what is durable, where a bus
- * can tell (Kafka: all of it is durable). A START_AT
- * beyond the end is no error: the reader waits there or, after a recovery, continues at the next base. One
- * that is no record's is told by next(). */
+/* SPATE_FAIL: retry = no such topic yet (err->missing), or the bus does not answer; fatal = a volatile topic
+ * was asked for what is durable, where a bus can tell (Kafka: all of it is durable). A START_AT beyond the
+ * end is no error: the reader waits there or, after a recovery, continues at the next base. One that is no
+ * record's is told by next(). */
 SPATE_CHECKED static inline enum spate_rc
 spate_bus_reader_open(struct spate_bus *bus, const char *topic, enum spate_visibility see,
                       struct spate_start start, struct spate_reader **reader, struct spate_err *err)

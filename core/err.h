@@ -2,6 +2,7 @@
 #ifndef SPATE_CORE_ERR_H
 #define SPATE_CORE_ERR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define SPATE_PRINTF(fmt, first) __attribute__((format(printf, fmt, first)))
@@ -34,6 +35,7 @@ enum spate_exit {
 struct spate_err {
     enum spate_verdict verdict;
     enum spate_exit exit_code; /* what a process that stops for this exits with; 0 = FAILED */
+    bool missing;              /* nothing is wrong but that what was asked for is not there yet */
     uint64_t lsn;              /* 0 when no position applies */
     char sqlstate[6];          /* empty unless Postgres gave one */
     const char *file;          /* where in our source it was raised, for the debug log */
@@ -44,7 +46,8 @@ struct spate_err {
 #define spate_fail(err, verdict, ...) spate_fail_at((err), (verdict), __FILE__, __LINE__, __VA_ARGS__)
 
 /* Fills *err and returns SPATE_FAIL, so that `return spate_fail(...)` reads well.
- * Text that does not fit is cut and ends with "...". Keeps err->exit_code, err->lsn and err->sqlstate. */
+ * Text that does not fit is cut and ends with "...". Keeps err->exit_code, err->missing, err->lsn and
+ * err->sqlstate. */
 enum spate_rc spate_fail_at(struct spate_err *err, enum spate_verdict verdict, const char *file, int line,
                             const char *fmt, ...) SPATE_PRINTF(5, 6);
 

@@ -74,7 +74,7 @@ static enum spate_rc open_topics(struct spate_sink *sink, struct spate_err *err)
 /* A sink may be started before its connector ever ran: it waits. */
 static enum spate_rc await_stream(struct spate_sink *sink, struct spate_err *err)
 {
-    struct spate_log_limit limit = {0};
+    struct spate_log_limit limit = {0}, trouble = {0};
     unsigned hidden;
 
     for (;;) {
@@ -92,7 +92,11 @@ static enum spate_rc await_stream(struct spate_sink *sink, struct spate_err *err
             return SPATE_OK;
         spate_sink_status_state(sink->config->status, SPATE_SINK_WAITING_CONNECTOR,
                                 rc == SPATE_OK ? "it has not published yet" : now.text);
-        if (spate_log_due(&limit, spate_clock_ms(), 60000, &hidden))
+        /* A broker that does not answer, or refuses us, is no connector's fault: somebody may have to act. */
+        if (rc == SPATE_FAIL && !now.missing) {
+            if (spate_log_due(&trouble, spate_clock_ms(), 60000, &hidden))
+                spate_log_err(SPATE_LOG_WARN, "waiting-for-bus", &now);
+        } else if (spate_log_due(&limit, spate_clock_ms(), 60000, &hidden))
             spate_log(SPATE_LOG_INFO, "waiting-for-connector", "from=%s detail=%s",
                       spate_fact(from, sink->config->from),
                       spate_log_quote(quoted, sizeof quoted,
@@ -339,6 +343,7 @@ enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_c
         .skips = orders->skip_count > 0,
     };
     spate_store_init(&sink->store, config);
+    sink->store.restart = sink->restart;
     spate_apply_init(&sink->apply, &sink->store);
     rc = open_projections(sink, err);
     if (rc == SPATE_OK)

@@ -322,6 +322,11 @@ static enum spate_rc read_mark(struct spate_store *store, const PGresult *res, s
              PQgetvalue(res, 0, COL_LOG));
     if (!parse_pos(PQgetvalue(res, 0, COL_POS), &mark->place.pos) ||
         spate_bus_pos_parse(store->source_driver, PQgetvalue(res, 0, COL_BUS), &mark->at, err) != SPATE_OK) {
+        if (store->restart) {
+            store->stored = false;
+            *err = (struct spate_err){0};
+            return SPATE_OK;
+        }
         err->exit_code = SPATE_EXIT_FENCED;
         return spate_fail(
             err, SPATE_FATAL,

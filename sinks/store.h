@@ -27,6 +27,7 @@ struct spate_store {
     unsigned serial; /* counts connections: what was prepared on an older one is gone */
     char *schema;    /* quoted */
     int64_t generation;
+    bool restart;                /* what is stored will be forgotten: it need not be readable */
     bool stored;                 /* there is a stored mark; false: a new sink */
     struct spate_mark mark;      /* as stored; the guard of the next write */
     char log_id[100];            /* of the log the mark belongs to */

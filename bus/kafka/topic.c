@@ -153,6 +153,7 @@ static enum spate_rc not_there(struct spate_kafka *kafka, const char *name, unsi
 {
     if (!missing(shape))
         return spate_kafka_fail(kafka, err, shape->code, NULL, "asking for topic %s", name);
+    err->missing = true;
     if (!(flags & SPATE_TOPIC_CREATE))
         return spate_fail(err, SPATE_RETRY,
                           "there is no topic %s on %.200s yet; its connector makes it when it starts, unless "

@@ -83,8 +83,10 @@ enum spate_rc spate_local_place_hot_path(const struct spate_local_place *place, 
         snprintf(out, SPATE_LOCAL_PATH, "%s", place->hot);
         return SPATE_OK;
     }
-    if (!realpath(place->path, real) || stat(real, &st) != 0)
+    if (!realpath(place->path, real) || stat(real, &st) != 0) {
+        err->missing = errno == ENOENT;
         return spate_fail(err, SPATE_RETRY, "there is no bus at %s: %s", place->path, strerror(errno));
+    }
     snprintf(out, SPATE_LOCAL_PATH, "/dev/shm/spate-%u-%016" PRIx64, (unsigned)st.st_uid,
              spate_fnv64(SPATE_FNV64_START, real, strlen(real)));
     return SPATE_OK;

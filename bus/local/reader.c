@@ -263,6 +263,7 @@ enum spate_rc spate_local_reader_open(struct spate_bus *base, const char *topic,
     struct reader *r = spate_zalloc(sizeof *r);
     r->base.ops = &reader_ops;
     enum spate_rc rc = spate_local_cursor_init(&r->at, &bus->place, topic, see, err);
+    err->missing = rc == SPATE_END;
     if (rc == SPATE_END)
         rc =
             spate_fail(err, SPATE_RETRY, "there is no topic %s on the bus %s yet: its writer has not started",

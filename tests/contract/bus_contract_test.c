@@ -558,6 +558,7 @@ static void a_missing_topic_may_come_later(void **state)
     assert_int_equal(spate_bus_reader_open(f->bus, named(f, "nobody"), SPATE_SEE_TIP, oldest, &r, &err),
                      SPATE_FAIL);
     assert_int_equal(err.verdict, SPATE_RETRY);
+    assert_true(err.missing);
     assert_int_equal(spate_bus_writer_open(f->bus, named(f, "nobody"), 0, &w, &err), SPATE_FAIL);
     assert_int_equal(err.verdict, SPATE_RETRY);
 }

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from tests.support import scratch
+from tests.support.cluster import free_port
 
 T = {"t": {"from": "public.t"}}
 PAIR = [("SELECT * FROM t", "SELECT * FROM team.t")]
@@ -92,6 +93,33 @@ def test_words_about_orders_that_make_no_sense(running):
                          ("team=nowhere:1", "is no position of the")):
         code, _, errors = world.run("sink", "-c", world.file, "--skip", order)
         assert code == 2 and words in errors, (order, code, errors)
+
+
+def test_a_place_on_another_bus_is_left_by_restart_only(running):
+    """A team moves from the local bus to Kafka or back: what is stored means nothing there."""
+    world = running
+    assert world.team.stop() == 0
+    world.tgt("UPDATE team.spate_sink SET bus_position = CASE WHEN bus_position LIKE 'kafka:%' THEN 'local:0000000000001000' ELSE 'kafka:66' END")
+    world.team = world.sink(world.file)
+    assert world.team.wait_exit() == 3, world.team.tail()
+    line = world.team.wait_log("event=sink-stopped [^\n]*another kind of bus[^\n]*").group(0)
+    assert f"`spate sink -c {world.file} --restart team`" in line
+    world.tgt("TRUNCATE team.t")
+    world.team = world.sink(world.file, arguments=("--restart", "team"))
+    world.wait_equal(PAIR)
+
+
+def test_a_sink_tells_a_silent_bus_from_a_missing_connector(kafka_world):
+    """Somebody has to look after the one, and to wait for the other."""
+    world = kafka_world
+    nobody = world.sink_config("team", T)
+    nobody["bus"] = {"kafka": {"brokers": f"127.0.0.1:{free_port()}"}}
+    silent = world.sink(world.write("nobody.yaml", nobody), name="silent")
+    early = world.sink(world.sink_file("early", T), name="early")
+    silent.wait_log("level=warn event=waiting-for-bus sink=team")
+    early.wait_log("level=info event=waiting-for-connector sink=early")
+    assert "waiting-for-connector" not in silent.text() and "waiting-for-bus" not in early.text()
+    assert silent.stop() == 0 and early.stop() == 0
 
 
 def test_a_damaged_change_cannot_get_lost(running, put):

@@ -311,6 +311,7 @@ static inline enum spate_rc bus_memory_reader_open(struct spate_bus *bus, const 
     struct bus_memory_topic *topic = bus_memory_topic(memory, name);
     struct bus_memory_reader *r;
 
+    err->missing = !topic;
     if (!topic)
         return spate_fail(err, SPATE_RETRY, "there is no topic %s", name);
     if (topic->is_volatile && see == SPATE_SEE_DURABLE)
