@@ -18,6 +18,7 @@
 #define SAY_EVERY_MS  30000
 #define FAREWELL_S    3 /* for destroying a handle, K32 */
 #define PRODUCER_GOOD 0x020300ff
+#define KNOCK_MS      10000 /* between two tries with a password that was refused */
 #define RELOGIN_MS    2000  /* a password is read anew at most this often */
 #define REFUSED_MS    10000 /* a refusal is news for so long */
 
@@ -75,6 +76,7 @@ void spate_kafka_fini(struct spate_kafka *kafka)
         wipe(kafka->own.properties.at[i].value);
     }
     free(kafka->own.properties.at);
+    wipe(kafka->refused);
     pthread_mutex_destroy(&kafka->lock);
 }
 
@@ -313,6 +315,32 @@ static void listen_to(rd_kafka_conf_t *conf, enum spate_kafka_role role, struct 
     (void)rd_kafka_conf_set_ssl_cert_verify_cb(conf, on_certificate);
 }
 
+/* Directories lock a user out who knocks too often with a wrong password. Another one is tried at once. */
+static bool refused_before(struct spate_kafka *kafka, const char *password)
+{
+    bool yes;
+
+    pthread_mutex_lock(&kafka->lock);
+    yes = kafka->refused && password && strcmp(kafka->refused, password) == 0 &&
+          spate_clock_ms() < kafka->refused_ms + KNOCK_MS;
+    pthread_mutex_unlock(&kafka->lock);
+    return yes;
+}
+
+static void remember_refused(struct attached *attached)
+{
+    struct spate_kafka *kafka = attached->kafka;
+    const int64_t refused_ms = atomic_load_explicit(&attached->refused_ms, memory_order_relaxed);
+
+    if (refused_ms == 0 || !attached->password)
+        return;
+    pthread_mutex_lock(&kafka->lock);
+    wipe(kafka->refused);
+    kafka->refused = copy(attached->password);
+    kafka->refused_ms = refused_ms;
+    pthread_mutex_unlock(&kafka->lock);
+}
+
 enum spate_rc spate_kafka_client(struct spate_kafka *kafka, enum spate_kafka_role role,
                                  size_t max_message_bytes, spate_kafka_delivered_fn *delivered, void *opaque,
                                  rd_kafka_t **handle, struct spate_err *err)
@@ -333,10 +361,14 @@ enum spate_rc spate_kafka_client(struct spate_kafka *kafka, enum spate_kafka_rol
     attached->opaque = opaque;
     listen_to(conf, role, attached);
     *handle = NULL;
-    if (spate_kafka_apply(kafka->config, role, max_message_bytes, conf, err) != SPATE_OK) {
+    enum spate_rc rc =
+        spate_kafka_apply(kafka->config, role, max_message_bytes, conf, &attached->password, err);
+    if (rc == SPATE_OK && refused_before(kafka, attached->password))
+        rc = spate_kafka_fail(kafka, err, RD_KAFKA_RESP_ERR__AUTHENTICATION, NULL, "connecting");
+    if (rc != SPATE_OK) {
         rd_kafka_conf_destroy(conf);
         detach(attached);
-        return SPATE_FAIL;
+        return rc;
     }
     *handle = rd_kafka_new(role == SPATE_KAFKA_CONSUMER ? RD_KAFKA_CONSUMER : RD_KAFKA_PRODUCER, conf, words,
                            sizeof words);
@@ -370,6 +402,7 @@ void spate_kafka_client_free(rd_kafka_t *handle)
     if (!handle)
         return;
     attached = rd_kafka_opaque(handle);
+    remember_refused(attached);
     pthread_mutex_lock(&attached->lock);
     attached->kafka = NULL; /* the bus may be gone before a destruction that hangs */
     pthread_mutex_unlock(&attached->lock);

@@ -35,6 +35,8 @@ struct spate_kafka {
     char complaint[512];   /* what librdkafka said last when something went wrong; no secret */
     int64_t complained_ms; /* when; an old complaint explains nothing */
     enum spate_kafka_trouble trouble;
+    char *refused; /* the password that a broker did not take; the same is not tried again at once */
+    int64_t refused_ms;
     struct {
         char about[24];
         struct spate_log_limit limit;
@@ -56,9 +58,10 @@ SPATE_CHECKED enum spate_rc spate_kafka_check(const struct spate_kafka_config *c
 void spate_kafka_init(struct spate_kafka *kafka, const struct spate_kafka_config *config);
 void spate_kafka_fini(struct spate_kafka *kafka);
 
-/* A new handle. `delivered` (producers only) is called from spate_kafka_client_poll() in the poller's thread
- * with `opaque`. max_message_bytes (producers; 0: librdkafka's own) is what the topic takes. The password is
- * read anew. *handle is the caller's, who ends it with spate_kafka_client_free(). */
+/* A new handle. SPATE_FAIL, retry, without knocking: the broker refused the same password a moment ago.
+ * `delivered` (producers only) is called from spate_kafka_client_poll() in the poller's thread with `opaque`.
+ * max_message_bytes (producers; 0: librdkafka's own) is what the topic takes. The password is read anew.
+ * *handle is the caller's, who ends it with spate_kafka_client_free(). */
 typedef void spate_kafka_delivered_fn(rd_kafka_t *, const rd_kafka_message_t *, void *opaque);
 SPATE_CHECKED enum spate_rc spate_kafka_client(struct spate_kafka *kafka, enum spate_kafka_role role,
                                                size_t max_message_bytes, spate_kafka_delivered_fn *delivered,

@@ -388,12 +388,13 @@ enum spate_rc spate_kafka_password(const struct spate_kafka_config *config, char
 }
 
 enum spate_rc spate_kafka_apply(const struct spate_kafka_config *config, enum spate_kafka_role role,
-                                size_t max_message_bytes, rd_kafka_conf_t *conf, struct spate_err *err)
+                                size_t max_message_bytes, rd_kafka_conf_t *conf, char **password,
+                                struct spate_err *err)
 {
     enum spate_rc rc = spate_kafka_set(config, role, conf, err);
     char most[24];
-    char *password;
 
+    *password = NULL;
     if (rc != SPATE_OK)
         return rc;
     if (max_message_bytes > 0) { /* K7; librdkafka takes 1000 to 1000000000 */
@@ -404,12 +405,10 @@ enum spate_rc spate_kafka_apply(const struct spate_kafka_config *config, enum sp
         rc = set_ours(conf, "message.max.bytes", most, err);
     }
     if (rc == SPATE_OK)
-        rc = spate_kafka_password(config, &password, err);
-    if (rc != SPATE_OK || !password)
-        return rc;
-    if (rd_kafka_conf_set(conf, "sasl.password", password, NULL, 0) != RD_KAFKA_CONF_OK)
+        rc = spate_kafka_password(config, password, err);
+    if (rc == SPATE_OK && *password &&
+        rd_kafka_conf_set(conf, "sasl.password", *password, NULL, 0) != RD_KAFKA_CONF_OK)
         rc = spate_kafka_refuse(err, "librdkafka does not take the password for Kafka: it may be empty");
-    spate_kafka_wipe(password);
     return rc;
 }
 

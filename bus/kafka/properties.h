@@ -9,11 +9,11 @@
 /* The value that a handle gets for a property where the file says it; NULL: the file does not. */
 const char *spate_kafka_said(const struct spate_kafka_config *config, const char *name);
 
-/* Sets everything a handle of that role gets, the password too. SPATE_FAIL: fatal = CONFIG; retry = the
- * password's file cannot be read now. */
+/* Sets everything a handle of that role gets, the password too; *password is a copy of it, or NULL: wipe it.
+ * SPATE_FAIL: fatal = CONFIG; retry = the password's file cannot be read now. */
 SPATE_CHECKED enum spate_rc spate_kafka_apply(const struct spate_kafka_config *config,
                                               enum spate_kafka_role role, size_t max_message_bytes,
-                                              rd_kafka_conf_t *conf, struct spate_err *err);
+                                              rd_kafka_conf_t *conf, char **password, struct spate_err *err);
 
 /* The same without the password and what belongs to one topic. */
 SPATE_CHECKED enum spate_rc spate_kafka_set(const struct spate_kafka_config *config,

@@ -183,9 +183,11 @@ static rd_kafka_conf_t *applied(struct spate_kafka_config *config, enum spate_ka
 {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     struct spate_err err = {0};
+    char *password;
 
-    if (spate_kafka_apply(config, role, most, conf, &err) != SPATE_OK)
+    if (spate_kafka_apply(config, role, most, conf, &password, &err) != SPATE_OK)
         fail_msg("%s", err.text);
+    spate_kafka_wipe(password);
     return conf;
 }
 
@@ -376,6 +378,7 @@ static void the_password_is_read_anew_each_time(void **state)
     struct spate_err err = {0};
     struct file f;
     rd_kafka_conf_t *conf;
+    char *password;
 
     (void)state;
     close(mkstemp(path));
@@ -389,7 +392,7 @@ static void the_password_is_read_anew_each_time(void **state)
     }
     unlink(path);
     conf = rd_kafka_conf_new();
-    assert_int_equal(spate_kafka_apply(&f.config, SPATE_KAFKA_ADMIN, 0, conf, &err), SPATE_FAIL);
+    assert_int_equal(spate_kafka_apply(&f.config, SPATE_KAFKA_ADMIN, 0, conf, &password, &err), SPATE_FAIL);
     rd_kafka_conf_destroy(conf);
     assert_int_equal(err.verdict, SPATE_RETRY); /* whoever mends the file need not start us again */
     said(err.text, path);
@@ -513,6 +516,37 @@ static void the_last_complaint_becomes_the_reason(void **state)
     spate_kafka_fini(&kafka);
 }
 
+/* Directories lock users out: the same password waits ten seconds, another one is tried at once. */
+static void a_refused_password_is_not_tried_again_at_once(void **state)
+{
+    const char *const *login = PROPERTIES("security.protocol=sasl_ssl", "sasl.mechanism=PLAIN",
+                                          "sasl.username=u", "sasl.password=" SECRET);
+    struct spate_kafka kafka = {0};
+    struct spate_err err = {0};
+    struct file f;
+    rd_kafka_t *handle;
+
+    (void)state;
+    spate_kafka_init(&kafka, file(&f, loopback, login));
+    catch_log();
+    for (int i = 0; i < 3; i++) { /* refused just now, a minute ago, another one */
+        kafka.refused = spate_strdup(i < 2 ? SECRET : "another");
+        kafka.refused_ms = spate_clock_ms() - (i == 1 ? 60000 : 0);
+        if (spate_kafka_client(&kafka, SPATE_KAFKA_ADMIN, 0, NULL, NULL, &handle, &err) == SPATE_OK) {
+            spate_kafka_client_free(handle);
+            assert_int_not_equal(i, 0);
+        } else {
+            assert_int_equal(i, 0);
+            assert_int_equal(err.verdict, SPATE_RETRY);
+        }
+        spate_kafka_wipe(kafka.refused);
+        kafka.refused = NULL;
+    }
+    assert_null(strstr(caught_log(), SECRET));
+    assert_null(strstr(err.text, SECRET));
+    spate_kafka_fini(&kafka);
+}
+
 static void a_broker_that_is_down_has_its_reason_named(void **state)
 {
     char nobody[] = "127.0.0.1:1"; /* tcpmux: nobody has it */
@@ -585,6 +619,7 @@ int main(void)
         cmocka_unit_test(a_login_that_lacks_something_is_refused_in_words),
         cmocka_unit_test(codes_have_the_verdict_that_they_deserve),
         cmocka_unit_test(the_last_complaint_becomes_the_reason),
+        cmocka_unit_test(a_refused_password_is_not_tried_again_at_once),
         cmocka_unit_test(a_broker_that_is_down_has_its_reason_named),
         cmocka_unit_test(one_bus_and_no_other),
     };
