@@ -3,6 +3,8 @@
 The names come from the program's own table: one that has no case here fails. Each case makes one process die at a
 random hit of its failpoint, by that failpoint, starts it again, and waits until source and target are equal. At
 the end the whole stream is held against I2, and what the sink counted against what stands on the bus.
+
+A name that is met in several ways dies one of them, at random; with FAILPOINTS=all each.
 """
 import copy
 import os
@@ -338,7 +340,10 @@ def test_dead_at_every_failpoint(lab, names, seed):
     for name, process, bus, _ in names:
         if bus not in ("any", lab.bus):
             continue
-        for case in CASES[name]:
+        cases = CASES[name]
+        if cases and os.environ.get("FAILPOINTS") != "all":
+            cases = [lab.random.choice(cases)]
+        for case in cases:
             try:
                 case(lab, name, process)
                 lab.heal()
