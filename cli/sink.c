@@ -73,10 +73,12 @@ static void add_skip(struct sinks *sinks, const char *order)
 /* Is this order for one of the sinks? */
 static bool known(const struct sinks *sinks, const char *restart, const char *skip)
 {
-    for (size_t i = 0; i < sinks->count; i++)
-        if (restart ? strcmp(sinks->at[i].name, restart) == 0
-                    : spate_sink_skip_of(skip, sinks->at[i].name) != NULL)
+    for (size_t i = 0; i < sinks->count; i++) {
+        const char *name = sinks->at[i].name;
+
+        if ((restart && strcmp(name, restart) == 0) || (skip && spate_sink_skip_of(skip, name)))
             return true;
+    }
     return false;
 }
 
