@@ -96,7 +96,8 @@ static enum spate_kafka_trouble trouble_in(const char *text)
     if (strstr(text, "SASL authentication error") || strstr(text, "Authentication failed") ||
         strstr(text, "SASL handshake failed") || strstr(text, "AUTH_REQ") || strstr(text, "AUTH_HANDSHAKE"))
         return SPATE_KAFKA_LOGIN;
-    if (strstr(text, "SSL handshake failed") || strstr(text, "certificate"))
+    if (strstr(text, "SSL handshake failed") || strstr(text, "certificate") ||
+        strstr(text, "alert unknown ca"))
         return SPATE_KAFKA_CERTIFICATE;
     return SPATE_KAFKA_UNREACHABLE;
 }

@@ -104,7 +104,8 @@ static void remedy(const struct spate_kafka_config *config, rd_kafka_resp_err_t 
 /* A broker that does not take our certificate, or misses one, ends the connection with an alert. */
 static const char *certificate_remedy(const struct spate_kafka_config *config, const char *complaint)
 {
-    if (!strstr(complaint, "alert") || !strstr(complaint, "certificate"))
+    if (!strstr(complaint, "alert") ||
+        (!strstr(complaint, "certificate") && !strstr(complaint, "unknown ca")))
         return "";
     return has_certificate(config)
                ? ". The broker does not take our certificate: it must be signed by an authority "

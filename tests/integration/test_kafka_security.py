@@ -21,6 +21,8 @@ class Authority:
 
     def __init__(self, folder, name):
         self.folder, self.name = folder, name
+        with open(os.path.join(folder, "openssl.cnf"), "w") as config:  # no extensions but those that are asked for
+            config.write("[req]\ndistinguished_name = name\n[name]\n")
         self._openssl(name, "-x509", "-subj", f"/CN={name}", "-addext", "basicConstraints=critical,CA:TRUE")
 
     def path(self, name, kind):
@@ -28,6 +30,7 @@ class Authority:
 
     def _openssl(self, name, *arguments):
         scratch.run(["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                     "-config", os.path.join(self.folder, "openssl.cnf"),
                      "-keyout", self.path(name, "key"), "-out", self.path(name, "pem"), *arguments])
 
     def sign(self, name, hosts="DNS:localhost"):
@@ -179,6 +182,12 @@ def test_client_certificates(safe_world, cluster, authority):
     process = safe_world.connector(ready=False)
     words = process.wait_log(r"event=waiting-for-bus .*").group(0)
     assert "ssl.certificate.location" in words and "ssl.key.location" in words, words
+    assert process.stop() == 0
+    safe_world.over(cluster, "MUTUAL", **properties, ssl_certificate_location=authority.path("theirs", "pem"),
+                    ssl_key_location=authority.path("theirs", "key"))
+    process = safe_world.connector(ready=False)
+    words = process.wait_log(r"event=waiting-for-bus .*").group(0)
+    assert "does not take our certificate" in words and "truststore" in words, words
     assert process.stop() == 0
     safe_world.over(cluster, "MUTUAL", **properties, ssl_certificate_location=authority.path("connector", "pem"),
                     ssl_key_location=authority.path("connector", "key"))
