@@ -222,7 +222,7 @@ static void every_role_gets_what_keeps_records(void **state)
     has(conf, "isolation.level", "read_committed");
     has(conf, "enable.partition.eof", "true");
     has(conf, "allow.auto.create.topics", "false");
-    has(conf, "queued.max.messages.kbytes", "8192");
+    has(conf, "queued.max.messages.kbytes", "4096");
     rd_kafka_conf_destroy(conf);
 }
 
