@@ -93,6 +93,8 @@ enum spate_rc spate_publisher_open(struct spate_publisher *publisher,
 
 void spate_publisher_close(struct spate_publisher *publisher)
 {
+    spate_reader_close(publisher->schemas_reader);
+    publisher->schemas_reader = NULL;
     for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
         spate_writer_close(*writer_of(publisher, &topics[i]));
         *writer_of(publisher, &topics[i]) = NULL;

@@ -28,6 +28,8 @@ struct spate_publisher {
     char topic[240], schemas_topic[256];
     struct spate_bus *bus;
     struct spate_writer *stream, *schemas, *control, *peers;
+    struct spate_reader *schemas_reader; /* of `_schemas`, and where it goes on (connector/schemas.h) */
+    struct spate_bus_pos schemas_next;
     struct spate_buf bytes; /* keys and values of the batch, one after the other */
     struct spate_batched {
         size_t at, value_len, key_len; /* the key stands behind the value */

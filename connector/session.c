@@ -4,6 +4,7 @@
 #include "connector/lsn.h"
 #include "connector/opening.h"
 #include "connector/preflight.h"
+#include "connector/schemas.h"
 #include "connector/setup.h"
 #include "core/clock.h"
 #include "core/failpoint.h"
@@ -16,59 +17,6 @@
 #define ROUNDS     6 /* setting up, an epoch on purpose, and looking once more: never more than that */
 
 /* ---- the bus ---- */
-
-static enum spate_rc take_schema_message(struct spate_stream *stream, struct spate_slice line,
-                                         struct spate_arena *arena, struct spate_err *err)
-{
-    struct spate_table *table = NULL;
-    struct spate_epoch epoch;
-    struct spate_head head;
-
-    if (spate_decode_head(line, &head, arena, err))
-        return SPATE_FAIL;
-    if (head.op == SPATE_OP_SCHEMA) {
-        if (spate_decode_schema(line, &table, arena, err))
-            return SPATE_FAIL;
-        if (!spate_versions_take_known(stream->versions, table))
-            spate_log(
-                SPATE_LOG_WARN, "schema-twice",
-                "topic=%s table=%.*s.%.*s detail=\"two shapes were published under one version: two "
-                "connectors of one name, or one that was frozen while another took over; neither version "
-                "is used again\"",
-                stream->publisher.schemas_topic, SPATE_SLICE_ARG(head.schema), SPATE_SLICE_ARG(head.table));
-    } else if (head.op == SPATE_OP_EPOCH) {
-        if (spate_decode_epoch(line, &epoch, arena, err))
-            return SPATE_FAIL;
-        if (!stream->epoch.present || epoch.epoch > stream->epoch.epoch.epoch)
-            spate_epoch_keep(&stream->epoch, &epoch);
-    }
-    return SPATE_OK;
-}
-
-static enum spate_rc read_schemas(struct spate_stream *stream, struct spate_err *err)
-{
-    struct spate_reader *reader = NULL;
-    struct spate_arena arena = {0};
-    struct spate_message message;
-    enum spate_rc rc =
-        spate_bus_reader_open(stream->publisher.bus, stream->publisher.schemas_topic, SPATE_SEE_DURABLE,
-                              (struct spate_start){.from = SPATE_START_OLDEST}, &reader, err);
-
-    while (rc == SPATE_OK && (rc = spate_reader_next(reader, &message, err)) == SPATE_OK) {
-        if (message.kind != SPATE_MESSAGE_RECORD)
-            continue;
-        spate_arena_reset(&arena);
-        rc = take_schema_message(stream, message.value, &arena, err);
-        if (rc == SPATE_FAIL) {
-            err->verdict = SPATE_FATAL;
-            spate_err_context(err, "topic %s, position %016" PRIx64, stream->publisher.schemas_topic,
-                              message.pos.at);
-        }
-    }
-    spate_reader_close(reader);
-    spate_arena_fini(&arena);
-    return rc == SPATE_AGAIN ? SPATE_OK : rc;
-}
 
 /* The bus was opened anew: is it the one that this process has published to (K10)? */
 static enum spate_rc same_bus(const struct spate_stream *stream, const struct spate_epoch_record *before,
@@ -103,7 +51,7 @@ enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *e
     stream->epoch = (struct spate_epoch_record){0};
     SPATE_FAILPOINT(connector_bus_opened);
     if (rc == SPATE_OK)
-        rc = read_schemas(stream, err);
+        rc = spate_schemas_refresh(stream, err);
     if (rc == SPATE_OK)
         rc = same_bus(stream, &before, err);
     stream->schemas_read = rc == SPATE_OK;
@@ -186,6 +134,51 @@ static enum spate_rc unlock_opening(struct spate_stream *stream, struct spate_er
                                 PGRES_TUPLES_OK, NULL, err);
 }
 
+/* Held shared by a connector while it streams, and alone by one that opens an epoch: whatever slots they
+ * read, those of one name on one source know of each other by it. *mine: it was to be had. */
+static enum spate_rc lock_stream(struct spate_stream *stream, bool alone, bool *mine, struct spate_err *err)
+{
+    const char *name = stream->config->name;
+    PGresult *res = NULL;
+    enum spate_rc rc = spate_pg_exec_params(
+        stream->sql,
+        alone
+            ? "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('spate stream ' || $1, 0))"
+            : "SELECT pg_catalog.pg_try_advisory_lock_shared("
+              "pg_catalog.hashtextextended('spate stream ' || $1, 0))",
+        1, &name, PGRES_TUPLES_OK, &res, err);
+
+    *mine = rc == SPATE_OK && PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 't';
+    PQclear(res);
+    return rc;
+}
+
+/* Who streams under our name. */
+static enum spate_rc name_streamer(struct spate_stream *stream, struct spate_err *err)
+{
+    const char *name = stream->config->name;
+    PGresult *res = NULL;
+    enum spate_rc rc = spate_pg_exec_params(
+        stream->sql,
+        "SELECT pg_catalog.string_agg(pid::text, ', ') FROM pg_catalog.pg_locks, LATERAL (SELECT"
+        " pg_catalog.hashtextextended('spate stream ' || $1, 0) AS key) k WHERE locktype = 'advisory' AND "
+        "granted"
+        " AND pid <> pg_catalog.pg_backend_pid() AND (classid::bigint << 32 | objid::bigint) = k.key",
+        1, &name, PGRES_TUPLES_OK, &res, err);
+
+    if (rc != SPATE_OK)
+        return rc;
+    rc = spate_fail(
+        err, SPATE_RETRY,
+        "a new epoch of stream \"%s\" is to be opened, and another connector of that name streams at "
+        "this moment (server process %s): what it publishes and confirms would be dropped by every "
+        "reader. Stop it first, or give one of the two another name (connector:); the epoch is opened "
+        "when it is gone",
+        name, PQgetvalue(res, 0, 0));
+    PQclear(res);
+    return rc;
+}
+
 /* An epoch is never opened beside a connector that is still streaming: what that one confirms would fall into
  * the past. SPATE_AGAIN: opening is ours now, and what was found before may be old: look again. */
 static enum spate_rc take_opening(struct spate_stream *stream, const struct spate_source_state *source,
@@ -205,7 +198,11 @@ static enum spate_rc take_opening(struct spate_stream *stream, const struct spat
             slot, source->slot.active_pid);
     rc = lock_opening(stream, err);
     if (rc == SPATE_OK)
-        rc = read_schemas(stream, err);
+        rc = lock_stream(stream, true, mine, err);
+    if (rc == SPATE_OK && !*mine)
+        rc = name_streamer(stream, err);
+    if (rc == SPATE_OK)
+        rc = spate_schemas_refresh(stream, err);
     *mine = rc == SPATE_OK;
     return rc == SPATE_OK ? SPATE_AGAIN : rc;
 }
@@ -336,6 +333,7 @@ static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, stru
     const struct spate_connector_config *config = stream->config;
     const uint64_t epoch = stream->epoch.epoch.epoch;
     uint64_t again = 0;
+    bool shared = false;
     enum spate_rc rc = lock_opening(stream, err);
 
     if (rc != SPATE_OK)
@@ -360,13 +358,21 @@ static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, stru
             config->source.slot, LSN(confirmed), LSN(again));
     /* So may what it published to `_schemas`, which numbers the versions of tables. */
     if (rc == SPATE_OK)
-        rc = read_schemas(stream, err);
+        rc = spate_schemas_refresh(stream, err);
     if (rc == SPATE_OK && stream->epoch.epoch.epoch != epoch)
         return spate_fail(err, SPATE_RETRY,
                           "epoch %" PRIu64 " was opened from replication slot \"%s\" while it was being "
                           "started: starting over",
                           stream->epoch.epoch.epoch, config->source.slot);
-    return rc == SPATE_OK ? unlock_opening(stream, err) : rc;
+    if (rc == SPATE_OK)
+        rc = unlock_opening(stream, err);
+    if (rc == SPATE_OK)
+        rc = lock_stream(stream, false, &shared, err);
+    if (rc == SPATE_OK && !shared)
+        rc =
+            spate_fail(err, SPATE_RETRY,
+                       "another connector is opening an epoch of stream \"%s\" at this moment", config->name);
+    return rc;
 }
 
 static void begin_streaming(struct spate_stream *stream, uint64_t confirmed)
@@ -404,7 +410,7 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
         rc = spate_preflight_server(stream->sql, config, first, err);
     /* While we were away another connector may have published for this stream. */
     if (rc == SPATE_OK && !stream->schemas_read)
-        rc = read_schemas(stream, err);
+        rc = spate_schemas_refresh(stream, err);
     stream->schemas_read = false;
     if (rc == SPATE_OK)
         rc = find_place(stream, &source, new_epoch, err);

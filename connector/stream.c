@@ -2,6 +2,7 @@
 #include "connector/stream.h"
 
 #include "connector/lsn.h"
+#include "connector/schemas.h"
 #include "connector/status.h"
 #include "core/clock.h"
 #include "core/failpoint.h"
@@ -18,6 +19,7 @@
 #define DENSE_US      1000   /* frames nearer than this are dense traffic */
 #define PAUSE_NS      200000 /* what lets the server fill the socket instead of sending piecemeal (P97) */
 #define LITTLE_BYTES  8192   /* fewer in the socket are not worth a read while more come */
+#define GLANCE_MS     2000   /* how often it is looked whether somebody else opened an epoch */
 #define FULL_RETRY_MS 5      /* the bus is full: how often it is asked again */
 
 /* ---- waiting inside a turn ---- */
@@ -430,6 +432,12 @@ enum spate_rc spate_stream_turn(struct spate_stream *stream, int64_t now_ms, str
         return SPATE_FAIL;
     if (heed_standstill(stream, now_ms, err))
         return SPATE_FAIL;
+    if (now_ms - stream->glance_ms >= GLANCE_MS) {
+        stream->glance_ms = now_ms;
+        rc = spate_schemas_glance(stream, err);
+        if (rc != SPATE_OK)
+            return rc;
+    }
     /* Last, and once per turn however often the server asked (P10). Back pressure never stops it (P6). */
     return spate_replication_tend(&stream->repl, &stream->ledger, now_ms, has_room(stream), err);
 }

@@ -48,6 +48,7 @@ struct spate_stream {
     uint64_t stalled_us;  /* how long the source was not read, because the bus or the ledger was full */
     uint64_t durable;     /* position of the bus, and since when it stands there with more behind it */
     int64_t durable_ms;
+    int64_t glance_ms; /* when `_schemas` was looked at last */
 
     struct { /* for those who look (connector/status.h): over all connections */
         uint64_t changes[SPATE_OP_UNKNOWN + 1]; /* published, by op */

@@ -232,12 +232,14 @@ static enum spate_rc read_format(struct spate_decoder *decoder, struct spate_err
         spate_json_fail(json, SPATE_JSON_SYNTAX, "there is no format 0");
     if (json->why != NULL || !spate_json_after(json))
         return spate_decode_refuse(decoder, err);
-    if (format > SPATE_FORMAT)
+    if (format > SPATE_FORMAT) {
+        err->exit_code = SPATE_EXIT_REFUSED;
         return spate_fail(
             err, SPATE_FATAL,
             "the message has format %llu, and this program reads formats up to %d: install a spate that "
             "is at least as new as the connector's",
             (unsigned long long)format, SPATE_FORMAT);
+    }
     return SPATE_OK;
 }
 

@@ -348,6 +348,7 @@ static void a_foreign_record_is_passed_by_and_a_newer_format_is_not(void **state
     assert_int_equal(spate_recovery_tail(publisher.bus, publisher.topic, &newest, 120, &tail, &err),
                      SPATE_FAIL);
     assert_int_equal(err.verdict, SPATE_FATAL);
+    assert_int_equal(err.exit_code, SPATE_EXIT_REFUSED);
     assert_non_null(strstr(err.text, "format 99"));
 }
 

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "connector/schemas.h"
 #include "connector/session.h"
 #include "tests/support/bus_scratch.h"
 
@@ -85,6 +86,7 @@ static void what_was_read_of_schemas_is_known(void **state)
     (void)state;
     assert_int_equal(spate_publisher_open(&before, &config, &err), SPATE_OK);
     publish_schema(&before);
+    publish_raw(&before, "not one of ours");
     schemas_durable(&before);
     spate_publisher_close(&before);
     if (spate_session_bus(&stream, &err) != SPATE_OK)
@@ -103,7 +105,7 @@ static void a_half_read_schemas_topic_leaves_nothing_open(void **state)
     (void)state;
     assert_int_equal(spate_publisher_open(&before, &config, &err), SPATE_OK);
     publish_schema(&before);
-    publish_raw(&before, "{\"op\":");
+    publish_raw(&before, "{\"spate\":1,\"op\":\"schema\",");
     publish_schema(&before);
     schemas_durable(&before);
     spate_publisher_close(&before);
@@ -111,6 +113,36 @@ static void a_half_read_schemas_topic_leaves_nothing_open(void **state)
     assert_non_null(strstr(err.text, "topic shop._schemas, position"));
     assert_null(stream.publisher.stream); /* the next attempt opens and reads anew */
     assert_null(stream.publisher.bus);
+}
+
+static void put_epoch(struct spate_publisher *publisher, uint64_t number)
+{
+    struct spate_epoch epoch = {.epoch = number,
+                                .end = 100,
+                                .source = spate_slice_str("shop"),
+                                .uuid = spate_slice_str("00000000-0000-4000-8000-000000000000"),
+                                .why = spate_slice_str("test")};
+
+    epoch.identity.system = epoch.identity.database = epoch.identity.slot = epoch.identity.publication =
+        spate_slice_str("x");
+    assert_int_equal(spate_publisher_schemas_epoch(publisher, &epoch, &err), SPATE_OK);
+    schemas_durable(publisher);
+}
+
+/* What it publishes from then on every reader drops; confirming it would lose it without a word. */
+static void K15_a_newer_epoch_of_somebody_else_ends_the_stream(void **state)
+{
+    (void)state;
+    assert_int_equal(spate_session_bus(&stream, &err), SPATE_OK);
+    put_epoch(&stream.publisher, 1);
+    assert_int_equal(spate_schemas_refresh(&stream, &err), SPATE_OK);
+    stream.tx.epoch = stream.epoch.epoch.epoch;
+    assert_int_equal(stream.tx.epoch, 1);
+    assert_int_equal(spate_schemas_glance(&stream, &err), SPATE_OK);
+    put_epoch(&stream.publisher, 2);
+    assert_int_equal(spate_schemas_glance(&stream, &err), SPATE_FAIL);
+    assert_int_equal(err.exit_code, SPATE_EXIT_FENCED);
+    assert_non_null(strstr(err.text, "another connector has opened epoch 2"));
 }
 
 /* Whoever names a table cannot write facts of his own into the log. */
@@ -149,6 +181,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_was_read_of_schemas_is_known, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(K15_a_newer_epoch_of_somebody_else_ends_the_stream, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_half_read_schemas_topic_leaves_nothing_open, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_table_with_spaces_in_its_name_is_quoted_in_the_log, set_up,
                                         tear_down),
