@@ -1,7 +1,7 @@
 """make soak: faults of every kind at random and for long, with the checker at the end.
 
-KILLS=N     faults in a round (100)
-MINUTES=N   rounds until so many minutes are over (10)
+MINUTES=N   rounds of faults until so many minutes are over (10); then half as long the scenarios of the fault matrix
+KILLS=N     faults in a round (100); when given, no scenarios
 SEED=N      of the first round; each round prints its own
 BUS=        local or kafka (a broker of our own, which is killed as well)
 """
@@ -9,8 +9,9 @@ import os
 import random
 import sys
 import time
+import traceback
 
-from tests.support import kafka, scratch, workloads
+from tests.support import kafka, scenarios, scratch, workloads
 from tests.support.chaos import Chaos
 from tests.support.cluster import Cluster
 
@@ -40,13 +41,22 @@ def main():
             chaos.close()
             print(f"   held, {time.monotonic() - begin:.0f} s", flush=True)
             seed += 1
-    except (scratch.Failure, KeyboardInterrupt) as failure:
+        chaos = None
+        if not os.environ.get("KILLS"):
+            print(f"scenarios, SEED={seed} BUS={bus}, {minutes / 2:g} minutes", flush=True)
+            scenarios.run_long(target, broker, seed, minutes / 2)
+            print("   held", flush=True)
+    except (Exception, KeyboardInterrupt) as failure:
+        if not isinstance(failure, (scratch.Failure, KeyboardInterrupt)):
+            traceback.print_exc(file=sys.stdout)
         print(f"FAILED in round {rounds}: {failure or 'interrupted'}")
         if chaos:
             folder = os.path.join(scratch.ROOT, f"build/soak-{bus}-{seed}")
             chaos.keep_logs(folder)
             print(f"   the logs are in {folder}")
-        print(f"   again with BUS={bus} SEED={seed} KILLS={kills} MINUTES=0")
+            print(f"   again with BUS={bus} SEED={seed} KILLS={kills} MINUTES=0")
+        else:  # a scenario; its failure names it
+            print(f"   again with BUS={bus} SEED={seed} MINUTES={minutes:g}")
         return 1
     print(f"{rounds} passed, 0 failed, 0 skipped")
     return 0

@@ -506,6 +506,7 @@ def run_long(target, kafka, seed, minutes, factor=5, say=print):
     stage = Stage(target, kafka, seed)
     bus, count, end = "kafka" if kafka else "local", {}, time.monotonic() + 60 * minutes
     try:
+        stage.equal()
         while time.monotonic() < end or not count:
             number, scenario, buses = stage.random.choice(SCENARIOS)
             if bus not in buses:
