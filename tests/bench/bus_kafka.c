@@ -111,7 +111,7 @@ static void bare_publish(struct spate_bus *bus, const char *topic)
             rd_kafka_poll(handle, 10);
         if ((i + 1) % batch == 0)
             rd_kafka_poll(handle, 0);
-        while (i - acked > (16 << 20) / (bytes + 264))
+        while (i + 1 - acked > (16 << 20) / (bytes + 264))
             rd_kafka_poll(handle, 10);
     }
     while (acked < records)
