@@ -102,7 +102,7 @@ static void reach(struct spate_tail *tail, const struct spate_head *head, uint64
  * confirmed. All of them stand on the bus, so it is the greatest n among the confirmed records, wherever they
  * are: a zombie's repetition of an older one may come after it (K15). Looking backwards, one knows that
  * nothing greater is hidden further back once a record was met that ends exactly at C, or the change after
- * `first`. */
+ * `first`; and when C is not beyond the epoch's opening, at the beginning of the epoch. */
 struct search {
     const struct spate_epoch *epoch;
     uint64_t confirmed;          /* C */
@@ -117,25 +117,42 @@ struct search {
     struct spate_bus_pos beat_next;
 };
 
+static void anchor_here(struct search *search, struct spate_tail *tail, struct spate_rule *rule,
+                        const struct pass *pass, uint64_t n)
+{
+    const struct spate_head *head = &pass->head;
+
+    search->found = true;
+    search->first = n;
+    rule->last = n;
+    rule->pos = head->has_pos ? head->pos : (struct spate_pos){head->end, 0};
+    tail->from = pass->message.next;
+}
+
+/* The epoch's own message: before its first change. Of an opening that was repeated followers have taken the
+ * first. */
+static void meet_opening(struct search *search, struct spate_tail *tail, struct spate_rule *rule,
+                         const struct pass *pass, bool first_of_piece)
+{
+    reach(tail, &pass->head, 0);
+    search->opening = true;
+    if (first_of_piece && (!search->found || search->first == 0))
+        anchor_here(search, tail, rule, pass, 0);
+}
+
 /* A confirmed record: is its number the greatest? The rule is replayed from behind the last record with that
  * number. There a follower has accepted it, whichever of its repetitions it took; a place that is further on
  * would only make T lower, which is safe, one before a hole was healed would make it higher, which is not. */
 static void meet_confirmed(struct search *search, struct spate_tail *tail, struct spate_rule *rule,
                            const struct pass *pass, bool nearer)
 {
-    const struct spate_head *head = &pass->head;
-    const uint64_t n = head->op == SPATE_OP_EPOCH ? 0 : head->n;
+    const uint64_t n = pass->head.n;
 
-    reach(tail, head, n);
-    if (head->end == search->confirmed || (head->op == SPATE_OP_EPOCH && search->confirmed <= head->end))
+    reach(tail, &pass->head, n);
+    if (pass->head.end == search->confirmed)
         search->proven = true;
-    if (search->found && (n < search->first || (n == search->first && !nearer)))
-        return;
-    search->found = true;
-    search->first = n;
-    rule->last = n;
-    rule->pos = head->has_pos ? head->pos : (struct spate_pos){head->end, 0};
-    tail->from = pass->message.next;
+    if (!search->found || n > search->first || (n == search->first && nearer && !(n == 0 && search->opening)))
+        anchor_here(search, tail, rule, pass, n);
 }
 
 static void meet_unconfirmed(struct search *search, const struct pass *pass, bool nearer)
@@ -154,25 +171,34 @@ static enum spate_rc search_piece(struct search *search, struct spate_tail *tail
                                   struct pass *pass, struct spate_bus_pos before, struct spate_err *err)
 {
     const struct search later = *search;
+    bool begins_older = false, begun = false, opened = false;
     enum spate_rc rc;
 
     while ((rc = step(pass, err)) == SPATE_OK && pass->message.pos.at < before.at) {
         const struct spate_head *head = &pass->head;
 
         note(tail, head, rule->epoch);
+        begins_older = begun ? begins_older : head->epoch < rule->epoch;
+        begun = true;
         if (head->epoch != rule->epoch)
             continue;
-        search->opening = search->opening || head->op == SPATE_OP_EPOCH;
-        if (spate_rule_anchor(head, rule->epoch, search->confirmed))
+        if (head->op == SPATE_OP_EPOCH) {
+            meet_opening(search, tail, rule, pass, !opened);
+            opened = true;
+        } else if (spate_rule_anchor(head, rule->epoch, search->confirmed)) {
             meet_confirmed(search, tail, rule, pass, !later.found || search->first > later.first);
-        else if (spate_op_counts(head->op))
+        } else if (spate_op_counts(head->op)) {
             meet_unconfirmed(search, pass, !later.next_n || search->next_n < later.next_n);
-        else if (head->op == SPATE_OP_HEARTBEAT && !later.beat.end) {
+        } else if (head->op == SPATE_OP_HEARTBEAT && !later.beat.end) {
             search->beat = (struct spate_head){.op = head->op, .n = head->n, .end = head->end};
             search->beat_next = pass->message.next;
         }
     }
-    if (search->found && search->next_n == search->first + 1 && tail->bus.greatest_end >= search->confirmed)
+    /* Nothing of this epoch is confirmed, and the piece reaches back to the epoch before. */
+    if (opened && begins_older && search->confirmed <= search->epoch->end)
+        search->proven = true;
+    if (search->found && search->first > 0 && search->next_n == search->first + 1 &&
+        tail->bus.greatest_end >= search->confirmed)
         search->proven = true;
     return rc == SPATE_FAIL ? rc : SPATE_OK;
 }

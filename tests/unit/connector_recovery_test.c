@@ -260,6 +260,27 @@ static void K15_a_zombies_repetition_is_no_anchor(void **state)
     assert_int_equal(tail.bus.greatest_end, 160);
 }
 
+/* Nothing is confirmed yet, and the opening comes again behind changes: followers are further than that. */
+static void K15_of_a_repeated_opening_the_first_counts(void **state)
+{
+    (void)state;
+    put_epoch(1, 100);
+    put(1, 1, 110, 1, 120);
+    put(1, 2, 130, 1, 140);
+    put_epoch(1, 100);
+    find(100);
+    assert_int_equal(tail.first, 0);
+    assert_int_equal(tail.last, 2);
+    assert_int_equal(tail.bus.last_n, 2);
+    put_epoch(2, 140);
+    put(1, 3, 150, 1, 160); /* a zombie */
+    put(2, 1, 150, 1, 160);
+    put_epoch(2, 140);
+    find(140);
+    assert_int_equal(tail.first, 0);
+    assert_int_equal(tail.last, 1);
+}
+
 /* The slot stands at no record's end (somebody advanced it): only the whole log tells. */
 static void K15_without_a_proof_all_of_the_log_is_searched(void **state)
 {
@@ -504,6 +525,7 @@ int main(void)
         T(a_half_opened_epoch_is_seen),
         T(K2_what_follows_a_hole_does_not_count),
         T(K15_a_zombies_repetition_is_no_anchor),
+        T(K15_of_a_repeated_opening_the_first_counts),
         T(K15_without_a_proof_all_of_the_log_is_searched),
         T(K2_a_remnant_beyond_a_hole_is_not_reached),
         T(K15_a_proof_needs_the_slots_place_as_well),
