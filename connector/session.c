@@ -173,7 +173,8 @@ static enum spate_rc name_streamer(struct spate_stream *stream, struct spate_err
         "a new epoch of stream \"%s\" is to be opened, and another connector of that name streams at "
         "this moment (server process %s): what it publishes and confirms would be dropped by every "
         "reader. Stop it first, or give one of the two another name (connector:); the epoch is opened "
-        "when it is gone",
+        "when it is gone. Is only its connection left (a frozen process, a host that died): SELECT "
+        "pg_terminate_backend(PID) for each of them",
         name, PQgetvalue(res, 0, 0));
     PQclear(res);
     return rc;
@@ -258,6 +259,8 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
             rc = spate_opening_finish(stream, err);
             break;
         case SPATE_CONTINUITY_BROKEN:
+            if (stream->tail.bus.stream_empty || stream->tail.bus.remade || stream->tail.bus.undecided)
+                spate_err_context(&verdict, "topic %s", stream->publisher.topic);
             if (!*new_epoch) {
                 *err = verdict;
                 return SPATE_FAIL;
