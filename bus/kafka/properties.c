@@ -107,8 +107,6 @@ static const struct preset {
     {CONSUMERS, "queued.max.messages.kbytes", "4096", false},
     {CONSUMERS, "queued.min.messages", "20000", false},
     {CONSUMERS, "fetch.message.max.bytes", "262144", false},
-    {CONSUMERS, "queued.min.messages", "20000", false},
-    {CONSUMERS, "fetch.message.max.bytes", "262144", false},
     {CONSUMERS, "fetch.max.bytes", "8388608", false},
     {CONSUMERS, "fetch.error.backoff.ms", "100", false},
     {CONSUMERS, "fetch.wait.max.ms", "100", false}, /* a seek waits for the fetch that is out */
