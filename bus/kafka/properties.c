@@ -99,8 +99,6 @@ static const struct preset {
     {ALL, "topic.metadata.refresh.interval.ms", "30000", false}, /* K11: noticed within half a minute */
     {PRODUCERS, "compression.codec", "lz4", false},
     {PRODUCERS, "linger.ms", "5", false},
-    /* K31: for each topic that is read. Lines like ours are packed seven to one, and each costs 400 bytes
-     * besides while it waits; larger records are fetched all the same. */
     /* K31, for each topic that is read. What was fetched is several times larger unpacked, and each record
      * costs some hundred bytes besides, which librdkafka does not count. A larger batch is fetched all the
      * same. */
