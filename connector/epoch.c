@@ -205,7 +205,8 @@ enum spate_continuity spate_epoch_judge(const char *slot, const char *publicatio
         spate_fail(
             err, SPATE_FATAL,
             "the stream is empty, though _schemas says that epoch %" PRIu64 " began at %X/%X and the slot "
-            "\"%s\" was confirmed up to %X/%X: the stream's topic was removed or lost. Changes between "
+            "\"%s\" was confirmed up to %X/%X: the stream's topic was removed or lost, or retention emptied "
+            "it while no connector ran. Changes between "
             "%X/%X and %X/%X are lost to it. " WAY_ON,
             epoch->epoch, LSN(epoch->end), slot, LSN(source->slot.confirmed), LSN(epoch->end),
             LSN(source->slot.confirmed));

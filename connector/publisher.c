@@ -123,9 +123,9 @@ static enum spate_rc too_large(const struct spate_publisher *publisher, const st
     return spate_fail(
         err, SPATE_QUARANTINE,
         "%s on %.*s.%.*s makes a message of %zu bytes, and the bus takes %zu at most. Nothing of "
-        "its transaction was confirmed, and it comes again at every start. On Kafka raise "
-        "max.message.bytes of topic %s to %zu or more (kafka-configs.sh --alter --entity-type topics) "
-        "and start again: nothing is lost. Otherwise the way on without "
+        "its transaction was confirmed, and it comes again at every start. On Kafka: "
+        "kafka-configs.sh --bootstrap-server HOST:PORT --alter --entity-type topics --entity-name %s "
+        "--add-config max.message.bytes=%zu, and start again: nothing is lost. Otherwise the way on without "
         "that transaction, in this order: SELECT pg_replication_slot_advance('%s', '%X/%X'); "
         "spate connector -c FILE --new-epoch (every sink then stops as stale and is reloaded: "
         "docs/operating.md). Before that, keep such "
