@@ -186,7 +186,8 @@ install: compile $(MAN) ## into PREFIX (/usr/local), below DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/doc/spate
 	install -m 755 $(BUILD)/spate $(DESTDIR)$(PREFIX)/bin/spate
 	install -m 644 $(MAN) $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 644 $(wildcard config/*.yaml) config/REFERENCE.md $(DESTDIR)$(PREFIX)/share/doc/spate
+	install -m 644 $(wildcard config/*.yaml) config/REFERENCE.md $(filter-out %.1.md,$(wildcard docs/*.md)) \
+	    $(DESTDIR)$(PREFIX)/share/doc/spate
 
 -include tests/run.mk
 
