@@ -229,10 +229,19 @@ class Bench:
             self.record(row, time.monotonic() - begin, changes, watch)
         return connector
 
+    def streams(self, log, mark):
+        """Whether a line after `mark` says that the sink is in place."""
+        with open(log, "rb") as lines:
+            lines.seek(mark)
+            return b"event=streaming" in lines.read()
+
     def sink_alone(self, row, changes):
-        config = self.sink_file(row)
-        begin = time.monotonic()
+        config, log = self.sink_file(row), os.path.join(self.dir, "sink.log")
+        mark = os.path.getsize(log) if os.path.exists(log) else 0
         sink = self.spawn("sink", "-c", config)
+        # Like the connector's, its time begins when it is in place.
+        scratch.until(lambda: self.streams(log, mark), f"sink {row} streams", every=0.002)
+        begin = time.monotonic()
         with Watch() as watch:
             watch.add("sink", sink.pid)
             self.wait(sink, lambda: self.sunk(row, changes), f"sink {row} has all")
