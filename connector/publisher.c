@@ -59,6 +59,8 @@ static enum spate_rc open_topic(struct spate_publisher *publisher, const struct 
             return SPATE_OK;
         if (err->verdict != SPATE_RETRY)
             return spate_err_context(err, "topic %s", name);
+        if (spate_signals_stop())
+            return SPATE_END;
         if (spate_log_due(&limit, spate_clock_ms(), 60000, &hidden))
             spate_log_err(SPATE_LOG_WARN, "waiting-for-bus", err);
         spate_status_state(status, SPATE_CONNECTOR_WAITING_BUS, err->text);

@@ -407,3 +407,11 @@ def test_hostile_settings_of_the_role(world):
     assert after == {"id": 1, "d": "2026-02-03 04:05:06.7+00", "i": "1 year 2 days 03:04:05", "f": 0.30000000000000004, "b": "\\xdeadbeef"}
     world.wait_equal(PAIR)
     assert connector.running()
+
+
+def test_told_to_stop_while_the_brokers_are_away(world):
+    file = world.connector_file(bus={"kafka": {"brokers": "127.0.0.1:9"}})
+    connector = world.connector(file=file, ready=False)
+    connector.wait_log("Connection refused")
+    assert connector.stop(10) == 0
+    assert "told to stop" not in connector.text(), "an order that was followed is no trouble to be told of"
