@@ -77,21 +77,15 @@ static enum spate_rc read_on(struct spate_stream *stream, struct spate_err *err)
 enum spate_rc spate_schemas_refresh(struct spate_stream *stream, struct spate_err *err)
 {
     struct spate_publisher *publisher = &stream->publisher;
+    struct spate_start from = {.from = publisher->schemas_next.at ? SPATE_START_AT : SPATE_START_OLDEST,
+                               .pos = publisher->schemas_next};
     enum spate_rc rc;
 
-    if (!publisher->schemas_reader) {
-        rc = spate_bus_reader_open(publisher->bus, publisher->schemas_topic, SPATE_SEE_DURABLE,
-                                   (struct spate_start){.from = SPATE_START_OLDEST},
+    if (publisher->schemas_reader) /* seeking asks for the end as it is now */
+        rc = spate_reader_seek(publisher->schemas_reader, from, err);
+    else
+        rc = spate_bus_reader_open(publisher->bus, publisher->schemas_topic, SPATE_SEE_DURABLE, from,
                                    &publisher->schemas_reader, err);
-        publisher->schemas_next = (struct spate_bus_pos){0};
-    } else if (publisher->schemas_next.at) {
-        /* Seeking asks for the end as it is now. */
-        rc = spate_reader_seek(publisher->schemas_reader,
-                               (struct spate_start){SPATE_START_AT, publisher->schemas_next}, err);
-    } else {
-        rc = spate_reader_seek(publisher->schemas_reader, (struct spate_start){.from = SPATE_START_OLDEST},
-                               err);
-    }
     return rc == SPATE_OK ? read_on(stream, err) : rc;
 }
 

@@ -54,7 +54,6 @@ enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *e
         rc = spate_schemas_refresh(stream, err);
     if (rc == SPATE_OK)
         rc = same_bus(stream, &before, err);
-    stream->schemas_read = rc == SPATE_OK;
     /* What was known stays known until the bus was seen again. */
     if (rc == SPATE_OK || !before.present) {
         spate_epoch_drop(&before);
@@ -412,9 +411,8 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
     if (rc == SPATE_OK)
         rc = spate_preflight_server(stream->sql, config, first, err);
     /* While we were away another connector may have published for this stream. */
-    if (rc == SPATE_OK && !stream->schemas_read)
+    if (rc == SPATE_OK)
         rc = spate_schemas_refresh(stream, err);
-    stream->schemas_read = false;
     if (rc == SPATE_OK)
         rc = find_place(stream, &source, new_epoch, err);
     if (rc == SPATE_OK)

@@ -34,7 +34,6 @@ struct spate_stream {
     struct spate_catalog catalog;
     struct spate_versions *versions; /* owned */
     struct spate_epoch_record epoch; /* the newest in `_schemas` */
-    bool schemas_read;               /* `_schemas` was read just now */
     struct spate_tail tail;          /* where this connection began */
     struct spate_recheck recheck;
 
