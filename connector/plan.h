@@ -1,0 +1,53 @@
+/* connector/plan.h - a request that was checked against the connector's file and the source's catalog: what
+ * is to be read, and how. Made by the desk's thread (connector/desk.h), read by the reader threads; nobody
+ * changes it while a job uses it.
+ *
+ * Thread: none of its own; freed by the data plane when no job is out. */
+#ifndef SPATE_CONNECTOR_PLAN_H
+#define SPATE_CONNECTOR_PLAN_H
+
+#include "schemas/table.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Something with pages of its own: the table itself, or one leaf of a partitioned one. */
+struct spate_plan_leaf {
+    uint32_t oid;
+    char *name;     /* quoted "schema"."table", for SQL */
+    char *filter;   /* the publication's row filter as SQL (P48), or NULL */
+    char *stamp;    /* what a chunk must find unchanged: relfilenode, columns, key, replica identity */
+    uint64_t pages; /* now */
+    double rows;    /* the planner's estimate; negative: unknown */
+};
+
+struct spate_plan_condition {
+    uint32_t column; /* of the table */
+    char *op;        /* one of the known ones */
+    char *value;     /* NULL: is null, is not null */
+};
+
+struct spate_plan_table {
+    struct spate_table *table; /* canonical, sealed, without a v; as the publication shows it */
+    bool *asked;               /* by column; key columns always are */
+    bool all;                  /* every column is asked for */
+    struct spate_plan_leaf *leaves;
+    size_t leaf_count;
+    struct spate_plan_condition *where;
+    size_t where_count;
+    bool by_key;    /* the conditions say = of every key column: one look-up instead of ranges */
+    char *resume;   /* the requester's token, "" without one */
+    uint64_t chunk; /* greatest `no` that the requester has taken */
+};
+
+struct spate_plan {
+    char *request, *sink;
+    bool again, append;
+    struct spate_plan_table *tables;
+    size_t count;
+};
+
+void spate_plan_free(struct spate_plan *plan); /* accepts NULL */
+
+#endif

@@ -1,0 +1,39 @@
+/* connector/rebuild.h - which transactions an earlier session of this stream may have delivered that no
+ * snapshot sees yet (HAZARDS 6.6, after a restart).
+ *
+ * A transaction keeps the lock on its own xid until after it is visible; so those in question are among the
+ * holders of such a lock at the moment when replication has been accepted (everything not confirmed then
+ * comes again and is known by itself). Of those, ones that merely run were never delivered: the log is read
+ * back to the start of the oldest of them, since a commit cannot precede its start. What cannot be decided
+ * stays in the list: chunks then wait until it is over.
+ *
+ * Thread: the desk's. Blocks: on the source and the bus. */
+#ifndef SPATE_CONNECTOR_REBUILD_H
+#define SPATE_CONNECTOR_REBUILD_H
+
+#include "bus/bus.h"
+#include "core/err.h"
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct spate_running { /* a transaction with an xid that is not over */
+    uint32_t xid;
+    int64_t started_us; /* since 1970, the source's clock; 0: the source does not tell us */
+};
+
+/* pg_locks, with pg_stat_activity and pg_prepared_xacts for the start where they tell it. *running is freed
+ * by the caller. Needs no privileges. */
+SPATE_CHECKED enum spate_rc spate_rebuild_running(PGconn *conn, struct spate_running **running, size_t *count,
+                                                  struct spate_err *err);
+
+/* Keeps in `running` only those that the stream's log holds, or whose start is not known; *count is adjusted.
+ * Reads backwards from the end, to a record whose commit is an hour older than the oldest known start (clocks
+ * step), or to the epoch's opening, or to the oldest record. SPATE_END: a stop was asked for. */
+SPATE_CHECKED enum spate_rc spate_rebuild_scan(struct spate_bus *bus, const char *topic, uint64_t epoch,
+                                               struct spate_running *running, size_t *count,
+                                               struct spate_err *err);
+
+#endif
