@@ -1,6 +1,7 @@
 /* connector/config.c - what a connector's file may say. */
 #include "connector/connector.h"
 
+#include "connector/permits.h"
 #include "core/alloc.h"
 #include "core/glob.h"
 #include "core/http.h"
@@ -72,6 +73,54 @@ static const struct spate_option options[] = {
      .offset = AT(tables),
      .doc = "Table globs (schema.table with * and ?) that belong into the publication. Needed when create is "
             "true; without create, tables that match and are not published are only warned about."},
+    {.key = "snapshots.allow",
+     .type = SPATE_OPT_MAP,
+     .offset = AT(snapshots.allow),
+     .doc = "Who may ask for the rows that exist now, and of which tables: a requester's name (the sink's; * "
+            "and ? stand for any) with table globs separated by commas. Rules add up; who is in none is "
+            "refused. Without it, whoever may write to the topic of requests may ask for every published "
+            "table. Requests of `spate snapshot --tables` come from names that begin with snapshot-."},
+    {.key = "snapshots.parallel",
+     .type = SPATE_OPT_INT,
+     .offset = AT(snapshots.parallel),
+     .fallback = "2",
+     .min = 1,
+     .max = 8,
+     .doc = "Connections to the source that read rows for requests at the same time."},
+    {.key = "snapshots.rows_per_second",
+     .type = SPATE_OPT_INT,
+     .offset = AT(snapshots.rows_per_second),
+     .fallback = "0",
+     .doc = "How many rows all requests together read from the source in a second; 0: as fast as it goes."},
+    {.key = "snapshots.hours",
+     .type = SPATE_OPT_STRING,
+     .offset = AT(snapshots.hours),
+     .doc = "When rows are read for requests, as HH:MM-HH:MM in local time (22:00-06:00). Requests that come "
+            "at another time, or last longer, wait. Always unless given."},
+    {.key = "snapshots.nudge",
+     .type = SPATE_OPT_BOOL,
+     .offset = AT(snapshots.nudge),
+     .fallback = "true",
+     .doc = "May write a logical message to the source's WAL while a request is answered, so that the stream "
+            "of an idle source moves on and rows come at once. With false nothing is ever written; rows may "
+            "then wait for the source to write something or to say how far its WAL is."},
+    {.key = "snapshots.chunk_bytes",
+     .type = SPATE_OPT_BYTES,
+     .offset = AT(snapshots.chunk_bytes),
+     .fallback = "1MiB",
+     .min = 64 << 10,
+     .max = 16 << 20,
+     .doc =
+         "About how much is read from the source in one piece: each is a short transaction of its own. Two "
+         "for each connection are held in memory."},
+    {.key = "snapshots.keys_bytes",
+     .type = SPATE_OPT_BYTES,
+     .offset = AT(snapshots.keys_bytes),
+     .fallback = "16MiB",
+     .min = 64 << 10,
+     .max = 1 << 30,
+     .doc = "How much is held of the keys that changed while requests are answered. A transaction that goes "
+            "beyond it makes the tables that it touched wait until it is visible."},
     {.key = "heartbeat",
      .type = SPATE_OPT_DURATION,
      .offset = AT(heartbeat_ms),
@@ -132,5 +181,5 @@ enum spate_rc spate_connector_check(const struct spate_connector_config *config,
             return spate_err_context(err, "%s:%d: tables", path, tables->line ? tables->line[i] : 0);
         spate_glob_free(glob);
     }
-    return SPATE_OK;
+    return spate_permits_check(config, path, err);
 }
