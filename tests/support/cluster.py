@@ -78,7 +78,7 @@ class Cluster:
         }
         self.settings.update(settings)
         with open(os.path.join(self.data, "pg_hba.conf"), "w") as hba:
-            hba.write("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+            hba.write("local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
         self.configure()
         scratch.at_end(self.destroy)
 
