@@ -2,15 +2,11 @@
 #include "cli/tap.h"
 #include "cli/cli.h"
 
-#include "bus/open.h"
-#include "config/load.h"
-#include "connector/connector.h"
 #include "core/alloc.h"
 #include "core/log.h"
 #include "core/options.h"
 #include "core/signals.h"
 #include "schemas/event.h"
-#include "sinks/sink.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -100,136 +96,6 @@ static enum spate_exit add_globs(struct spate_tap *tap, int count, char **patter
     return SPATE_EXIT_OK;
 }
 
-/* The bus and the stream's name from a connector's or a sink's file. */
-static enum spate_exit from_file(struct spate_tap *tap, const char *path)
-{
-    struct spate_connector_config connector;
-    struct spate_sink_config sink;
-    struct spate_err err = {0};
-    enum spate_rc rc;
-    bool is_sink;
-
-    memset(&connector, 0, sizeof connector);
-    memset(&sink, 0, sizeof sink);
-    rc = spate_config_has(path, "sink", &is_sink, &err);
-    if (rc == SPATE_OK && is_sink)
-        rc = spate_config_load(path, spate_sink_tables, spate_sink_table_count, &sink, &err);
-    else if (rc == SPATE_OK)
-        rc = spate_config_load(path, spate_connector_tables, spate_connector_table_count, &connector, &err);
-    if (rc == SPATE_OK)
-        rc = spate_bus_open(is_sink ? &sink.bus : &connector.bus, &tap->bus, &err);
-    if (rc == SPATE_OK && !tap->stream)
-        tap->stream = tap->owned = spate_strdup(is_sink ? sink.from : connector.name);
-    spate_options_fini(&sink, spate_sink_tables, spate_sink_table_count);
-    spate_options_fini(&connector, spate_connector_tables, spate_connector_table_count);
-    return rc == SPATE_OK ? SPATE_EXIT_OK : spate_cli_failed(&err);
-}
-
-static enum spate_exit open_bus(struct spate_tap *tap, const char *file, const char *path)
-{
-    struct spate_bus_config config;
-    struct spate_err err = {0};
-
-    if (file && path)
-        return spate_cli_misuse(&text, "-c FILE names a bus already; leave out --bus");
-    if (file)
-        return from_file(tap, file);
-    if (!path)
-        path = getenv("SPATE_BUS");
-    if (!path || !*path)
-        return spate_cli_misuse(&text, "no bus; name it with -c FILE, --bus BUS or the variable SPATE_BUS");
-    spate_bus_named(path, &config);
-    return spate_bus_open(&config, &tap->bus, &err) == SPATE_OK ? SPATE_EXIT_OK : spate_cli_failed(&err);
-}
-
-struct streams {
-    char (*topics)[SPATE_TAP_TOPIC]; /* owned: all that there are */
-    size_t topic_count;
-    struct spate_buf names; /* as their connectors are called: what --stream takes */
-    size_t count;
-};
-
-static void note_topic(void *arg, const char *topic)
-{
-    struct streams *streams = arg;
-
-    if (strlen(topic) >= SPATE_TAP_TOPIC)
-        return;
-    streams->topics = spate_realloc(streams->topics, (streams->topic_count + 1) * sizeof *streams->topics);
-    strcpy(streams->topics[streams->topic_count++], topic);
-}
-
-/* A connector makes both; a topic of somebody else's on the same cluster has none beside it. */
-static bool has_schemas(const struct streams *streams, const char *topic)
-{
-    const size_t len = strlen(topic);
-
-    for (size_t i = 0; i < streams->topic_count; i++)
-        if (strncmp(streams->topics[i], topic, len) == 0 &&
-            strcmp(streams->topics[i] + len, "._schemas") == 0)
-            return true;
-    return false;
-}
-
-/* Topics with "._" belong to a stream; the others are one each - or, where `ours`, those that have one beside
- * them. */
-static void count_streams(struct streams *streams, bool ours)
-{
-    char name[SPATE_TAP_TOPIC];
-
-    spate_buf_reset(&streams->names);
-    streams->count = 0;
-    for (size_t i = 0; i < streams->topic_count; i++) {
-        const char *topic = streams->topics[i];
-
-        if (strstr(topic, "._") || !spate_topic_unescape(topic, name, sizeof name) ||
-            (ours && !has_schemas(streams, topic)))
-            continue;
-        spate_buf_printf(&streams->names, "%s%s", streams->count ? ", " : "", name);
-        streams->count++;
-    }
-}
-
-/* The only stream that there is. */
-static enum spate_exit find_stream(struct spate_tap *tap)
-{
-    struct streams streams = {0};
-    struct spate_err err = {0};
-    enum spate_exit result = SPATE_EXIT_OK;
-
-    if (spate_bus_topics(tap->bus, note_topic, &streams, &err) != SPATE_OK) {
-        result = spate_cli_failed(&err);
-    } else {
-        count_streams(&streams, true);
-        if (streams.count == 0)
-            count_streams(&streams, false);
-        if (streams.count == 0)
-            result =
-                spate_cli_misuse(&text, "there is no stream on this bus yet; start a connector, or name the "
-                                        "stream with --stream NAME to wait for it");
-        else if (streams.count > 1)
-            result =
-                spate_cli_misuse(&text, "several streams are on this bus: %s; choose one with --stream NAME",
-                                 spate_buf_str(&streams.names));
-        else
-            tap->stream = tap->owned = spate_strdup(spate_buf_str(&streams.names));
-    }
-    spate_buf_fini(&streams.names);
-    free(streams.topics);
-    return result;
-}
-
-static enum spate_exit choose_stream(struct spate_tap *tap)
-{
-    struct spate_err err = {0};
-    enum spate_exit result = tap->stream ? SPATE_EXIT_OK : find_stream(tap);
-
-    if (result == SPATE_EXIT_OK &&
-        spate_topic_escape(tap->stream, tap->topic, sizeof tap->topic, &err) != SPATE_OK)
-        result = spate_cli_failed(&err);
-    return result;
-}
-
 static enum spate_exit parse_from(struct spate_tap *tap, const char *from)
 {
     struct spate_err err = {0};
@@ -240,34 +106,30 @@ static enum spate_exit parse_from(struct spate_tap *tap, const char *from)
         tap->start.from = SPATE_START_OLDEST;
     } else {
         tap->start.from = SPATE_START_AT;
-        if (spate_bus_pos_parse(tap->bus->ops->name, from, &tap->start.pos, &err) != SPATE_OK)
+        if (spate_bus_pos_parse(tap->stream.bus->ops->name, from, &tap->start.pos, &err) != SPATE_OK)
             return spate_cli_misuse(&text, "--from takes oldest, now or a position: %s", err.text);
     }
     return SPATE_EXIT_OK;
 }
 
-struct words {
-    const char *file, *bus, *from;
-};
-
-static enum spate_exit take(struct spate_tap *tap, struct words *words, int letter)
+static enum spate_exit take(struct spate_tap *tap, const char **from, int letter)
 {
     char *end;
 
     switch (letter) {
     case 'c':
-        words->file = optarg;
+        tap->stream.file = optarg;
         break;
     case 'b':
-        words->bus = optarg;
+        tap->stream.path = optarg;
         break;
     case 's':
-        tap->stream = optarg;
+        tap->stream.name = optarg;
         break;
     case 'o':
         return add_ops(tap, optarg);
     case 'f':
-        words->from = optarg;
+        *from = optarg;
         break;
     case 'n':
         errno = 0;
@@ -290,7 +152,7 @@ static enum spate_exit take(struct spate_tap *tap, struct words *words, int lett
 enum spate_exit spate_cli_tap(int argc, char **argv)
 {
     struct spate_tap tap = {.see = SPATE_SEE_TIP};
-    struct words words = {0};
+    const char *from = NULL;
     enum spate_exit result = SPATE_EXIT_OK;
     int got;
 
@@ -299,24 +161,20 @@ enum spate_exit spate_cli_tap(int argc, char **argv)
            (got = spate_cli_next(argc, argv, "c:n:", options, &text, &result)) != -1) {
         if (got == '?')
             goto out;
-        result = take(&tap, &words, got);
+        result = take(&tap, &from, got);
     }
     if (result == SPATE_EXIT_OK)
         result = add_globs(&tap, argc - optind, argv + optind);
     if (result == SPATE_EXIT_OK)
-        result = open_bus(&tap, words.file, words.bus);
+        result = spate_cli_stream_open(&tap.stream, &text);
     if (result == SPATE_EXIT_OK)
-        result = choose_stream(&tap);
-    if (result == SPATE_EXIT_OK)
-        result = parse_from(&tap, words.from);
+        result = parse_from(&tap, from);
     if (result == SPATE_EXIT_OK)
         result = spate_tap_run(&tap);
 out:
-    if (tap.bus)
-        tap.bus->ops->close(tap.bus);
+    spate_cli_stream_close(&tap.stream);
     for (size_t i = 0; i < tap.glob_count; i++)
         spate_glob_free(tap.globs[i]);
     free(tap.globs);
-    free(tap.owned);
     return result;
 }

@@ -5,6 +5,7 @@
 #define SPATE_CLI_TAP_H
 
 #include "bus/bus.h"
+#include "cli/stream.h"
 #include "core/err.h"
 #include "core/glob.h"
 
@@ -12,13 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SPATE_TAP_TOPIC 256
-
 struct spate_tap {
-    struct spate_bus *bus; /* owned */
-    const char *stream;    /* as the user named it, or NULL */
-    char *owned;           /* the stream's name where a file or the bus gave it */
-    char topic[SPATE_TAP_TOPIC];
+    struct spate_cli_stream stream;
     struct spate_glob **globs; /* owned; none: all tables, and messages of no table */
     size_t glob_count;
     unsigned ops; /* bit per enum spate_op; 0: all */

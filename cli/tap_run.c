@@ -1,19 +1,16 @@
 /* cli/tap_run.c - the loop of spate tap: bus to standard output, line by line, byte for byte. */
 #include "cli/cli.h"
+#include "cli/out.h"
 #include "cli/tap.h"
 
 #include "core/buf.h"
 #include "core/signals.h"
 #include "schemas/codec.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#define FLUSH_AT  (1 << 16) /* bytes; when the stream pauses, all is written at once anyway */
-#define CHUNK     4096      /* PIPE_BUF: what a pipe that polls writable takes without blocking */
 #define RETRY_MS  200
 #define GLANCE_MS 250 /* how often an idle tap looks whether anybody still reads */
 
@@ -21,51 +18,9 @@ struct show {
     const struct spate_tap *tap;
     struct spate_reader *reader;
     struct spate_arena arena;
-    struct spate_buf out;
+    struct spate_cli_out out;
     uint64_t shown, unreadable;
-    bool gone; /* nobody reads standard output any more */
 };
-
-static bool stop(const struct show *show)
-{
-    return show->gone || spate_signals_stop();
-}
-
-/* Waits for standard output, so that a stop also ends a tap whose reader sleeps. */
-static bool writable(struct show *show, int timeout_ms)
-{
-    struct pollfd fds[2] = {{.fd = STDOUT_FILENO, .events = timeout_ms ? POLLOUT : 0},
-                            {.fd = spate_signals_fd(), .events = POLLIN}};
-
-    if (poll(fds, 2, timeout_ms) <= 0)
-        return false;
-    if (fds[0].revents & POLLERR)
-        show->gone = true;
-    return (fds[0].revents & (POLLOUT | POLLNVAL)) != 0;
-}
-
-static enum spate_exit flush(struct show *show)
-{
-    size_t at = 0;
-
-    while (at < show->out.len && !stop(show)) {
-        size_t len = show->out.len - at < CHUNK ? show->out.len - at : CHUNK;
-        ssize_t wrote;
-
-        if (!writable(show, 1000))
-            continue;
-        wrote = write(STDOUT_FILENO, show->out.data + at, len);
-        if (wrote < 0 && errno == EPIPE) {
-            show->gone = true;
-        } else if (wrote < 0 && errno != EINTR && errno != EAGAIN) {
-            fprintf(stderr, "spate: cannot write to standard output: %s\n", strerror(errno));
-            return SPATE_EXIT_FAILED;
-        }
-        at += wrote > 0 ? (size_t)wrote : 0;
-    }
-    spate_buf_reset(&show->out);
-    return SPATE_EXIT_OK;
-}
 
 static bool any_glob(const struct spate_tap *tap, struct spate_slice schema, struct spate_slice table)
 {
@@ -116,7 +71,7 @@ static bool wanted(struct show *show, struct spate_slice line)
 
 static void position(const struct show *show, struct spate_bus_pos pos, char out[SPATE_BUS_POS_TEXT])
 {
-    spate_bus_pos_format(show->tap->bus->ops->name, pos, out);
+    spate_bus_pos_format(show->tap->stream.bus->ops->name, pos, out);
 }
 
 static enum spate_exit take(struct show *show, const struct spate_message *message)
@@ -135,11 +90,11 @@ static enum spate_exit take(struct show *show, const struct spate_message *messa
     if (!wanted(show, message->value))
         return SPATE_EXIT_OK;
     if (show->tap->show_pos)
-        spate_buf_printf(&show->out, "%s\t", at);
-    spate_buf_slice(&show->out, message->value);
-    spate_buf_putc(&show->out, '\n');
+        spate_buf_printf(&show->out.buf, "%s\t", at);
+    spate_buf_slice(&show->out.buf, message->value);
+    spate_buf_putc(&show->out.buf, '\n');
     show->shown++;
-    return show->out.len >= FLUSH_AT ? flush(show) : SPATE_EXIT_OK;
+    return show->out.buf.len >= SPATE_OUT_FLUSH ? spate_cli_out_flush(&show->out) : SPATE_EXIT_OK;
 }
 
 /* Shows what is there now. */
@@ -149,7 +104,7 @@ static enum spate_exit drain(struct show *show, bool *done)
     struct spate_message message;
     enum spate_exit result = SPATE_EXIT_OK;
 
-    while (result == SPATE_EXIT_OK && !*done && !stop(show)) {
+    while (result == SPATE_EXIT_OK && !*done && !spate_cli_out_over(&show->out)) {
         enum spate_rc rc = spate_reader_next(show->reader, &message, &err);
 
         if (rc == SPATE_AGAIN || rc == SPATE_END)
@@ -169,19 +124,19 @@ static enum spate_exit attach(struct show *show)
     const struct spate_tap *tap = show->tap;
     bool told = false;
 
-    while (!stop(show)) {
+    while (!spate_cli_out_over(&show->out)) {
         struct spate_err err = {0};
         struct pollfd fd = {.fd = spate_signals_fd(), .events = POLLIN};
 
-        if (spate_bus_reader_open(tap->bus, tap->topic, tap->see, tap->start, &show->reader, &err) ==
-            SPATE_OK)
+        if (spate_bus_reader_open(tap->stream.bus, tap->stream.topic, tap->see, tap->start, &show->reader,
+                                  &err) == SPATE_OK)
             return SPATE_EXIT_OK;
         if (err.verdict != SPATE_RETRY)
             return spate_cli_failed(&err);
         if (!told)
             fprintf(stderr, "spate: waiting: %s\n", err.text);
         told = true;
-        writable(show, 0);
+        spate_cli_out_glance(&show->out);
         poll(&fd, 1, RETRY_MS);
     }
     return SPATE_EXIT_OK;
@@ -194,20 +149,20 @@ enum spate_exit spate_tap_run(const struct spate_tap *tap)
     struct spate_err err = {0};
     bool done = false;
 
-    while (result == SPATE_EXIT_OK && show.reader && !done && !stop(&show)) {
+    while (result == SPATE_EXIT_OK && show.reader && !done && !spate_cli_out_over(&show.out)) {
         result = drain(&show, &done);
         if (result == SPATE_EXIT_OK)
-            result = flush(&show);
-        if (result != SPATE_EXIT_OK || done || stop(&show))
+            result = spate_cli_out_flush(&show.out);
+        if (result != SPATE_EXIT_OK || done || spate_cli_out_over(&show.out))
             break;
         if (spate_reader_wait(show.reader, GLANCE_MS, &err) == SPATE_FAIL)
             result = spate_cli_failed(&err);
-        writable(&show, 0); /* a closed pipe shows itself even when there is nothing to write */
+        spate_cli_out_glance(&show.out); /* a closed pipe shows itself even when there is nothing to write */
     }
     if (show.unreadable > 1)
         fprintf(stderr, "spate: %llu messages were passed by unread\n", (unsigned long long)show.unreadable);
     spate_reader_close(show.reader);
     spate_arena_fini(&show.arena);
-    spate_buf_fini(&show.out);
+    spate_buf_fini(&show.out.buf);
     return result;
 }
