@@ -1,0 +1,34 @@
+/* connector/plan.c - giving a plan back. */
+#include "connector/plan.h"
+
+#include <stdlib.h>
+
+static void table_fini(struct spate_plan_table *table)
+{
+    for (size_t i = 0; i < table->leaf_count; i++) {
+        free(table->leaves[i].name);
+        free(table->leaves[i].filter);
+        free(table->leaves[i].stamp);
+    }
+    for (size_t i = 0; i < table->where_count; i++) {
+        free(table->where[i].op);
+        free(table->where[i].value);
+    }
+    free(table->leaves);
+    free(table->where);
+    free(table->asked);
+    free(table->resume);
+    spate_table_free(table->table);
+}
+
+void spate_plan_free(struct spate_plan *plan)
+{
+    if (!plan)
+        return;
+    for (size_t i = 0; i < plan->count; i++)
+        table_fini(&plan->tables[i]);
+    free(plan->tables);
+    free(plan->request);
+    free(plan->sink);
+    free(plan);
+}
