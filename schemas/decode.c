@@ -15,13 +15,14 @@
     }
 
 static const struct spate_slice fields[] = {
-    FIELD("spate"),   FIELD("op"),       FIELD("n"),        FIELD("at"),        FIELD("epoch"),
-    FIELD("to"),      FIELD("request"),  FIELD("schema"),   FIELD("table"),     FIELD("pos"),
-    FIELD("end"),     FIELD("xid"),      FIELD("ts"),       FIELD("source"),    FIELD("v"),
-    FIELD("key"),     FIELD("before"),   FIELD("after"),    FIELD("unchanged"), FIELD("tables"),
-    FIELD("cascade"), FIELD("restart"),  FIELD("prefix"),   FIELD("content"),   FIELD("uuid"),
-    FIELD("why"),     FIELD("identity"), FIELD("previous"), FIELD("follower"),  FIELD("fingerprint"),
-    FIELD("columns"),
+    FIELD("spate"),     FIELD("op"),          FIELD("n"),       FIELD("at"),       FIELD("epoch"),
+    FIELD("to"),        FIELD("request"),     FIELD("schema"),  FIELD("table"),    FIELD("pos"),
+    FIELD("end"),       FIELD("xid"),         FIELD("ts"),      FIELD("source"),   FIELD("v"),
+    FIELD("by"),        FIELD("no"),          FIELD("key"),     FIELD("before"),   FIELD("after"),
+    FIELD("unchanged"), FIELD("tables"),      FIELD("cascade"), FIELD("restart"),  FIELD("prefix"),
+    FIELD("content"),   FIELD("uuid"),        FIELD("why"),     FIELD("identity"), FIELD("previous"),
+    FIELD("follower"),  FIELD("fingerprint"), FIELD("columns"), FIELD("range"),    FIELD("keys"),
+    FIELD("dropped"),   FIELD("count"),       FIELD("resume"),
 };
 _Static_assert(sizeof(fields) / sizeof(fields[0]) == SPATE_FIELD_COUNT, "every field has a name");
 
@@ -63,7 +64,7 @@ enum spate_field spate_decode_field(struct spate_decoder *decoder, enum spate_fi
 
 enum spate_field spate_decode_body(struct spate_decoder *decoder)
 {
-    enum spate_field field = spate_decode_field(decoder, SPATE_FIELD_KEY);
+    enum spate_field field = spate_decode_field(decoder, SPATE_FIELD_BY);
 
     if (field >= SPATE_FIELD_COUNT)
         return field;
@@ -184,9 +185,11 @@ static uint64_t needed_by(enum spate_op op)
     needed |= spate_field_bit(SPATE_FIELD_EPOCH);
     needed |= spate_op_counts(op) ? spate_field_bit(SPATE_FIELD_N) | spate_field_bit(SPATE_FIELD_POS)
                                   : spate_field_bit(SPATE_FIELD_AT);
-    if (op <= SPATE_OP_DELETE || op == SPATE_OP_READ)
+    if (op <= SPATE_OP_DELETE || (op >= SPATE_OP_CHUNK && op <= SPATE_OP_CHUNK_END))
         needed |= row;
-    if (op == SPATE_OP_EPOCH || op == SPATE_OP_HEARTBEAT)
+    if (op >= SPATE_OP_SNAPSHOT_BEGIN && op <= SPATE_OP_RANGES_END)
+        needed |= spate_field_bit(SPATE_FIELD_TO) | spate_field_bit(SPATE_FIELD_REQUEST);
+    if (op == SPATE_OP_EPOCH || op == SPATE_OP_HEARTBEAT || op == SPATE_OP_SNAPSHOT_BEGIN)
         needed |= spate_field_bit(SPATE_FIELD_END);
     return needed;
 }
@@ -287,7 +290,7 @@ static bool digits(const char *at, int count, int64_t *out)
 }
 
 /* 2026-11-21T09:14:03.123456Z, the inverse of spate_clock_format. */
-static bool read_ts(struct spate_json *json, int64_t *out)
+bool spate_decode_ts(struct spate_json *json, int64_t *out)
 {
     struct spate_slice text;
     int64_t year, month, day, hour, minute, second, micro, era, of_era;
@@ -324,7 +327,7 @@ static bool read_meta_field(struct spate_json *json, enum spate_field field, str
         meta->xid = (uint32_t)number;
         return true;
     case SPATE_FIELD_TS:
-        return read_ts(json, &meta->ts_us);
+        return spate_decode_ts(json, &meta->ts_us);
     case SPATE_FIELD_SOURCE:
         return spate_json_name(json, &meta->source);
     default:
@@ -369,8 +372,8 @@ enum spate_rc spate_decode_meta(struct spate_slice line, const struct spate_head
     if (spate_op_counts(head->op))
         needed = spate_field_bit(SPATE_FIELD_XID) | spate_field_bit(SPATE_FIELD_TS) |
                  spate_field_bit(SPATE_FIELD_SOURCE);
-    if ((head->op >= SPATE_OP_INSERT && head->op <= SPATE_OP_DELETE) || head->op == SPATE_OP_READ ||
-        head->op == SPATE_OP_SCHEMA)
+    if ((head->op >= SPATE_OP_INSERT && head->op <= SPATE_OP_DELETE) ||
+        (head->op >= SPATE_OP_CHUNK && head->op <= SPATE_OP_CHUNK_END) || head->op == SPATE_OP_SCHEMA)
         needed |= spate_field_bit(SPATE_FIELD_V);
     if (!complete(&decoder, needed))
         return spate_decode_refuse(&decoder, err);

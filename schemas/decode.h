@@ -24,6 +24,8 @@ enum spate_field {
     SPATE_FIELD_TS,
     SPATE_FIELD_SOURCE,
     SPATE_FIELD_V, /* the last of the meta */
+    SPATE_FIELD_BY,
+    SPATE_FIELD_NO,
     SPATE_FIELD_KEY,
     SPATE_FIELD_BEFORE,
     SPATE_FIELD_AFTER,
@@ -40,6 +42,11 @@ enum spate_field {
     SPATE_FIELD_FOLLOWER,
     SPATE_FIELD_FINGERPRINT,
     SPATE_FIELD_COLUMNS,
+    SPATE_FIELD_RANGE,
+    SPATE_FIELD_KEYS,
+    SPATE_FIELD_DROPPED,
+    SPATE_FIELD_READS, /* "count" */
+    SPATE_FIELD_RESUME,
     SPATE_FIELD_COUNT,
     SPATE_FIELD_FOREIGN = SPATE_FIELD_COUNT, /* a later addition: its value is skipped */
     SPATE_FIELD_NONE                         /* the object ends here, or the reader has failed */
@@ -69,6 +76,25 @@ enum spate_field spate_decode_body(struct spate_decoder *decoder);
 enum spate_rc spate_decode_end(struct spate_decoder *decoder, uint64_t needed, struct spate_err *err);
 /* SPATE_FAIL with the reader's failure and its place. */
 enum spate_rc spate_decode_refuse(const struct spate_decoder *decoder, struct spate_err *err);
+
+/* Head and meta of a message that must be of this op; on success *decoder stands at what follows. */
+enum spate_rc spate_decode_begin(struct spate_slice line, enum spate_op op, struct spate_head *head,
+                                 struct spate_meta *meta, struct spate_decoder *decoder,
+                                 struct spate_arena *arena, struct spate_err *err);
+
+/* In a nested object: is the field of this name (given in quotes)? Errors are about it from then on. */
+bool spate_decode_named(struct spate_json *json, struct spate_slice name, const char *quoted);
+/* Fails: the nested object ended without this field. */
+bool spate_decode_missing(struct spate_json *json, const char *quoted);
+/* Doubles an array of `count` elements in the arena when it is full (at 0 and at powers of two). */
+void *spate_decode_more(struct spate_arena *arena, const void *array, size_t count, size_t size);
+
+bool spate_decode_u32(struct spate_json *json, uint32_t *out);
+bool spate_decode_ts(struct spate_json *json, int64_t *wall_us);
+/* Exactly `count` hex digits in lower case; false without a failure when the text is anything else. */
+bool spate_decode_hex(struct spate_slice text, size_t count, uint64_t *out);
+/* Postgres' text again, from whatever kind of JSON it travelled as. */
+bool spate_decode_value(struct spate_json *json, struct spate_value *value);
 
 static inline uint64_t spate_field_bit(enum spate_field field)
 {

@@ -5,8 +5,7 @@
 #include "schemas/class.h"
 #include "schemas/decode.h"
 
-/* In a nested object: is the field of this name? */
-static bool named(struct spate_json *json, struct spate_slice name, const char *quoted)
+bool spate_decode_named(struct spate_json *json, struct spate_slice name, const char *quoted)
 {
     if (!spate_slice_eq(name, spate_slice(quoted + 1, strlen(quoted) - 2)))
         return false;
@@ -14,7 +13,7 @@ static bool named(struct spate_json *json, struct spate_slice name, const char *
     return true;
 }
 
-static bool read_u32(struct spate_json *json, uint32_t *out)
+bool spate_decode_u32(struct spate_json *json, uint32_t *out)
 {
     uint64_t number = 0;
 
@@ -24,15 +23,14 @@ static bool read_u32(struct spate_json *json, uint32_t *out)
     return true;
 }
 
-static bool missing(struct spate_json *json, const char *quoted)
+bool spate_decode_missing(struct spate_json *json, const char *quoted)
 {
     if (json->why == NULL)
         json->field = quoted;
     return spate_json_fail(json, SPATE_JSON_SYNTAX, "the field is missing");
 }
 
-/* Doubles an array of `count` elements in the arena when it is full (at 0 and at powers of two). */
-static void *more(struct spate_arena *arena, const void *array, size_t count, size_t size)
+void *spate_decode_more(struct spate_arena *arena, const void *array, size_t count, size_t size)
 {
     void *grown;
 
@@ -42,6 +40,23 @@ static void *more(struct spate_arena *arena, const void *array, size_t count, si
     if (count != 0)
         memcpy(grown, array, count * size);
     return grown;
+}
+
+bool spate_decode_hex(struct spate_slice text, size_t count, uint64_t *out)
+{
+    uint64_t value = 0;
+
+    if (text.len != count)
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        char c = text.at[i];
+
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f')))
+            return false;
+        value = value << 4 | (unsigned)(c <= '9' ? c - '0' : c - 'a' + 10);
+    }
+    *out = value;
+    return true;
 }
 
 static bool read_truncated(struct spate_json *json, struct spate_truncated *out)
@@ -55,19 +70,19 @@ static bool read_truncated(struct spate_json *json, struct spate_truncated *out)
     while (spate_json_field(json, &name)) {
         bool ok;
 
-        if (named(json, name, "\"schema\""))
+        if (spate_decode_named(json, name, "\"schema\""))
             ok = schema = spate_json_name(json, &out->schema);
-        else if (named(json, name, "\"table\""))
+        else if (spate_decode_named(json, name, "\"table\""))
             ok = table = spate_json_name(json, &out->table);
-        else if (named(json, name, "\"v\""))
-            ok = read_u32(json, &out->v);
+        else if (spate_decode_named(json, name, "\"v\""))
+            ok = spate_decode_u32(json, &out->v);
         else
             ok = spate_json_skip(json, NULL);
         if (!ok || !spate_json_after(json))
             return false;
     }
     if (json->why == NULL && (!schema || !table || out->v == 0))
-        return missing(json, !schema ? "\"schema\"" : !table ? "\"table\"" : "\"v\"");
+        return spate_decode_missing(json, !schema ? "\"schema\"" : !table ? "\"table\"" : "\"v\"");
     return json->why == NULL;
 }
 
@@ -88,7 +103,7 @@ enum spate_rc spate_decode_truncate(struct spate_slice line, const struct spate_
         if (field == SPATE_FIELD_TABLES) {
             ok = spate_json_take(json, '[');
             while (ok && spate_json_element(json, &first)) {
-                out->tables = more(arena, out->tables, out->count, sizeof(*out->tables));
+                out->tables = spate_decode_more(arena, out->tables, out->count, sizeof(*out->tables));
                 ok = read_truncated(json, &out->tables[out->count++]);
             }
             if (out->count == 0)
@@ -133,10 +148,9 @@ enum spate_rc spate_decode_message(struct spate_slice line, const struct spate_m
                             spate_field_bit(SPATE_FIELD_PREFIX) | spate_field_bit(SPATE_FIELD_CONTENT), err);
 }
 
-/* Head and meta of a message that must be of this op; on success *decoder stands at what follows. */
-static enum spate_rc begin(struct spate_slice line, enum spate_op op, struct spate_head *head,
-                           struct spate_meta *meta, struct spate_decoder *decoder, struct spate_arena *arena,
-                           struct spate_err *err)
+enum spate_rc spate_decode_begin(struct spate_slice line, enum spate_op op, struct spate_head *head,
+                                 struct spate_meta *meta, struct spate_decoder *decoder,
+                                 struct spate_arena *arena, struct spate_err *err)
 {
     if (spate_decode_head(line, head, arena, err) != SPATE_OK)
         return SPATE_FAIL;
@@ -156,7 +170,7 @@ enum spate_rc spate_decode_heartbeat(struct spate_slice line, struct spate_heart
     struct spate_head head;
     struct spate_meta meta;
 
-    if (begin(line, SPATE_OP_HEARTBEAT, &head, &meta, &decoder, arena, err) != SPATE_OK)
+    if (spate_decode_begin(line, SPATE_OP_HEARTBEAT, &head, &meta, &decoder, arena, err) != SPATE_OK)
         return SPATE_FAIL;
     while (spate_decode_body(&decoder) != SPATE_FIELD_NONE)
         if (!spate_json_skip(&decoder.json, NULL) || !spate_json_after(&decoder.json))
@@ -179,17 +193,17 @@ static bool read_identity(struct spate_json *json, struct spate_source_identity 
         unsigned i = 0;
         bool ok;
 
-        while (i < SPATE_COUNT(needed) && !named(json, name, needed[i]))
+        while (i < SPATE_COUNT(needed) && !spate_decode_named(json, name, needed[i]))
             i++;
         seen |= 1u << i;
         if (i == 0)
             ok = spate_json_name(json, &out->system);
         else if (i == 1)
-            ok = read_u32(json, &out->timeline);
+            ok = spate_decode_u32(json, &out->timeline);
         else if (i == 2)
             ok = spate_json_name(json, &out->database);
         else if (i == 3)
-            ok = read_u32(json, &out->database_oid);
+            ok = spate_decode_u32(json, &out->database_oid);
         else if (i == 4)
             ok = spate_json_name(json, &out->slot);
         else if (i == 5)
@@ -201,7 +215,7 @@ static bool read_identity(struct spate_json *json, struct spate_source_identity 
     }
     for (unsigned i = 0; i < SPATE_COUNT(needed); i++)
         if ((seen >> i & 1) == 0)
-            return missing(json, needed[i]);
+            return spate_decode_missing(json, needed[i]);
     return json->why == NULL;
 }
 
@@ -225,16 +239,16 @@ static bool read_previous(struct spate_json *json, struct spate_epoch *out)
     while (spate_json_field(json, &text)) {
         bool ok;
 
-        if (named(json, text, "\"epoch\""))
+        if (spate_decode_named(json, text, "\"epoch\""))
             ok = epoch = spate_json_u64(json, UINT64_MAX, &out->previous_epoch);
-        else if (named(json, text, "\"n\""))
+        else if (spate_decode_named(json, text, "\"n\""))
             ok = n = spate_json_u64(json, UINT64_MAX, &out->previous_n);
         else
             ok = spate_json_skip(json, NULL);
         if (!ok || !spate_json_after(json))
             return false;
     }
-    return epoch && n ? json->why == NULL : missing(json, epoch ? "\"n\"" : "\"epoch\"");
+    return epoch && n ? json->why == NULL : spate_decode_missing(json, epoch ? "\"n\"" : "\"epoch\"");
 }
 
 enum spate_rc spate_decode_epoch(struct spate_slice line, struct spate_epoch *out, struct spate_arena *arena,
@@ -250,7 +264,7 @@ enum spate_rc spate_decode_epoch(struct spate_slice line, struct spate_epoch *ou
     struct spate_meta meta;
     bool ok = true;
 
-    if (begin(line, SPATE_OP_EPOCH, &head, &meta, &decoder, arena, err) != SPATE_OK)
+    if (spate_decode_begin(line, SPATE_OP_EPOCH, &head, &meta, &decoder, arena, err) != SPATE_OK)
         return SPATE_FAIL;
     *out = (struct spate_epoch){
         .at = head.n, .epoch = head.epoch, .end = head.end, .wall_us = meta.ts_us, .source = meta.source};
@@ -310,24 +324,24 @@ static bool read_draft_column(struct spate_json *json, struct spate_column *out)
     while (spate_json_field(json, &name)) {
         bool ok;
 
-        if (named(json, name, "\"name\"")) {
+        if (spate_decode_named(json, name, "\"name\"")) {
             ok = seen_name = spate_json_name(json, &out->name);
-        } else if (named(json, name, "\"type\"")) {
+        } else if (spate_decode_named(json, name, "\"type\"")) {
             ok = spate_json_name(json, &out->type);
-        } else if (named(json, name, "\"oid\"")) {
-            ok = seen_oid = read_u32(json, &out->oid);
-        } else if (named(json, name, "\"mod\"")) {
+        } else if (spate_decode_named(json, name, "\"oid\"")) {
+            ok = seen_oid = spate_decode_u32(json, &out->oid);
+        } else if (spate_decode_named(json, name, "\"mod\"")) {
             ok = seen_mod = spate_json_i32(json, &out->mod);
-        } else if (named(json, name, "\"len\"")) {
+        } else if (spate_decode_named(json, name, "\"len\"")) {
             ok = seen_len = spate_json_i32(json, &number) &&
                             ((number >= INT16_MIN && number <= INT16_MAX) ||
                              spate_json_fail(json, SPATE_JSON_SYNTAX, "the number is too large"));
             out->len = (int16_t)(ok ? number : 0);
-        } else if (named(json, name, "\"identity\"")) {
+        } else if (spate_decode_named(json, name, "\"identity\"")) {
             ok = seen_identity = spate_json_bool(json, &out->identity);
-        } else if (named(json, name, "\"base\"")) {
+        } else if (spate_decode_named(json, name, "\"base\"")) {
             ok = spate_json_name(json, &out->base);
-        } else if (named(json, name, "\"class\"")) {
+        } else if (spate_decode_named(json, name, "\"class\"")) {
             ok = said = spate_json_string(json, &text) &&
                         (spate_class_parse(text, &out->json_class) ||
                          spate_json_fail(json, SPATE_JSON_SYNTAX, "there is no class of that name"));
@@ -338,11 +352,11 @@ static bool read_draft_column(struct spate_json *json, struct spate_column *out)
             return false;
     }
     if (json->why == NULL && !(seen_name && seen_oid && seen_mod && seen_len && seen_identity))
-        return missing(json, !seen_name  ? "\"name\""
-                             : !seen_oid ? "\"oid\""
-                             : !seen_mod ? "\"mod\""
-                             : !seen_len ? "\"len\""
-                                         : "\"identity\"");
+        return spate_decode_missing(json, !seen_name  ? "\"name\""
+                                          : !seen_oid ? "\"oid\""
+                                          : !seen_mod ? "\"mod\""
+                                          : !seen_len ? "\"len\""
+                                                      : "\"identity\"");
     if (!said)
         out->json_class = spate_class_by(out->oid, out->base);
     return json->why == NULL;
@@ -357,15 +371,7 @@ static bool read_draft_field(struct spate_json *json, enum spate_field field, st
     case SPATE_FIELD_FINGERPRINT:
         if (!spate_json_string(json, &text))
             return false;
-        for (size_t i = 0; i < text.len && text.len == 16; i++) {
-            char c = text.at[i];
-
-            if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f')))
-                text.len = 0;
-            else
-                draft->fingerprint = draft->fingerprint << 4 | (unsigned)(c <= '9' ? c - '0' : c - 'a' + 10);
-        }
-        return text.len == 16 ||
+        return spate_decode_hex(text, 16, &draft->fingerprint) ||
                spate_json_fail(json, SPATE_JSON_SYNTAX, "expected 16 hex digits in lower case");
     case SPATE_FIELD_IDENTITY:
         return spate_json_string(json, &text) &&
@@ -377,7 +383,7 @@ static bool read_draft_field(struct spate_json *json, enum spate_field field, st
         if (!spate_json_take(json, '['))
             return false;
         while (spate_json_element(json, &first)) {
-            draft->key = more(json->arena, draft->key, draft->key_count, sizeof(*draft->key));
+            draft->key = spate_decode_more(json->arena, draft->key, draft->key_count, sizeof(*draft->key));
             if (!spate_json_name(json, &draft->key[draft->key_count++]))
                 return false;
         }
@@ -386,7 +392,8 @@ static bool read_draft_field(struct spate_json *json, enum spate_field field, st
         if (!spate_json_take(json, '['))
             return false;
         while (spate_json_element(json, &first)) {
-            draft->columns = more(json->arena, draft->columns, draft->column_count, sizeof(*draft->columns));
+            draft->columns =
+                spate_decode_more(json->arena, draft->columns, draft->column_count, sizeof(*draft->columns));
             if (!read_draft_column(json, &draft->columns[draft->column_count++]))
                 return false;
         }
@@ -434,7 +441,7 @@ enum spate_rc spate_decode_schema(struct spate_slice line, struct spate_table **
     struct spate_meta meta;
     bool ok = true;
 
-    if (begin(line, SPATE_OP_SCHEMA, &head, &meta, &decoder, arena, err) != SPATE_OK)
+    if (spate_decode_begin(line, SPATE_OP_SCHEMA, &head, &meta, &decoder, arena, err) != SPATE_OK)
         return SPATE_FAIL;
     while (ok) {
         enum spate_field field = spate_decode_body(&decoder);

@@ -6,6 +6,7 @@
  * next column is found by comparing its name as it is written; any other order works too, more slowly. */
 
 #include "schemas/decode.h"
+#include "schemas/snapshot.h"
 
 /* A place that was met though it holds no value (not wanted, or unchanged) points here until the row is done,
  * so that a second mention and a missing one are both noticed without memory of their own. */
@@ -52,8 +53,7 @@ static bool read_raw(struct spate_json *json, struct spate_value *value)
     return spate_json_skip(json, &value->text);
 }
 
-/* Postgres' text again, from whatever kind of JSON it travelled as. */
-static bool read_value(struct spate_json *json, struct spate_value *value)
+bool spate_decode_value(struct spate_json *json, struct spate_value *value)
 {
     switch (spate_json_peek(json)) {
     case '"':
@@ -102,7 +102,7 @@ static bool read_row(struct spate_decoder *decoder, const struct spate_table *ta
         if (is_met(&values[i]))
             return spate_json_fail(json, SPATE_JSON_SYNTAX, "the column stands twice");
         if (want == NULL || want[i]) {
-            if (!read_value(json, &values[i]))
+            if (!spate_decode_value(json, &values[i]))
                 return false;
         } else {
             values[i].text.at = met;
@@ -184,7 +184,7 @@ static bool read_key(struct spate_decoder *decoder, const struct spate_table *ta
         decoder->column = table->columns[table->key[i]].name;
         if (is_met(&key[i]))
             return spate_json_fail(json, SPATE_JSON_SYNTAX, "the column stands twice");
-        if (!read_value(json, &key[i]) || !spate_json_after(json))
+        if (!spate_decode_value(json, &key[i]) || !spate_json_after(json))
             return false;
     }
     if (found < table->key_count)
@@ -194,8 +194,9 @@ static bool read_key(struct spate_decoder *decoder, const struct spate_table *ta
     return true;
 }
 
-/* Every column has its value or is said to be unchanged, and the rows are those that the op has. */
-static bool check_rows(struct spate_decoder *decoder, const struct spate_table *table,
+/* Every column has its value or is said to be unchanged, and the rows are those that the op has. A snapshot
+ * has only the columns that its requester asked for. */
+static bool check_rows(struct spate_decoder *decoder, const struct spate_table *table, const bool *want,
                        const struct spate_rows *rows, size_t unchanged)
 {
     struct spate_json *json = &decoder->json;
@@ -216,7 +217,7 @@ static bool check_rows(struct spate_decoder *decoder, const struct spate_table *
     for (size_t i = 0; i < table->column_count; i++) {
         struct spate_value *value = &rows->after[i];
 
-        if (after && !is_met(value)) {
+        if (after && !is_met(value) && (op != SPATE_OP_READ || want == NULL || want[i])) {
             decoder->column = table->columns[i].name;
             return spate_json_fail(json, SPATE_JSON_SYNTAX,
                                    "the column is neither in after nor in unchanged");
@@ -270,7 +271,73 @@ enum spate_rc spate_decode_rows(struct spate_slice line, const struct spate_head
         needed |= spate_field_bit(SPATE_FIELD_BEFORE) | spate_field_bit(SPATE_FIELD_UNCHANGED);
     if (spate_decode_end(&decoder, needed, err) != SPATE_OK)
         return SPATE_FAIL;
-    if (!check_rows(&decoder, table, rows, unchanged))
+    if (!check_rows(&decoder, table, want, rows, unchanged))
         return spate_decode_refuse(&decoder, err);
+    return SPATE_OK;
+}
+
+/* The error of a list of keys: there is no message around it whose place could be told. */
+static enum spate_rc refuse_keys(const struct spate_decoder *decoder, const struct spate_table *table,
+                                 size_t index, struct spate_err *err)
+{
+    struct spate_slice column = decoder->column;
+
+    return spate_fail(err, SPATE_QUARANTINE,
+                      "key %zu of table %.*s.%.*s%s%.*s, byte %zu of the keys: %s; a key is an object with a "
+                      "value for each column of the table's key",
+                      index, SPATE_SLICE_ARG(table->schema), SPATE_SLICE_ARG(table->name),
+                      column.len != 0 ? ", column " : "", SPATE_SLICE_ARG(column), decoder->json.where,
+                      decoder->json.why);
+}
+
+static bool count_elements(struct spate_slice array, size_t *count)
+{
+    struct spate_json json = spate_json_over(array, 0, NULL);
+    bool first = true;
+
+    *count = 0;
+    if (!spate_json_take(&json, '['))
+        return false;
+    while (spate_json_element(&json, &first)) {
+        if (!spate_json_skip(&json, NULL))
+            return false;
+        ++*count;
+    }
+    return spate_json_finish(&json);
+}
+
+enum spate_rc spate_decode_keys(struct spate_slice text, const struct spate_table *table,
+                                struct spate_value **values, size_t *count, struct spate_arena *arena,
+                                struct spate_err *err)
+{
+    struct spate_decoder decoder = spate_decoder_over(text, 0, NULL, arena);
+    struct spate_json *json = &decoder.json;
+    size_t found = 0;
+    bool first = true;
+
+    *values = NULL;
+    *count = 0;
+    if (!count_elements(text, &found))
+        return spate_fail(err, SPATE_QUARANTINE, "the keys of table %.*s.%.*s are no JSON array",
+                          SPATE_SLICE_ARG(table->schema), SPATE_SLICE_ARG(table->name));
+    *values = spate_arena_alloc(arena, (found * table->key_count + 1) * sizeof(**values));
+    spate_json_take(json, '[');
+    while (spate_json_element(json, &first)) {
+        struct spate_value *key = *values + *count * table->key_count;
+
+        for (size_t i = 0; i < table->key_count; i++)
+            key[i] = (struct spate_value){.kind = SPATE_VALUE_ABSENT};
+        if (table->key_count == 0)
+            spate_json_fail(json, SPATE_JSON_SYNTAX, "the table has no key");
+        read_key(&decoder, table, key);
+        for (size_t i = 0; i < table->key_count && json->why == NULL; i++)
+            if (key[i].kind == SPATE_VALUE_NULL) {
+                decoder.column = table->columns[table->key[i]].name;
+                spate_json_fail(json, SPATE_JSON_SYNTAX, "a column of a key is never null");
+            }
+        if (json->why != NULL)
+            return refuse_keys(&decoder, table, *count + 1, err);
+        ++*count;
+    }
     return SPATE_OK;
 }
