@@ -8,9 +8,11 @@
   check.py confirmed --source DSN --slot NAME (--archive DIR | --kafka BROKERS TOPIC) --until-file PATH
       I5: samples the slot's confirmed_flush_lsn; at no time is it beyond what the bus carries: its files on disk,
       or what a consumer that is not ours (kcat) reads.
-  check.py bus (--tap COMMAND | --archive DIR | --kafka BROKERS TOPIC) [--schemas DIR] [--sample N] [--until HEX_LSN]
+  check.py bus (--tap COMMAND | --archive DIR | --kafka BROKERS TOPIC) [--schemas DIR] [--sample N] [--until HEX_LSN] [--truth]
       I2: n without hole or repeat in each epoch, positions ascend, one `end` per transaction, `at` is right,
       every message (or each Nth, with --sample N) valid against the published JSON Schemas.
+      Chunks of a snapshot are whole, counted and begun; with --truth each of their rows is held against what the stream
+      said of it before (chunks.py).
       Of Kafka nobody can say that nothing is repeated: there (and with --log) the accepted messages are held against
       all this, a repeated one must be the same byte for byte, and a hole must heal. Kafka's keys must be the rows'.
 
@@ -30,13 +32,11 @@ import threading
 import time
 import zlib
 
+from chunks import Chunks, Wrong
+
 CHANGES = {"insert", "update", "delete", "truncate", "message"}
 BETWEEN = {"heartbeat", "epoch", "snapshot-begin", "chunk", "read", "chunk-end", "ranges-end"}
 HEAD = ["spate", "op", "n", "at", "epoch", "to", "request", "schema", "table", "pos", "end"]
-
-
-class Wrong(Exception):
-    """An invariant does not hold."""
 
 
 # ---------------------------------------------------------------- tables (I1)
@@ -316,7 +316,8 @@ def check_confirmed_archive(options):
 class Stream:
     """log: the messages come from a log that may repeat some and lack others until they are written again."""
 
-    def __init__(self, log=False):
+    def __init__(self, log=False, truth=False):
+        self.chunks = Chunks(log, truth)
         self.log, self.repeats, self.holes, self.hidden, self.in_hole = log, 0, 0, 0, False
         self.sums = array.array("I")  # of the accepted messages of this epoch, by n
         self.epoch = None      # the number of the open epoch
@@ -350,6 +351,7 @@ class Stream:
             self.between(message, here)
         else:
             raise Wrong(f"{here}: unknown op")
+        self.chunks.take(message, here)
         return message
 
     def accepts(self, message, line, here):
@@ -379,7 +381,7 @@ class Stream:
             self.in_hole = True
             self.hidden += 1
             return False
-        if "n" not in message and message["op"] == "heartbeat" and int(message["end"], 16) < self.end:
+        if message["op"] in ("heartbeat", "snapshot-begin") and int(message["end"], 16) < self.end:
             self.repeats += 1
             return False
         self.in_hole = False
@@ -402,7 +404,7 @@ class Stream:
             raise Wrong(f"{here}: stands inside transaction {self.open}")
         if message["at"] != self.n:
             raise Wrong(f"{here}: `at` is {message['at']}, the last change was {self.n}")
-        if message["op"] == "heartbeat":
+        if message["op"] in ("heartbeat", "snapshot-begin"):
             self.take_end(message, here)
 
     def new_epoch(self, message, here):
@@ -521,7 +523,7 @@ def topic_lines(brokers, name, seconds):
 
 
 def check_bus(options):
-    stream = Stream(log=options.log or bool(options.kafka))
+    stream = Stream(log=options.log or bool(options.kafka), truth=options.truth)
     schemas = Schemas(options.schemas) if options.schemas else None
     until = int(options.until, 16) if options.until else None
     if options.kafka:
@@ -533,7 +535,7 @@ def check_bus(options):
         if options.kafka:
             line, offset, key = line
         message = stream.take(line)
-        if options.kafka and (json.loads(key) if key else None) != message.get("key"):
+        if options.kafka and (json.loads(key) if key else None) != (None if message["op"] == "read" else message.get("key")):
             raise Wrong(f"offset {offset}: the record's key is {key[:200]!r}, the message's {message.get('key')!r}")
         if schemas and (options.sample <= 1 or stream.messages % options.sample == 1):
             schemas.hold(message)
@@ -546,7 +548,8 @@ def check_bus(options):
     if stream.messages == 0:
         raise Wrong("there is no message at all")
     print(json.dumps({"messages": stream.messages, "n": stream.n, "epoch": stream.epoch, "ops": stream.count,
-                      "repeats": stream.repeats, "holes": stream.holes, "hidden": stream.hidden, "validated": schemas.checked if schemas else 0}))
+                      "repeats": stream.repeats, "holes": stream.holes, "hidden": stream.hidden, "validated": schemas.checked if schemas else 0,
+                      "chunks": stream.chunks.complete, "rows": stream.chunks.rows, "dropped": stream.chunks.dropped, "broken": stream.chunks.broken}))
     return 0
 
 
@@ -580,6 +583,7 @@ def main(argv=None):
     bus.add_argument("--schemas")
     bus.add_argument("--sample", type=int, default=1)
     bus.add_argument("--until")
+    bus.add_argument("--truth", action="store_true")
     bus.add_argument("--seconds", type=float, default=120)
     options = parser.parse_args(argv)
     try:

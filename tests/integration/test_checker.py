@@ -159,6 +159,77 @@ def test_what_no_log_may_do_is_found(tmp_path, damage, words):
     assert code == 1 and words in out, out
 
 
+def woven():
+    """A request of two chunks, between changes of the rows 1 to 9."""
+    def addressed(op, at, **more):
+        message = between(op, at, **more)
+        head = {"to": "team", "request": "r1"}
+        if op != "snapshot-begin" and op != "ranges-end":
+            head.update(schema="public", table="t")
+        deciding = {name: message.pop(name) for name in ("spate", "op", "at", "epoch")}
+        end = message.pop("end")
+        return {**deciding, **head, **({"end": end} if op == "snapshot-begin" else {}), **message}
+
+    def chunk(op, at, no, **more):
+        return addressed(op, at, v=1, by="0000abcd", no=no, **more)
+
+    def read(at, no, key, **columns):
+        return chunk("read", at, no, key={"id": key}, after={"id": key, **columns})
+
+    gone = {**change(4, 0x240, 1, end=0x250, op="delete"), "key": {"id": 2}, "after": None}
+    moved = {**change(5, 0x260, 1, end=0x270, op="update"), "key": {"id": 9}, "before": {"id": 3}, "after": {"id": 9, "a": 1}, "unchanged": ["b"]}
+    tables = [{"schema": "public", "table": "t"}]
+    return [between("epoch", 0, previous=None)] + [change(n, 0x200 + 16 * n, 1, end=0x208 + 16 * n) for n in (1, 2, 3)] + [
+        addressed("snapshot-begin", 3, end=0x238, tables=tables),
+        chunk("chunk", 3, 1, range={"from": "(0,0)", "to": "(8,0)"}, dropped=[]), read(3, 1, 3, a=0, b=7), read(3, 1, 7, a=7),
+        chunk("chunk-end", 3, 1, count=2, resume="x"), gone, moved,
+        chunk("chunk", 5, 2, range={"from": "(8,0)", "to": "(9,0)"}, dropped=[{"id": 8}]), read(5, 2, 9, a=1, b=7),
+        chunk("chunk-end", 5, 2, count=1, resume="y"), addressed("ranges-end", 5, tables=[{**tables[0], "chunks": 2}]),
+        between("heartbeat", 5, end=0x580)]
+
+
+def test_a_right_snapshot_passes(tmp_path):
+    code, out = check_stream(tmp_path, woven(), "--truth")
+    assert code == 0, out
+    out = json.loads(out)
+    assert (out["chunks"], out["rows"], out["dropped"], out["broken"]) == (2, 3, 1, 0)
+
+
+@pytest.mark.parametrize("damage, words", [
+    (put(12, key={"id": 2}, after={"id": 2}), "brings back"), (put(12, key={"id": 3}, after={"id": 3}), "brings back"),
+    (put(12, after={"id": 9, "a": 0, "b": 7}), "has a = 0, the stream said 1"), (put(12, after={"id": 9, "a": 1, "b": 8}), "has b = 8"),
+    (put(8, count=3), "counts 3 rows, there are 2"), (put(6, by="0000abce"), "outside of its chunk"), (put(7, no=2), "outside of its chunk"),
+    (put(12, key={"id": 8}, after={"id": 8}), "named as dropped"), (without(5), "outside of its chunk"), (without(4), "has not begun"),
+    (put(11, range={"from": "(7,0)", "to": "(9,0)"}), "where no chunk ended"), (put(14, tables=[{"schema": "public", "table": "t", "chunks": 3}]), "there are 2"),
+    (lambda s: [m.update(no=3) for m in s[11:14]], "chunk 3 after chunk 1"), (put(11, at=4), "`at` is 4"), (put(4, end=f"{0x100:016X}"), "goes back"),
+    (lambda s: s[11].pop("range"), "neither a range nor keys"),
+])
+def test_any_damage_to_a_snapshot_is_found(tmp_path, damage, words):
+    stream = woven()
+    damage(stream)
+    code, out = check_stream(tmp_path, stream, "--truth")
+    assert code == 1 and words in out, out
+
+
+def test_a_row_read_from_before_a_truncate_is_found(tmp_path):
+    stream = woven()
+    emptied = {"spate": 1, "op": "truncate", "n": 6, "epoch": 1, "pos": f"{0x280:016X}.00000001", "end": f"{0x290:016X}", "xid": 9, "ts": "x", "source": "shop",
+               "tables": [{"schema": "public", "table": "t", "v": 1}], "cascade": False, "restart": False, "key": None}
+    stream.insert(11, emptied)
+    for message in stream[12:]:
+        message["at"] = 6
+    code, out = check_stream(tmp_path, stream, "--truth")
+    assert code == 1 and "brings back" in out, out
+
+
+def test_two_writers_of_a_log_may_break_a_chunk(tmp_path):
+    stream = woven()
+    stream.insert(7, {**stream[7], "by": "0000dead"})
+    code, out = check_stream(tmp_path, stream, "--truth", "--log")
+    assert code == 0 and json.loads(out)["broken"] == 3, out
+    assert json.loads(out)["chunks"] == 1
+
+
 def test_half_a_bank_transfer_is_found(source):
     query = "SELECT sum(x) FROM (VALUES (1), (2)) AS v (x)"
     assert check("bank", "--target", source.dsn(), "--query", query, "--expect", "3", "--reads", "3")[0] == 0
