@@ -22,7 +22,7 @@ static const struct spate_slice fields[] = {
     FIELD("unchanged"), FIELD("tables"),      FIELD("cascade"), FIELD("restart"),  FIELD("prefix"),
     FIELD("content"),   FIELD("uuid"),        FIELD("why"),     FIELD("identity"), FIELD("previous"),
     FIELD("follower"),  FIELD("fingerprint"), FIELD("columns"), FIELD("range"),    FIELD("keys"),
-    FIELD("dropped"),   FIELD("count"),       FIELD("resume"),
+    FIELD("since"),     FIELD("dropped"),     FIELD("count"),   FIELD("resume"),
 };
 _Static_assert(sizeof(fields) / sizeof(fields[0]) == SPATE_FIELD_COUNT, "every field has a name");
 

@@ -133,6 +133,8 @@ enum spate_rc spate_decode_chunk(struct spate_slice line, struct spate_chunk *ou
             ok = range = read_range(json, out);
         else if (field == SPATE_FIELD_KEYS)
             ok = out->by_keys = read_array(json, &out->keys);
+        else if (field == SPATE_FIELD_SINCE)
+            ok = spate_json_name(json, &out->since);
         else if (field == SPATE_FIELD_DROPPED)
             ok = read_array(json, &out->dropped);
         else

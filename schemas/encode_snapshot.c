@@ -2,7 +2,7 @@
  *
  *   {"spate":1,"op":…,"at":…,"epoch":…,"to":…,"request":…,"schema":…,"table":…,"end":…,"ts":…,"source":…,"v":…,
  *    "tables":[{"schema":…,"table":…},…]}                   snapshot-begin: end, no schema, table, v
- *    "by":…,"no":…,"range":{…}|"keys":[…],"dropped":[…]}    chunk
+ *    "by":…,"no":…,"range":{…},"since":…,"dropped":[…]}     chunk; or "keys":[…] instead of range and since
  *    "by":…,"no":…,"key":{…}|null,"after":{…}}              read
  *    "by":…,"no":…,"count":…,"resume":…}                    chunk-end
  *    "tables":[{"schema":…,"table":…,"chunks":…},…]}        ranges-end: no schema, table, v */
@@ -110,6 +110,10 @@ void spate_encode_chunk(struct spate_buf *out, const struct spate_chunk *chunk)
         spate_tid_format(chunk->to, tid);
         spate_buf_puts(out, tid);
         SPATE_JSON_ADD(out, "\"}");
+        if (chunk->since.len != 0) {
+            SPATE_JSON_ADD(out, ",\"since\":");
+            spate_json_put_name(out, chunk->since);
+        }
     }
     SPATE_JSON_ADD(out, ",\"dropped\":");
     put_array(out, chunk->dropped);

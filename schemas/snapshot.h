@@ -50,10 +50,14 @@ struct spate_chunk {
     struct spate_slice schema, name; /* decoding */
     uint32_t v;                      /* decoding */
     struct spate_chunk_name chunk;
-    bool by_keys;               /* `keys` were asked for; else the range [from, to) */
-    uint64_t from, to;          /* tids */
-    struct spate_slice keys;    /* JSON array of key objects, as it stands in the line; "[]" */
-    struct spate_slice dropped; /* the same */
+    bool by_keys;            /* `keys` were asked for; else the range [from, to) */
+    uint64_t from, to;       /* tids */
+    struct spate_slice keys; /* JSON array of key objects, as it stands in the line; "[]" */
+    /* The token at which the range begins: the `resume` of the chunk before it, or of the request that it was
+     * positioned by; empty where the table begins (again), and with keys. Numbers alone would not tell that a
+     * chunk goes on from another place than the one that was taken last (F46). */
+    struct spate_slice since;
+    struct spate_slice dropped; /* as keys */
 };
 
 struct spate_chunk_end {
