@@ -1,13 +1,14 @@
 """Random faults under the loads W1-W7, and the checker at the end: the kill test and the soak."""
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 
-from tests.support import scratch, workloads
+from tests.support import scratch, shapes, workloads
 from tests.support.proxy import Proxy
 from tests.support.world import CHECKER, World
 
@@ -16,10 +17,12 @@ PASSWORD = "chaos"
 
 class Chaos:
     """kafka: the bus is this cluster, which is ours to kill; else the local bus. network: proxies stand before source and
-    target (and before the brokers, when the cluster has them), so that connections can be cut. patience: seconds to catch up."""
+    target (and before the brokers, when the cluster has them), so that connections can be cut. patience: seconds to catch up.
+    requests: everything is there before anybody listens, the teams ask for it, and for it again at random (W8)."""
 
     def __init__(self, source, target, seed, say=print, kafka=None, network=False, kinds=workloads.USUAL, pause=0.01,
-                 patience=90):
+                 patience=90, requests=False):
+        self.requests, self.asked = requests, []
         self.random, self.seed, self.say = random.Random(seed), seed, say
         self.source, self.target, self.kafka, self.kinds, self.load_pause, self.patience = source, target, kafka, kinds, pause, patience
         self.world = World(source, target, kafka=kafka)
@@ -35,8 +38,16 @@ class Chaos:
             if kafka and kafka.proxies[0]:
                 self.proxies["broker"] = kafka.proxies
         workloads.prepare(self.world)
-        self.files = [self.world.sink_file("mirror", workloads.MIRROR, url=urls.get("target")),
+        self.files = [self.world.sink_file("mirror", {**workloads.MIRROR, **(shapes.MIRROR if requests else {})}, url=urls.get("target")),
                       self.world.sink_file("words", workloads.OWN_WORDS, url=urls.get("target"))]
+        self.pairs = workloads.mirror_pairs("mirror") + workloads.own_words_pairs("words")
+        if requests:
+            self.kinds = (*kinds, *workloads.SHAPES)
+            shapes.prepare(self.world)
+            self.world.config["snapshots"] = {"chunk_bytes": "64KiB"}
+            self.files.append(self.world.sink_file("swap", {"w2_accounts": workloads.MIRROR["w2_accounts"], **shapes.MIRROR}, url=urls.get("target"),
+                                                   on_snapshot="swap"))
+            self.pairs += shapes.pairs("mirror") + shapes.pairs("swap") + [("SELECT * FROM w2_accounts", "SELECT * FROM swap.w2_accounts")]
         self.checkers = []
         self.until_file = os.path.join(self.world.dir, "done")
 
@@ -45,6 +56,8 @@ class Chaos:
         kinds = ["kill connector"] * 7 + ["kill sink"] * 7 + ["stop connector", "stop sink", "freeze connector", "freeze sink"]
         kinds += ["restart source", "restart target", "kill source", "kill target", "terminate walsender", "terminate sink"]
         kinds += [f"{how} {name}" for name in self.proxies for how in ("cut", "cut", "blackhole", "half")]
+        if self.requests:
+            kinds += ["ask mirror", "ask swap", "ask words", "ask rows", "ask some", "cancel request"] * 2
         if self.kafka:
             kinds += ["kill broker"] * 2 + ["restart broker", "freeze broker"]
         return kinds
@@ -64,11 +77,20 @@ class Chaos:
         self.checkers.append((name, process, log))
 
     def start(self):
+        if self.requests:
+            workloads.load(self.world)
+            shapes.fill(self.world)
         self.start_connector(ready=True)
         self.start_sink()
-        workloads.load(self.world)
         world = self.world
         target = world.target.dsn(world.db)
+        if self.requests:  # from here on nobody sees half of it any more
+            for query, total in (("SELECT sum(balance) FROM mirror.w2_accounts", workloads.BANK_SUM), ("SELECT sum(cents) FROM words.accounts", 100 * workloads.BANK_SUM),
+                                 ("SELECT sum(balance) FROM swap.w2_accounts", workloads.BANK_SUM)):
+                world.wait_rows(query, [(total,)], self.patience)
+            self.checker("bank-swap", "bank", "--target", target, "--query", "SELECT sum(balance) FROM swap.w2_accounts", "--expect", str(workloads.BANK_SUM))
+        else:
+            workloads.load(self.world)
         self.checker("bank-mirror", "bank", "--target", target, "--query", "SELECT sum(balance) FROM mirror.w2_accounts", "--expect", str(workloads.BANK_SUM))
         self.checker("bank-words", "bank", "--target", target, "--query", "SELECT sum(cents) FROM words.accounts", "--expect", str(100 * workloads.BANK_SUM))
         self.checker("confirmed", "confirmed", "--source", world.source.dsn(world.db), "--slot", world.slot(), *self.place())
@@ -119,10 +141,31 @@ class Chaos:
             self.do_spate(how, what)
         elif what in ("source", "target"):
             self.do_cluster(how, self.source if what == "source" else self.target)
+        elif how in ("ask", "cancel"):
+            self.ask(how, what)
         elif what == "walsender":
             self.source.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active", [self.world.slot()])
         else:
             self.do_broker(how, self.random.choice(self.kafka.nodes))
+
+    def ask(self, how, what):
+        """Nobody waits for the answer: whoever should give it may be dead."""
+        self.asked = [process for process in self.asked if process.running()]
+        while len(self.asked) > 3:
+            self.asked.pop(0).kill()
+        if what == "rows":  # prints them, and is its own requester
+            arguments = ["--tables", "public.s_*"]
+        elif what == "some":
+            arguments = ["--sink", "mirror", "--tables", "public.s_parts", "--where", f"v < {self.random.randrange(1, 400)}"]
+        elif what == "request":
+            code, out, _ = self.world.run("snapshot", "-c", self.world.connector_file(), "--list")
+            active = [words[0] for words in map(str.split, out.splitlines()) if words and re.fullmatch(r"[0-9a-f-]{8,}", words[0])]
+            if code or not active:
+                return
+            arguments = ["--cancel", self.random.choice(active)]
+        else:
+            arguments = ["--sink", what]
+        self.asked.append(self.world.snapshot(*arguments, name=f"ask-{what}"))
 
     def do_spate(self, how, what):
         process = self.world.connector_process if what == "connector" else self.sink
@@ -186,10 +229,9 @@ class Chaos:
                 node.wait_ready()
         self.must_run(self.world.connector_process)
         self.must_run(self.sink)
-        pairs = workloads.mirror_pairs("mirror") + workloads.own_words_pairs("words")
-        self.world.wait_equal(pairs, self.patience)
+        self.world.wait_equal(self.pairs, self.patience)
         equal = time.monotonic()
-        found = self.world.check_bus(sample=100, seconds=max(200, 4 * self.patience))
+        found = self.world.check_bus(sample=100, seconds=max(200, 4 * self.patience), truth=self.requests)
         with open(self.until_file, "w"):
             pass
         for name, process, log in self.checkers:
@@ -201,6 +243,9 @@ class Chaos:
             self.say(f"   {name}: {words.strip()}")
         self.say(f"   {transactions} transactions, {found['n']} changes on the bus, {found['ops'].get('heartbeat', 0)} heartbeats, "
                  f"{found['repeats']} messages repeated and {found['holes']} holes healed on it")
+        if self.requests:
+            self.say(f"   {found['ops'].get('snapshot-begin', 0)} times a snapshot began; {found['chunks']} chunks with {found['rows']} rows, "
+                     f"{found['dropped']} left out since they had just changed, {found['broken']} chunks broken off")
         self.say("   " + "; ".join(f"sink {name}: {applied} applied, {duplicates} duplicates dropped, {holes} holes" for name, applied, duplicates, holes
                                    in self.counters()))
         self.say(f"   {ended - begin:.0f} s of faults, equal {equal - ended:.0f} s later, the bus read in {time.monotonic() - equal:.0f} s")
@@ -208,7 +253,7 @@ class Chaos:
         return found
 
     def counters(self):
-        return [self.world.tgt(f"SELECT sink, applied, duplicates, holes FROM {schema}.spate_sink")[0] for schema in ("mirror", "words")]
+        return [self.world.tgt(f"SELECT sink, applied, duplicates, holes FROM {schema}.spate_sink")[0] for schema in ("mirror", "words", "swap")[:len(self.files)]]
 
     def keep_logs(self, folder):
         """For whoever looks into a failure."""

@@ -7,6 +7,7 @@
   W5 bulk        COPY and statements over many rows; COPY's rows share one LSN
   W6 long        transactions of thousands of rows in savepoints, some of which are rolled back
   W7 shape       DDL between and inside transactions, as far as a sink follows without help; TRUNCATE
+  W8 shapes      rows of tables of many shapes (shapes.py), while snapshots are asked of them
 
 Each is a thread with a connection of its own; it reconnects when the source goes away, since the clusters
 are restarted under it. A commit whose outcome is unknown needs no care: the checker compares with the source.
@@ -16,6 +17,8 @@ import random
 import threading
 
 import psycopg2
+
+from tests.support import shapes
 
 ACCOUNTS, BALANCE = 60, 1000
 BANK_SUM = ACCOUNTS * BALANCE
@@ -57,7 +60,7 @@ def prepare(world):
 
 
 def load(world):
-    """The first rows; while the connector runs, since older rows are not in the stream."""
+    """The first rows."""
     world.src(f"INSERT INTO w2_accounts SELECT i, {BALANCE} FROM generate_series(1, {ACCOUNTS}) i;"
               "INSERT INTO w3_churn SELECT i, i, 'r' || i FROM generate_series(1, 40) i;"
               "INSERT INTO w4_large SELECT i, 0, (SELECT string_agg(md5(i::text || g), '') FROM generate_series(1, 700) g), "
@@ -178,10 +181,11 @@ def shape(cursor, _state, rnd):
 
 
 LOADS = {"w1": (counters, counters_resume), "w2": (bank, None), "w3": (churn, None), "w4": (large, None), "w5": (bulk, None), "w6": (long, None),
-         "w7": (shape, None)}
+         "w7": (shape, None), "w8": (shapes.write, None)}
 SLOWER = {"w5": 200, "w6": 600, "w7": 30}  # how many times the others' pause
 USUAL = ("w1", "w1", "w2", "w2", "w3", "w4")
 ALL = USUAL + ("w5", "w6", "w7")
+SHAPES = ("w8", "w8", "w8")
 
 
 class Load(threading.Thread):

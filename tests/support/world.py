@@ -209,6 +209,10 @@ class World:
         argv = [part for file in files for part in ("-c", file)]
         return self.spawn(name, "sink", *argv, *arguments, **more)
 
+    def snapshot(self, *arguments, file=None, name="snapshot", **more):
+        """spate snapshot, running. Its rows go to NAME.log, with what it says."""
+        return self.spawn(name, "snapshot", "-c", file or self.connector_file(), *arguments, **more)
+
     def run(self, *argv, seconds=20, env=None, check=None, stdin=None):
         """Runs spate to its end; returns (exit code, stdout, stderr)."""
         done = subprocess.run([binary(), *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
@@ -318,10 +322,11 @@ class World:
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return done.returncode, done.stdout
 
-    def check_bus(self, sample=0, seconds=120, allow_open=False):
-        """Holds the whole stream against I2 and the published schemas."""
+    def check_bus(self, sample=0, seconds=120, truth=False):
+        """Holds the whole stream against I2 and the published schemas; with truth each row of a snapshot against what
+        the stream said of it before."""
         argv = [sys.executable, CHECKER, "bus", "--schemas", os.path.join(scratch.ROOT, "schemas"), "--sample", str(sample),
-                "--until", f"{self.emit_marker():X}", "--seconds", str(seconds)]
+                "--until", f"{self.emit_marker():X}", "--seconds", str(seconds)] + (["--truth"] if truth else [])
         if self.kafka:
             argv += ["--kafka", self.kafka.inside, self.stream]
         else:
