@@ -99,6 +99,12 @@ void spate_snapshot_copy(struct spate_snapshot *to, const struct spate_snapshot 
     }
 }
 
+void spate_snapshot_doubt(struct spate_snapshot *snapshot)
+{
+    snapshot->xmax = snapshot->xmin;
+    snapshot->count = 0;
+}
+
 uint64_t spate_snapshot_widen(const struct spate_snapshot *snapshot, uint32_t xid)
 {
     uint32_t ahead = xid - (uint32_t)snapshot->xmax;

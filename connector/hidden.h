@@ -31,6 +31,9 @@ void spate_snapshot_fini(struct spate_snapshot *snapshot);
 void spate_snapshot_copy(struct spate_snapshot *to, const struct spate_snapshot *from);
 /* A Begin's 32 bits, widened near xmax. */
 uint64_t spate_snapshot_widen(const struct spate_snapshot *snapshot, uint32_t xid);
+/* A standby does not name those that run (pg_current_snapshot() leaves them out there): from now on only what
+ * is older than all of them counts as seen. */
+void spate_snapshot_doubt(struct spate_snapshot *snapshot);
 /* Is that transaction over, as far as this snapshot is concerned? Top-level xids only (P18). */
 bool spate_snapshot_sees(const struct spate_snapshot *snapshot, uint32_t xid);
 
@@ -42,8 +45,9 @@ struct spate_hidden *spate_hidden_new(size_t key_bytes);
 void spate_hidden_free(struct spate_hidden *hidden);
 void spate_hidden_clear(struct spate_hidden *hidden); /* a new session: nothing is known any more */
 
-/* The stream's transactions, in order. Keys of an open transaction count only from its commit on. `table` is
- * a small number that the caller gave a watched table. */
+/* The stream's transactions, in order; and, with commit LSN 0, those that an earlier session may have
+ * delivered (connector/rebuild.h). Keys of an open transaction count only from its commit on. `table` is a
+ * small number that the caller gave a watched table. */
 void spate_hidden_begin(struct spate_hidden *hidden, uint32_t xid, uint64_t commit_lsn);
 void spate_hidden_touch(struct spate_hidden *hidden, uint32_t table, struct spate_slice key);
 void spate_hidden_touch_all(struct spate_hidden *hidden, uint32_t table); /* TRUNCATE */

@@ -146,6 +146,20 @@ static void P91_a_snapshot_sees_what_is_over(void **state)
     assert_false(sees("20:20:", 20));
 }
 
+/* Measured on a standby of 15: it says 725:729: while 725 runs on the primary. */
+static void P91_a_standby_is_not_believed(void **state)
+{
+    struct spate_snapshot snapshot = at("725:729:");
+
+    (void)state;
+    assert_true(spate_snapshot_sees(&snapshot, 725));
+    spate_snapshot_doubt(&snapshot);
+    assert_false(spate_snapshot_sees(&snapshot, 725));
+    assert_false(spate_snapshot_sees(&snapshot, 728));
+    assert_true(spate_snapshot_sees(&snapshot, 724));
+    spate_snapshot_fini(&snapshot);
+}
+
 static void P21_xids_are_widened_near_xmax(void **state)
 {
     static const struct {
@@ -546,6 +560,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_snapshot_is_read, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_is_no_snapshot_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(P91_a_snapshot_sees_what_is_over, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(P91_a_standby_is_not_believed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(P21_xids_are_widened_near_xmax, set_up, tear_down),
         cmocka_unit_test_setup_teardown(P91_keys_of_a_missed_transaction_are_touched, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_that_was_delivered_before_the_request_is_missed, set_up,
