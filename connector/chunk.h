@@ -51,6 +51,7 @@ struct spate_job {
     struct spate_err err;
     struct spate_snapshot snapshot; /* S */
     uint64_t lsn;     /* L: pg_current_wal_insert_lsn(), without a page header; standby: receive LSN */
+    uint64_t pages;   /* RANGE: of the leaf, after S was taken */
     uint64_t reached; /* RANGE: [from, reached) was read */
     struct spate_buf lines, keys_text;
     struct spate_chunk_row *rows; /* owned */

@@ -47,6 +47,14 @@
     X(connector_heartbeat, "connector", "any", false, "a heartbeat is about to be published")                \
     X(connector_confirm, "connector", "any", false, "a status that moves the slot is about to be sent")      \
     X(connector_confirmed, "connector", "any", false, "it was sent")                                         \
+    X(connector_chunk_locked, "connector", "any", false, "a chunk's snapshot is taken, no row of it read")   \
+    X(connector_chunk_read, "connector", "any", false, "its rows are read, its transaction still open")      \
+    X(connector_chunk_ready, "connector", "any", false, "a chunk was read, and waits for its place")         \
+    X(connector_snapshot_begun, "connector", "any", false, "snapshot-begin is on its way to the bus")        \
+    X(connector_chunk_begun, "connector", "any", false, "a chunk's first line is on its way, no row of it")  \
+    X(connector_chunk_half, "connector", "any", false, "its first row as well, and not its end")             \
+    X(connector_chunk_end, "connector", "any", false, "all of the chunk is on its way to the bus")           \
+    X(connector_ranges_end, "connector", "any", false, "so is the word that all ranges were sent")           \
     X(connector_stop, "connector", "any", false,                                                             \
       "told to stop: all is durable, the last status is not sent")                                           \
     X(local_recover, "connector", "local", false, "the manifest promises new bases, nothing stands there")   \
@@ -89,7 +97,11 @@
     X(sink_sent, "sink", "any", false, "a script is on its way, no answer was read")                         \
     X(sink_committed, "sink", "any", true, "COMMIT was answered, and nothing remembers it")                  \
     X(sink_position, "sink", "any", false, "a position without rows is about to be stored")                  \
-    X(sink_positioned, "sink", "any", false, "it was stored, and nothing remembers it")
+    X(sink_positioned, "sink", "any", false, "it was stored, and nothing remembers it")                      \
+    X(sink_load_begin, "sink", "any", false, "tables of a snapshot are made, and nothing of it committed")   \
+    X(sink_chunk_applied, "sink", "any", false, "a chunk's rows and progress are in the script, no COMMIT")  \
+    X(sink_sweep, "sink", "any", false, "all rows of a snapshot came; the old ones are about to go")         \
+    X(sink_swept, "sink", "any", false, "they are gone, and nothing remembers it")
 
 enum spate_failpoint {
 #define SPATE_FAILPOINT_ENUM(name, process, bus, fails, doc) SPATE_FP_##name,
