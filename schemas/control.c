@@ -483,8 +483,8 @@ static enum spate_rc refuse(const struct reader *r, struct spate_err *err)
         spate_err_context(err, "table number %zu", r->table);
     if (out->op == SPATE_CONTROL_UNKNOWN)
         return spate_err_context(err, "control message not understood");
-    return spate_err_context(err, "%s %.*s not understood", spate_control_op_name(out->op),
-                             SPATE_SLICE_ARG(out->request));
+    return spate_err_context(err, "%s%s%.*s not understood", spate_control_op_name(out->op),
+                             out->request.len != 0 ? " " : "", SPATE_SLICE_ARG(out->request));
 }
 
 /* Fails with the first field that the op must have and has not. */

@@ -2,6 +2,7 @@
  *
  *   build/release/tests/bench/schemas_codec [ROUNDS] */
 
+#include "schemas/snapshot.h"
 #include "tests/support/schemas_fixture.h"
 
 #include <stdio.h>
@@ -77,6 +78,68 @@ static void run(const char *name, const struct spate_change *change, long rounds
     spate_arena_fini(&arena);
 }
 
+/* The reader thread's half of a row, the half that is the same for a chunk, and what a requester and a
+ * passer-by do with the line. */
+static void run_read(const char *name, const struct spate_table *table, const struct spate_value *values,
+                     long rounds)
+{
+    struct spate_chunk chunk = {.head = {.at = 1042,
+                                         .epoch = 1,
+                                         .to = S("billing"),
+                                         .request = S("billing-5d0c1f7e"),
+                                         .wall_us = FIXTURE_US,
+                                         .source = S("shop")},
+                                .table = table,
+                                .chunk = {.by = 0x0a1b2c3d, .no = 7}};
+    struct spate_value before[COLUMNS], after[COLUMNS], key[1];
+    struct spate_rows rows = {.before = before, .after = after, .key = key};
+    struct spate_buf line = {0}, row = {0};
+    struct spate_arena arena = {0};
+    struct spate_chunk_name of;
+    struct spate_err err = {0};
+    struct spate_head head;
+    struct spate_meta meta;
+    char what[64];
+    int64_t start;
+
+    start = cpu_us();
+    for (long i = 0; i < rounds; i++) {
+        spate_buf_reset(&row);
+        must(spate_encode_read_row(&row, table, values, &err), &err);
+    }
+    snprintf(what, sizeof(what), "%s: encode row", name);
+    report(what, cpu_us() - start, rounds, row.len);
+
+    start = cpu_us();
+    for (long i = 0; i < rounds; i++) {
+        spate_buf_reset(&line);
+        spate_encode_read_head(&line, &chunk);
+    }
+    snprintf(what, sizeof(what), "%s: encode head", name);
+    report(what, cpu_us() - start, rounds, line.len);
+    spate_buf_slice(&line, spate_buf_view(&row));
+
+    start = cpu_us();
+    for (long i = 0; i < rounds; i++)
+        must(spate_decode_head(spate_buf_view(&line), &head, &arena, &err), &err);
+    snprintf(what, sizeof(what), "%s: pass by", name);
+    report(what, cpu_us() - start, rounds, line.len);
+
+    start = cpu_us();
+    for (long i = 0; i < rounds; i++) {
+        spate_arena_reset(&arena);
+        must(spate_decode_head(spate_buf_view(&line), &head, &arena, &err), &err);
+        must(spate_decode_meta(spate_buf_view(&line), &head, &meta, &arena, &err), &err);
+        must(spate_decode_chunk_name(spate_buf_view(&line), &meta, &of, &arena, &err), &err);
+        must(spate_decode_rows(spate_buf_view(&line), &head, &meta, table, NULL, &rows, &arena, &err), &err);
+    }
+    snprintf(what, sizeof(what), "%s: decode whole", name);
+    report(what, cpu_us() - start, rounds, line.len);
+    spate_buf_fini(&line);
+    spate_buf_fini(&row);
+    spate_arena_fini(&arena);
+}
+
 int main(int argc, char **argv)
 {
     long rounds = argc > 1 ? strtol(argv[1], NULL, 10) : 1000000;
@@ -90,6 +153,7 @@ int main(int argc, char **argv)
     if (rounds < 1)
         return 2;
     run("small insert", &change, rounds);
+    run_read("small read", orders, small, rounds);
     change.op = SPATE_OP_UPDATE;
     change.after = large;
     run("update, note unchanged", &change, rounds);
@@ -99,6 +163,7 @@ int main(int argc, char **argv)
     }
     large[5] = (struct spate_value){SPATE_VALUE_TEXT, {note, sizeof(note)}};
     run("8 kB of text", &change, rounds / 10 + 1);
+    run_read("8 kB read", orders, large, rounds / 10 + 1);
     large[5].text.at = lines;
     run("8 kB of lines", &change, rounds / 10 + 1);
     spate_table_free(orders);

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "schemas/snapshot.h"
 #include "tests/support/schemas_fixture.h"
 
 #include <stdio.h>
@@ -23,6 +24,11 @@ static enum spate_rc decode(struct spate_slice line, const struct spate_table *t
     struct spate_truncation truncation;
     struct spate_slice prefix, content;
     struct spate_heartbeat heartbeat;
+    struct spate_snapshot_begin begin;
+    struct spate_ranges_end ranges_end;
+    struct spate_chunk_name name;
+    struct spate_chunk_end chunk_end;
+    struct spate_chunk chunk;
     struct spate_epoch epoch;
     struct spate_table *schema = NULL;
     struct spate_head head;
@@ -41,6 +47,17 @@ static enum spate_rc decode(struct spate_slice line, const struct spate_table *t
         return spate_decode_heartbeat(line, &heartbeat, arena, err);
     case SPATE_OP_EPOCH:
         return spate_decode_epoch(line, &epoch, arena, err);
+    case SPATE_OP_SNAPSHOT_BEGIN:
+        return spate_decode_snapshot_begin(line, &begin, arena, err);
+    case SPATE_OP_CHUNK:
+        return spate_decode_chunk(line, &chunk, arena, err);
+    case SPATE_OP_CHUNK_END:
+        return spate_decode_chunk_end(line, &chunk_end, arena, err);
+    case SPATE_OP_RANGES_END:
+        return spate_decode_ranges_end(line, &ranges_end, arena, err);
+    case SPATE_OP_READ:
+        rc = spate_decode_chunk_name(line, &meta, &name, arena, err);
+        return rc != SPATE_OK ? rc : spate_decode_rows(line, &head, &meta, table, NULL, &rows, arena, err);
     case SPATE_OP_SCHEMA:
         rc = spate_decode_schema(line, &schema, arena, err);
         spate_table_free(schema);
@@ -55,8 +72,9 @@ static const struct spate_table *table_for(const char *line, struct spate_table 
     return strstr(line, "\"table\":\"kinds\"") != NULL ? tables[1] : tables[0];
 }
 
-static const char *const golden_names[] = {"insert",  "update",    "delete", "truncate",
-                                           "message", "heartbeat", "epoch",  "schema"};
+static const char *const golden_names[] = {"insert",    "update",    "delete",    "truncate",       "message",
+                                           "heartbeat", "epoch",     "schema",    "snapshot-begin", "chunk",
+                                           "read",      "chunk-end", "ranges-end"};
 
 /* Calls `each` with every golden line. */
 static void with_golden_lines(void (*each)(char *line, size_t len, const struct spate_table *table))
@@ -81,7 +99,7 @@ static void with_golden_lines(void (*each)(char *line, size_t len, const struct 
         }
         fclose(file);
     }
-    assert_true(seen >= 20);
+    assert_true(seen >= 28);
     spate_table_free(tables[0]);
     spate_table_free(tables[1]);
 }
@@ -114,8 +132,9 @@ static void understands_golden_lines_and_no_part_of_them(void **state)
 /* A field that this program does not know, wherever it stands behind the head, changes nothing. */
 static void with_additions(char *line, size_t len, const struct spate_table *table)
 {
-    static const char *const before[] = {",\"ts\":",       ",\"source\":", ",\"key\":",     ",\"after\":",
-                                         ",\"identity\":", ",\"tables\":", ",\"content\":", "}"};
+    static const char *const before[] = {
+        ",\"ts\":",     ",\"source\":",  ",\"key\":", ",\"after\":",   ",\"identity\":",
+        ",\"tables\":", ",\"content\":", ",\"by\":",  ",\"dropped\":", "}"};
     struct spate_arena arena = {0};
     struct spate_err err = {0};
 

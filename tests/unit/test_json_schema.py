@@ -19,7 +19,13 @@ REST = {
     "heartbeat": [],
     "epoch": ["uuid", "why", "identity", "previous", "follower"],
     "schema": ["fingerprint", "identity", "key", "columns"],
+    "snapshot-begin": ["tables"],
+    "chunk": ["by", "no", "range", "keys", "since", "dropped"],
+    "read": ["by", "no", "key", "after"],
+    "chunk-end": ["by", "no", "count", "resume"],
+    "ranges-end": ["tables"],
 }
+OPTIONAL = {op: {"end"} for op in ("insert", "update", "delete", "truncate", "message")} | {"chunk": {"since"}}
 SCHEMA_OF = {"schema": "schema-message"}
 
 
@@ -63,7 +69,9 @@ def golden():
     return lines
 
 
-GOLDEN = golden()
+ALL = golden()
+GOLDEN = [(stem, line) for stem, line in ALL if stem != "control"]
+CONTROL = [line for stem, line in ALL if stem == "control"]
 VALIDATORS = {op: validator(SCHEMA_OF.get(op, "message")) for op in REST}
 STRICT = {op: validator(SCHEMA_OF.get(op, "message"), strict) for op in REST}
 
@@ -119,8 +127,7 @@ def test_additions_pass_and_missing_fields_do_not(op):
     assert not STRICT[op].is_valid({**message, "later": {"a": 1}})
     for field in message:
         less = {k: v for k, v in message.items() if k != field}
-        optional = field == "end" and op not in ("heartbeat", "epoch")
-        assert VALIDATORS[op].is_valid(less) == optional, field
+        assert VALIDATORS[op].is_valid(less) == (field in OPTIONAL.get(op, ())), field
 
 
 WRONG = [
@@ -166,6 +173,23 @@ WRONG = [
     ("epoch", {"previous": {"epoch": 1}}),
     ("epoch", {"follower": "continue"}),
     ("epoch", {"identity": {}}),
+    ("snapshot-begin", {"to": None}),
+    ("snapshot-begin", {"end": "0/16B3790"}),
+    ("snapshot-begin", {"tables": [{"schema": "public"}]}),
+    ("chunk", {"by": "0A1B2C3D"}),
+    ("chunk", {"by": 169552957}),
+    ("chunk", {"no": 0}),
+    ("chunk", {"keys": []}),
+    ("chunk", {"range": {"from": "(0,0)"}}),
+    ("chunk", {"range": {"from": "0", "to": "1"}}),
+    ("chunk", {"dropped": None}),
+    ("chunk", {"dropped": [7]}),
+    ("read", {"n": 1, "at": None}),
+    ("read", {"after": None}),
+    ("read", {"by": "x"}),
+    ("chunk-end", {"count": -1}),
+    ("chunk-end", {"resume": None}),
+    ("ranges-end", {"tables": [{"schema": "public", "table": "orders"}]}),
     ("schema", {"v": 0}),
     ("schema", {"fingerprint": "E681A77379C38A1E"}),
     ("schema", {"identity": "d"}),
@@ -181,13 +205,90 @@ def test_wrong_message_is_refused(op, change):
     assert not VALIDATORS[op].is_valid({**message, **change})
 
 
-def test_control_messages():
-    control = validator("control")
-    assert control.is_valid({"spate": 1, "op": "request", "request": "r1", "tables": ["a.b"]})
-    assert control.is_valid(
-        {"spate": 1, "op": "refused", "to": "billing", "request": "r1", "reason": "x", "remedy": "y"})
-    assert not control.is_valid({"spate": 1, "op": "refused", "to": "billing", "request": "r1"})
-    assert not control.is_valid({"spate": 1, "op": "insert"})
+CONTROL_OPS = ["request", "cancel", "reread", "finished", "started", "accepted", "refused", "progress"]
+
+
+def control(op):
+    return next(m for m in map(json.loads, CONTROL) if m["op"] == op and (op != "request" or "to" not in m))
+
+
+@pytest.mark.parametrize("line", CONTROL)
+def test_golden_control_line_is_valid(line):
+    message = json.loads(line)
+    validator("control").validate(message)
+    validator("control", strict).validate(message)
+    fields = list(message)
+    deciding = [f for f in ["spate", "op", "epoch", "to", "request", "schema", "table"] if f in fields]
+    assert fields[:len(deciding)] == deciding
+
+
+def test_every_control_op_has_a_golden_line():
+    assert {json.loads(line)["op"] for line in CONTROL} == set(CONTROL_OPS)
+
+
+NEEDED = {
+    "request": {"request", "sink", "tables"},
+    "cancel": {"request", "sink"},
+    "reread": {"request", "sink", "schema", "table", "keys"},
+    "finished": {"request", "sink"},
+    "started": {"epoch"},
+    "accepted": {"to", "request", "tables"},
+    "refused": {"to", "request", "reason"},
+    "progress": {"to", "request", "state"},
+}
+
+
+@pytest.mark.parametrize("op", CONTROL_OPS)
+def test_control_fields_that_must_be_there(op):
+    schema, message = validator("control"), control(op)
+    assert schema.is_valid({**message, "later": [1]})
+    for field in message:
+        less = {k: v for k, v in message.items() if k != field}
+        must = field in NEEDED[op] | {"spate", "op"}
+        assert schema.is_valid(less) != must, field
+        # null is the same as leaving a field out
+        assert schema.is_valid({**message, field: None}) != must, field
+
+
+TABLE = {"schema": "public", "table": "orders"}
+WRONG_CONTROL = [
+    ("request", {"spate": 2}),
+    ("request", {"op": "Request"}),
+    ("request", {"request": ""}),
+    ("request", {"sink": "a\u001bb"}),
+    ("request", {"sink": 5}),
+    ("request", {"tables": []}),
+    ("request", {"tables": ["public.orders"]}),
+    ("request", {"tables": [{"table": "orders"}]}),
+    ("request", {"tables": [{**TABLE, "columns": []}]}),
+    ("request", {"tables": [{**TABLE, "where": "id = 1"}]}),
+    ("request", {"tables": [{**TABLE, "where": [{"column": "id", "op": "like", "value": "a%"}]}]}),
+    ("request", {"tables": [{**TABLE, "where": [{"column": "id", "op": "=", "value": None}]}]}),
+    ("request", {"tables": [{**TABLE, "where": [{"column": "id", "op": "is", "value": True}]}]}),
+    ("request", {"tables": [{**TABLE, "where": [{"column": "id", "op": "="}]}]}),
+    ("request", {"tables": [{**TABLE, "chunk": "1"}]}),
+    ("request", {"again": "yes"}),
+    ("reread", {"keys": []}),
+    ("reread", {"keys": [{}]}),
+    ("reread", {"keys": [1]}),
+    ("accepted", {"tables": [{"schema": "public"}]}),
+    ("refused", {"reason": 1}),
+    ("progress", {"percent": -1}),
+    ("progress", {"left_s": 0.5}),
+    ("started", {"epoch": "1"}),
+]
+
+
+@pytest.mark.parametrize("op,change", WRONG_CONTROL)
+def test_wrong_control_message_is_refused(op, change):
+    schema, message = validator("control"), control(op)
+    assert schema.is_valid(message)
+    assert not schema.is_valid({**message, **change})
+
+
+def test_control_examples_are_valid():
+    for example in load("control")["examples"]:
+        validator("control", strict).validate(example)
 
 
 CLASSES = {16: 4, 20: 2, 21: 1, 23: 1, 700: 3, 701: 3, 3802: 5}
