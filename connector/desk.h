@@ -14,8 +14,8 @@
 
 enum spate_order_kind {
     SPATE_ORDER_REQUEST, /* plan */
-    SPATE_ORDER_REPLAN,  /* plan with one table: what was asked for with spate_desk_replan; NULL: err says why
-                            (and the requester was told) */
+    SPATE_ORDER_REPLAN,  /* plan with one table: what was asked for with spate_desk_replan; NULL: refused, the
+                            requester was told, and the request is over */
     SPATE_ORDER_CANCEL,
     SPATE_ORDER_REREAD, /* table (schema, name), keys (JSON array), chunk */
     SPATE_ORDER_FINISHED,
@@ -27,8 +27,9 @@ struct spate_order {
     char *request, *sink;
     struct spate_plan *plan; /* whoever takes the order may take it (and set NULL) */
     char *schema, *table, *keys;
+    char *why; /* REPLAN without a plan: what the requester was told */
     uint64_t chunk;
-    uint64_t session; /* BEFORE: of which session */
+    uint64_t session; /* in which it was given */
     uint32_t *xids;   /* BEFORE */
     size_t xid_count;
     struct spate_order *next; /* the desk's */
@@ -47,6 +48,11 @@ int spate_desk_fd(struct spate_desk *desk);                   /* readable when _
  * transactions may have been delivered before and are not visible yet (connector/rebuild.h): ORDER_BEFORE
  * answers, with the same session number. Until then nothing may be emitted. */
 void spate_desk_session(struct spate_desk *desk, uint64_t session, uint64_t epoch);
+
+/* The session is over: requests that were handed over are forgotten, orders that were not taken are void, and
+ * nothing is read from `_control` or answered before the next session, whoever of two connectors has it then.
+ * Requesters ask again when they see `started`; what was asked meanwhile and nobody answered is taken up. */
+void spate_desk_leave(struct spate_desk *desk);
 
 /* The table is another one now (its stamp changed): plans it anew from the same request. */
 void spate_desk_replan(struct spate_desk *desk, const char *request, struct spate_slice schema,
