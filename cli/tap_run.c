@@ -6,6 +6,7 @@
 #include "core/buf.h"
 #include "core/signals.h"
 #include "schemas/codec.h"
+#include "schemas/snapshot.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -45,6 +46,26 @@ static bool truncates(struct show *show, struct spate_slice line, const struct s
     return false;
 }
 
+/* What names several tables is shown when any of them is meant. */
+static bool names_one(struct show *show, struct spate_slice line, const struct spate_head *head)
+{
+    const bool begins = head->op == SPATE_OP_SNAPSHOT_BEGIN;
+    struct spate_snapshot_begin begin = {0};
+    struct spate_ranges_end end = {0};
+    struct spate_err err = {0};
+
+    if (begins ? spate_decode_snapshot_begin(line, &begin, &show->arena, &err) != SPATE_OK
+               : spate_decode_ranges_end(line, &end, &show->arena, &err) != SPATE_OK)
+        return false;
+    for (size_t i = 0; i < begin.count; i++)
+        if (any_glob(show->tap, begin.tables[i].schema, begin.tables[i].table))
+            return true;
+    for (size_t i = 0; i < end.count; i++)
+        if (any_glob(show->tap, end.tables[i].schema, end.tables[i].table))
+            return true;
+    return false;
+}
+
 static bool wanted(struct show *show, struct spate_slice line)
 {
     const struct spate_tap *tap = show->tap;
@@ -66,6 +87,8 @@ static bool wanted(struct show *show, struct spate_slice line)
         return true;
     if (head.op == SPATE_OP_TRUNCATE)
         return truncates(show, line, &head);
+    if (head.op == SPATE_OP_SNAPSHOT_BEGIN || head.op == SPATE_OP_RANGES_END)
+        return names_one(show, line, &head);
     return head.table.len > 0 && any_glob(tap, head.schema, head.table);
 }
 

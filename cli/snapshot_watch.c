@@ -1,0 +1,308 @@
+/* cli/snapshot_watch.c - requests of others: listing, following and cancelling them, and asking a sink to
+ * ask. */
+#include "cli/snapshot.h"
+
+#include "core/alloc.h"
+#include "core/clock.h"
+#include "core/options.h"
+#include "core/signals.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GLANCE_MS 100
+#define HOUR_US   INT64_C(3600000000)
+
+/* --- listing
+ * ------------------------------------------------------------------------------------------------ */
+
+enum { COLUMNS = 9 };
+
+struct sheet {
+    char *(*rows)[COLUMNS]; /* owned texts */
+    size_t count;
+};
+
+static void put_row(struct sheet *sheet, struct spate_buf cells[COLUMNS])
+{
+    sheet->rows = spate_realloc(sheet->rows, (sheet->count + 1) * sizeof *sheet->rows);
+    for (int i = 0; i < COLUMNS; i++) {
+        sheet->rows[sheet->count][i] = spate_strdup(spate_buf_str(&cells[i]));
+        spate_buf_fini(&cells[i]);
+    }
+    sheet->count++;
+}
+
+static void put_entry(struct sheet *sheet, const struct spate_book_entry *entry, int64_t now_us)
+{
+    struct spate_buf cells[COLUMNS] = {0};
+    int64_t age_s = (now_us - entry->heard_us) / 1000000;
+
+    spate_buf_puts(&cells[0], entry->request);
+    spate_buf_puts(&cells[1], entry->requester);
+    spate_buf_puts(&cells[2], entry->state);
+    spate_buf_printf(&cells[3], "%" PRIu64, entry->rows);
+    spate_buf_printf(&cells[4], entry->estimate ? "%" PRIu64 : "-", entry->estimate);
+    spate_buf_printf(&cells[5], "%.1f", entry->percent);
+    spate_buf_printf(&cells[6], entry->rate >= 1 ? "%.0f/s" : "-", entry->rate);
+    if (entry->left_s >= 0 && !entry->over)
+        spate_buf_printf(&cells[7], "%" PRId64 " s", entry->left_s);
+    else
+        spate_buf_puts(&cells[7], "-");
+    spate_buf_printf(&cells[8], "%" PRId64 " s ago", age_s < 0 ? 0 : age_s);
+    put_row(sheet, cells);
+}
+
+static enum spate_exit print_sheet(const struct sheet *sheet)
+{
+    size_t widths[COLUMNS] = {0};
+    struct spate_buf out = {0};
+    enum spate_exit result;
+
+    for (size_t row = 0; row < sheet->count; row++)
+        for (int i = 0; i < COLUMNS; i++) {
+            size_t len = strlen(sheet->rows[row][i]);
+            widths[i] = len > widths[i] ? len : widths[i];
+        }
+    for (size_t row = 0; row < sheet->count; row++)
+        for (int i = 0; i < COLUMNS; i++) {
+            const bool number = i >= 3 && i <= 7, last = i == COLUMNS - 1;
+            const int width = last ? 0 : number ? (int)widths[i] : -(int)widths[i];
+
+            spate_buf_printf(&out, "%*s%s", width, sheet->rows[row][i], last ? "\n" : "  ");
+        }
+    result = spate_cli_print(&out);
+    spate_buf_fini(&out);
+    return result;
+}
+
+enum spate_exit spate_snapshot_list(struct spate_snapshot *snapshot)
+{
+    static const char *const titles[COLUMNS] = {"REQUEST", "REQUESTER", "STATE", "ROWS", "OF",
+                                                "%",       "RATE",      "LEFT",  "HEARD"};
+    const int64_t now_us = spate_clock_wall_us();
+    struct spate_buf cells[COLUMNS] = {0};
+    struct spate_snapshot_line line;
+    struct spate_err err = {0};
+    struct sheet sheet = {0};
+    enum spate_exit result = spate_snapshot_line_open(snapshot, &line, true);
+
+    if (result == SPATE_EXIT_OK && spate_snapshot_hear(&line, NULL, NULL, &err) != SPATE_OK)
+        result = spate_cli_failed(&err);
+    if (result != SPATE_EXIT_OK)
+        goto out;
+    for (int i = 0; i < COLUMNS; i++)
+        spate_buf_puts(&cells[i], titles[i]);
+    put_row(&sheet, cells);
+    for (size_t i = 0; i < line.book.count; i++) {
+        const struct spate_book_entry *entry = line.book.entries[i];
+
+        if (!entry->over || (snapshot->all && now_us - entry->heard_us < HOUR_US))
+            put_entry(&sheet, entry, now_us);
+    }
+    if (sheet.count > 1)
+        result = print_sheet(&sheet);
+    else
+        fprintf(stderr, "spate: no request is under way%s\n",
+                snapshot->all ? ", and none ended within the last hour" : "; --all shows what ended lately");
+out:
+    for (size_t row = 0; row < sheet.count; row++)
+        for (int i = 0; i < COLUMNS; i++)
+            free(sheet.rows[row][i]);
+    free(sheet.rows);
+    spate_snapshot_line_close(&line);
+    return result;
+}
+
+/* --- one request
+ * --------------------------------------------------------------------------------------------- */
+
+/* The one with this id; without one, the only one that is under way. */
+static enum spate_exit choose(struct spate_snapshot *snapshot, const struct spate_book *book, const char *id,
+                              struct spate_book_entry **chosen)
+{
+    struct spate_buf names = {0};
+    enum spate_exit result = SPATE_EXIT_OK;
+    size_t active = 0;
+
+    *chosen = id ? spate_book_find(book, id) : NULL;
+    for (size_t i = 0; i < book->count && !*chosen; i++) {
+        if (book->entries[i]->over)
+            continue;
+        active++;
+        spate_buf_printf(&names, "%s%s of %s", active > 1 ? ", " : "", book->entries[i]->request,
+                         book->entries[i]->requester);
+    }
+    for (size_t i = 0; i < book->count && !id && active == 1; i++)
+        if (!book->entries[i]->over)
+            *chosen = book->entries[i];
+    if (!*chosen && id)
+        result = spate_cli_misuse(snapshot->text, "there is no request %s on %s; under way: %s", id,
+                                  snapshot->stream.name, active ? spate_buf_str(&names) : "none");
+    else if (!*chosen && active > 1)
+        result = spate_cli_misuse(snapshot->text, "several requests are under way: %s; choose one by its id",
+                                  spate_buf_str(&names));
+    else if (!*chosen)
+        result = spate_cli_misuse(snapshot->text, "no request is under way on %s", snapshot->stream.name);
+    spate_buf_fini(&names);
+    return result;
+}
+
+/* Until the entry is over, or a stop. */
+static enum spate_exit follow(struct spate_snapshot_line *line, const struct spate_book_entry *entry)
+{
+    struct spate_snapshot_progress progress = {0};
+    struct spate_err err = {0};
+    enum spate_rc rc = SPATE_OK;
+
+    while (rc != SPATE_FAIL && !entry->over && !spate_signals_stop()) {
+        spate_snapshot_progress_show(&progress, entry);
+        rc = spate_reader_wait(line->reader, GLANCE_MS, &err);
+        if (rc != SPATE_FAIL)
+            rc = spate_snapshot_hear(line, NULL, NULL, &err);
+    }
+    if (entry->over && !entry->reason)
+        spate_snapshot_progress_show(&progress, entry);
+    spate_snapshot_progress_end(&progress);
+    if (rc == SPATE_FAIL)
+        return spate_cli_failed(&err);
+    return entry->over ? spate_snapshot_verdict(entry) : SPATE_EXIT_OK;
+}
+
+enum spate_exit spate_snapshot_follow(struct spate_snapshot *snapshot)
+{
+    struct spate_book_entry *entry = NULL;
+    struct spate_snapshot_line line;
+    struct spate_err err = {0};
+    enum spate_exit result = spate_snapshot_line_open(snapshot, &line, true);
+
+    if (result == SPATE_EXIT_OK && spate_snapshot_hear(&line, NULL, NULL, &err) != SPATE_OK)
+        result = spate_cli_failed(&err);
+    if (result == SPATE_EXIT_OK)
+        result = choose(snapshot, &line.book, snapshot->id, &entry);
+    if (result == SPATE_EXIT_OK)
+        result = follow(&line, entry);
+    spate_snapshot_line_close(&line);
+    return result;
+}
+
+static enum spate_exit open_writer(struct spate_snapshot *snapshot, struct spate_snapshot_line *line)
+{
+    struct spate_err err = {0};
+
+    if (spate_bus_writer_open(snapshot->stream.bus, line->topic, SPATE_TOPIC_SHARED, &line->writer, &err) ==
+        SPATE_OK)
+        return SPATE_EXIT_OK;
+    return spate_cli_failed(&err);
+}
+
+/* Says `cancel` for whoever asked. */
+static enum spate_rc withdraw(struct spate_snapshot_line *line, const char *request, const char *requester,
+                              struct spate_err *err)
+{
+    const struct spate_control cancel = {
+        .op = SPATE_CONTROL_CANCEL,
+        .request = spate_slice_str(request),
+        .sink = spate_slice_str(requester),
+    };
+
+    return spate_snapshot_say(line, &cancel, err);
+}
+
+enum spate_exit spate_snapshot_cancel(struct spate_snapshot *snapshot)
+{
+    struct spate_book_entry *entry = NULL;
+    struct spate_snapshot_line line;
+    struct spate_err err = {0};
+    enum spate_exit result = spate_snapshot_line_open(snapshot, &line, true);
+
+    if (result == SPATE_EXIT_OK && spate_snapshot_hear(&line, NULL, NULL, &err) != SPATE_OK)
+        result = spate_cli_failed(&err);
+    if (result == SPATE_EXIT_OK)
+        result = choose(snapshot, &line.book, snapshot->cancel, &entry);
+    if (result == SPATE_EXIT_OK && entry->over) {
+        fprintf(stderr, "spate: request %s of %s is over already: %s\n", entry->request, entry->requester,
+                entry->state);
+    } else if (result == SPATE_EXIT_OK) {
+        result = open_writer(snapshot, &line);
+        if (result == SPATE_EXIT_OK && withdraw(&line, entry->request, entry->requester, &err) != SPATE_OK)
+            result = spate_cli_failed(&err);
+        if (result == SPATE_EXIT_OK)
+            fprintf(stderr, "spate: request %s of %s is cancelled\n", entry->request, entry->requester);
+    }
+    spate_snapshot_line_close(&line);
+    return result;
+}
+
+/* --- for a sink
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Until the connector accepted what the sink asked for, or somebody refused. NULL: nobody did in time. */
+static enum spate_exit answer(struct spate_snapshot *snapshot, struct spate_snapshot_line *line,
+                              struct spate_book_entry **entry)
+{
+    const int64_t since_ms = spate_clock_ms();
+    struct spate_err err = {0};
+
+    while (!spate_signals_stop() && spate_clock_ms() - since_ms < snapshot->wait_ms) {
+        if (spate_snapshot_hear(line, NULL, NULL, &err) != SPATE_OK)
+            return spate_cli_failed(&err);
+        *entry = spate_book_find(&line->book, snapshot->own_id);
+        if (*entry && ((*entry)->answered || (*entry)->over))
+            return (*entry)->over ? spate_snapshot_verdict(*entry) : SPATE_EXIT_OK;
+        if (spate_reader_wait(line->reader, GLANCE_MS, &err) == SPATE_FAIL)
+            return spate_cli_failed(&err);
+    }
+    if (withdraw(line, snapshot->own_id, snapshot->sink, &err) != SPATE_OK)
+        spate_cli_failed(&err);
+    if (spate_signals_stop()) {
+        fprintf(stderr, "spate: stopped; the wish was withdrawn\n");
+        return SPATE_EXIT_FAILED;
+    }
+    return spate_snapshot_silence(snapshot, *entry);
+}
+
+enum spate_exit spate_snapshot_for_sink(struct spate_snapshot *snapshot)
+{
+    struct spate_snapshot_tables tables = {0};
+    struct spate_snapshot_line line = {0};
+    struct spate_book_entry *entry = NULL;
+    struct spate_err err = {0};
+    enum spate_exit result = SPATE_EXIT_OK;
+    struct spate_control wish = {
+        .op = SPATE_CONTROL_REQUEST,
+        .to = spate_slice_str(snapshot->sink),
+        .request = spate_slice_str(snapshot->own_id),
+        .sink = spate_slice_str(snapshot->name),
+    };
+
+    if (snapshot->glob_count > 0 || snapshot->where_count > 0)
+        result = spate_snapshot_resolve(snapshot, &tables);
+    wish.tables = tables.at;
+    wish.table_count = tables.count;
+    if (result == SPATE_EXIT_OK)
+        result = spate_snapshot_line_open(snapshot, &line, false);
+    if (result == SPATE_EXIT_OK)
+        result = open_writer(snapshot, &line);
+    if (result == SPATE_EXIT_OK && spate_snapshot_say(&line, &wish, &err) != SPATE_OK)
+        result = spate_cli_failed(&err);
+    if (result == SPATE_EXIT_OK)
+        result = answer(snapshot, &line, &entry);
+    if (result == SPATE_EXIT_OK && entry && !entry->over) {
+        printf("%s\n", snapshot->own_id);
+        fflush(stdout);
+        if (snapshot->follow)
+            result = follow(&line, entry);
+        else
+            fprintf(stderr,
+                    "spate: sink %s asks as request %s: %zu table%s, about %" PRIu64
+                    " rows. Watch it: spate snapshot --follow %s\n",
+                    snapshot->sink, snapshot->own_id, entry->table_count, entry->table_count == 1 ? "" : "s",
+                    entry->estimate, snapshot->own_id);
+    }
+    spate_snapshot_line_close(&line);
+    spate_snapshot_tables_fini(&tables);
+    return result;
+}
