@@ -224,7 +224,7 @@ enum spate_rc spate_decode_chunk_name(struct spate_slice line, const struct spat
 static bool read_table(struct spate_json *json, struct spate_named_table *out, bool counted)
 {
     struct spate_slice name;
-    bool schema = false, table = false, chunks = !counted;
+    bool schema = false, table = false, chunks = !counted, resume = !counted;
 
     *out = (struct spate_named_table){0};
     if (!spate_json_take(json, '{'))
@@ -238,13 +238,18 @@ static bool read_table(struct spate_json *json, struct spate_named_table *out, b
             ok = table = spate_json_name(json, &out->table);
         else if (counted && spate_decode_named(json, name, "\"chunks\""))
             ok = chunks = spate_json_u64(json, UINT64_MAX, &out->chunks);
+        else if (counted && spate_decode_named(json, name, "\"resume\""))
+            ok = resume = spate_json_name(json, &out->resume);
         else
             ok = spate_json_skip(json, NULL);
         if (!ok || !spate_json_after(json))
             return false;
     }
-    if (json->why == NULL && !(schema && table && chunks))
-        return spate_decode_missing(json, !schema ? "\"schema\"" : !table ? "\"table\"" : "\"chunks\"");
+    if (json->why == NULL && !(schema && table && chunks && resume))
+        return spate_decode_missing(json, !schema   ? "\"schema\""
+                                          : !table  ? "\"table\""
+                                          : !chunks ? "\"chunks\""
+                                                    : "\"resume\"");
     return json->why == NULL;
 }
 

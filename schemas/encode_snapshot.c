@@ -5,7 +5,7 @@
  *    "by":…,"no":…,"range":{…},"since":…,"dropped":[…]}     chunk; or "keys":[…] instead of range and since
  *    "by":…,"no":…,"key":{…}|null,"after":{…}}              read
  *    "by":…,"no":…,"count":…,"resume":…}                    chunk-end
- *    "tables":[{"schema":…,"table":…,"chunks":…},…]}        ranges-end: no schema, table, v */
+ *    "tables":[{"schema":…,"table":…,"chunks":…,"resume":…},…]}   ranges-end: no schema, table, v */
 
 #include "schemas/snapshot.h"
 
@@ -64,6 +64,8 @@ static void put_tables(struct spate_buf *out, const struct spate_named_table *ta
         if (chunks) {
             SPATE_JSON_ADD(out, ",\"chunks\":");
             spate_json_put_u64(out, tables[i].chunks);
+            SPATE_JSON_ADD(out, ",\"resume\":");
+            spate_json_put_name(out, tables[i].resume);
         }
         spate_buf_putc(out, '}');
     }

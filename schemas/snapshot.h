@@ -28,7 +28,9 @@ bool spate_tid_parse(struct spate_slice text, uint64_t *tid);
 
 struct spate_named_table { /* in snapshot-begin and ranges-end */
     struct spate_slice schema, table;
-    uint64_t chunks; /* ranges-end: the greatest `no` of the table */
+    uint64_t chunks;           /* ranges-end: the greatest `no` of the table */
+    struct spate_slice resume; /* ranges-end: the table's last token; empty: it had no range. Whoever holds
+                                * another one has followed chunks that were cut differently (F46). */
 };
 
 struct spate_snapshot_begin {

@@ -60,7 +60,8 @@ static struct spate_table *odd_table(void)
 
 static void golden_begin_and_end(void **state)
 {
-    const struct spate_named_table tables[] = {{S("public"), S("orders"), 12}, {S("a\"b"), S("caf\xe9"), 0}};
+    const struct spate_named_table tables[] = {
+        {S("public"), S("orders"), 12, S("1:9f3e:00:0:8388608:1024:3")}, {S("a\"b"), S("caf\xe9"), 0, {0}}};
     struct spate_snapshot_begin begin = {addressed(), 0x16B3790, tables, 2};
     struct spate_ranges_end end = {addressed(), tables, 2};
     struct spate_buf lines = {0};
@@ -171,7 +172,7 @@ static void messages_come_back(void **state)
     (void)state;
     for (size_t i = 0; i < SPATE_COUNT(odd_names); i++) {
         struct spate_slice name = odd_names[i];
-        struct spate_named_table tables[] = {{name, S("x"), 0}, {S("x"), name, UINT64_MAX}};
+        struct spate_named_table tables[] = {{name, S("x"), 0, {0}}, {S("x"), name, UINT64_MAX, name}};
         struct spate_chunk chunk = chunk_of(table), chunk_back;
         struct spate_chunk_end end = end_of(table), end_back;
         struct spate_snapshot_begin begin = {addressed(), UINT64_MAX, tables, 2}, begin_back;
@@ -234,7 +235,9 @@ static void messages_come_back(void **state)
         same_head(ranges.head, ranges_back.head);
         assert_int_equal(ranges_back.count, 2);
         assert_int_equal(ranges_back.tables[0].chunks, 0);
+        assert_int_equal(ranges_back.tables[0].resume.len, 0);
         assert_true(ranges_back.tables[1].chunks == UINT64_MAX);
+        assert_true(spate_slice_eq(ranges_back.tables[1].resume, name));
         spate_buf_fini(&line);
     }
     spate_arena_fini(&arena);
@@ -466,6 +469,7 @@ static void refuses_malformed_messages(void **state)
         {BEGIN ",\"end\":\"0000000000000001\",\"tables\":[{\"schema\":\"s\"}]}", "\"table\""},
         {ENDS ",\"tables\":[{\"schema\":\"s\",\"table\":\"t\"}]}", "\"chunks\""},
         {ENDS ",\"tables\":[{\"schema\":\"s\",\"table\":\"t\",\"chunks\":\"1\"}]}", "\"chunks\""},
+        {ENDS ",\"tables\":[{\"schema\":\"s\",\"table\":\"t\",\"chunks\":1}]}", "\"resume\""},
         {ENDS "}", "\"tables\""},
     };
 
