@@ -116,6 +116,9 @@ static enum spate_rc session(struct connector *c, struct spate_err *err)
         spate_status_state(c->config.status, SPATE_CONNECTOR_WAITING_BUS, NULL);
         rc = spate_session_bus(&c->stream, err);
     }
+    /* What asks for snapshots is heard from now on; the topics are there. */
+    if (rc == SPATE_OK && !c->stream.weave)
+        rc = spate_weave_open(&c->config, &c->stream.weave, err);
     if (rc == SPATE_OK) {
         spate_status_state(c->config.status, SPATE_CONNECTOR_OPENING, NULL);
         rc = spate_session_open(&c->stream, &c->new_epoch, !c->connected_before, err);
@@ -173,6 +176,7 @@ static enum spate_rc stop(struct connector *c, struct spate_err *err)
 static void connector_free(struct connector *c)
 {
     spate_session_close(&c->stream);
+    spate_weave_close(c->stream.weave);
     spate_publisher_close(&c->stream.publisher);
     spate_transaction_fini(&c->stream.tx);
     spate_relations_fini(&c->stream.relations);

@@ -192,6 +192,22 @@ void spate_publisher_epoch(struct spate_publisher *publisher, const struct spate
     append(publisher, at, publisher->bytes.len - at, epoch->wall_us, token);
 }
 
+enum spate_rc spate_publisher_line(struct spate_publisher *publisher, struct spate_slice head,
+                                   struct spate_slice rest, int64_t ts_us, struct spate_err *err)
+{
+    size_t at = publisher->bytes.len;
+
+    if (head.len + rest.len > publisher->max_record)
+        return spate_fail(err, SPATE_QUARANTINE,
+                          "a row makes a message of %zu bytes, and the bus takes %zu at most",
+                          head.len + rest.len, publisher->max_record);
+    spate_buf_reserve(&publisher->bytes, head.len + rest.len);
+    spate_buf_slice(&publisher->bytes, head);
+    spate_buf_slice(&publisher->bytes, rest);
+    append(publisher, at, head.len + rest.len, ts_us, 0);
+    return SPATE_OK;
+}
+
 bool spate_publisher_full(const struct spate_publisher *publisher)
 {
     return publisher->count == SPATE_PUBLISHER_RECORDS || publisher->bytes.len >= BATCH_BYTES ||

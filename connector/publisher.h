@@ -62,6 +62,12 @@ void spate_publisher_heartbeat(struct spate_publisher *publisher, const struct s
 void spate_publisher_epoch(struct spate_publisher *publisher, const struct spate_epoch *epoch,
                            uint64_t token);
 
+/* A line of a snapshot, made of two parts that are put together here; it has no key and no token. SPATE_FAIL
+ * (quarantine): it is larger than the bus takes; nothing was appended. */
+SPATE_CHECKED enum spate_rc spate_publisher_line(struct spate_publisher *publisher, struct spate_slice head,
+                                                 struct spate_slice rest, int64_t ts_us,
+                                                 struct spate_err *err);
+
 /* Time to flush: nothing more may be appended before. */
 bool spate_publisher_full(const struct spate_publisher *publisher);
 static inline bool spate_publisher_empty(const struct spate_publisher *publisher)

@@ -252,6 +252,7 @@ static enum spate_rc send_status(struct spate_replication *repl, const struct sp
     repl->said = ledger->confirmed;
     repl->status_ms = now_ms;
     repl->reply_wanted = false;
+    repl->ask_position = false;
     return SPATE_OK;
 }
 
@@ -307,10 +308,10 @@ enum spate_rc spate_replication_tend(struct spate_replication *repl, const struc
                           "the source sent nothing for %" PRId64 " s, not even an answer to our own request: "
                           "the connection is taken for dead",
                           silent_ms / 1000);
-    if (repl->reply_wanted || since_ms >= status_every_ms(repl) ||
+    if (repl->reply_wanted || repl->ask_position || since_ms >= status_every_ms(repl) ||
         (ledger->confirmed != repl->said && since_ms >= soon_ms(ledger))) {
         /* Our own statuses keep the server from ever asking, so a silent server must be asked (P8, P9). */
-        bool ask = reading && silent_ms >= spate_replication_patience_ms(repl) / 4;
+        bool ask = repl->ask_position || (reading && silent_ms >= spate_replication_patience_ms(repl) / 4);
 
         if (send_status(repl, ledger, now_ms, ask, err))
             return SPATE_FAIL;
@@ -325,7 +326,7 @@ int spate_replication_due_ms(const struct spate_replication *repl, const struct 
     int64_t every = ledger->confirmed != repl->said ? soon_ms(ledger) : status_every_ms(repl);
     int64_t due = repl->status_ms + every - now_ms;
 
-    if (repl->reply_wanted || due < 0)
+    if (repl->reply_wanted || repl->ask_position || due < 0)
         return 0;
     return due > 1000 ? 1000 : (int)due;
 }

@@ -23,6 +23,7 @@ struct spate_replication {
     int64_t sender_timeout_ms; /* the server's wal_sender_timeout; 0: it never drops us (P9) */
     uint64_t wal_end;          /* greatest walEnd of a keepalive: safe to carry when nothing is open (P4) */
     bool reply_wanted;         /* the server asked; answered once per drain (P6, P10) */
+    bool ask_position;         /* the server is to be asked, with the next status, how far it has come */
     bool flush_pending;        /* libpq still has bytes for the socket */
     bool copying;              /* between START_REPLICATION and the end of COPY */
     uint64_t said;             /* the flush LSN of the last status */

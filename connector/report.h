@@ -37,6 +37,9 @@ struct spate_plane_facts {
     char bus_end[SPATE_BUS_POS_TEXT], bus_durable[SPATE_BUS_POS_TEXT];
     uint64_t inserts, updates, deletes, truncates, messages, bytes, heartbeats;
     int64_t stalled_us;
+    int64_t snapshots; /* under way */
+    uint64_t snapshot_requests, snapshot_chunks, snapshot_rows, snapshot_dropped, snapshot_redone,
+        snapshot_restarted;
 };
 
 struct spate_connector_facts {

@@ -393,6 +393,7 @@ static void begin_streaming(struct spate_stream *stream, uint64_t confirmed)
     stream->changes = stream->stalled_us = 0;
     stream->dry = false;
     stream->dense = false;
+    spate_weave_session(stream->weave, stream->epoch.epoch.epoch);
     spate_log(
         SPATE_LOG_INFO, "streaming", "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64 " compare=%" PRIu64,
         stream->config->source.slot, LSN(confirmed), stream->tx.epoch, tail->last, tail->last - tail->first);
@@ -442,6 +443,8 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
 
 void spate_session_close(struct spate_stream *stream)
 {
+    if (stream->weave)
+        spate_weave_leave(stream->weave);
     spate_recheck_close(&stream->recheck);
     spate_replication_close(&stream->repl);
     PQfinish(stream->sql);

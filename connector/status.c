@@ -292,6 +292,17 @@ static void sample(struct spate_status *status, const struct spate_stream *strea
     plane.bytes = stream->counts.bytes;
     plane.heartbeats = stream->counts.heartbeats;
     plane.stalled_us = (int64_t)stream->counts.stalled_us;
+    if (stream->weave) {
+        const struct spate_weave_counts counts = spate_weave_counts(stream->weave);
+
+        plane.snapshots = (int64_t)counts.active;
+        plane.snapshot_requests = counts.requests;
+        plane.snapshot_chunks = counts.chunks;
+        plane.snapshot_rows = counts.rows;
+        plane.snapshot_dropped = counts.dropped;
+        plane.snapshot_redone = counts.redone;
+        plane.snapshot_restarted = counts.restarted;
+    }
 
     pthread_mutex_lock(&status->lock);
     status->facts.plane = plane;

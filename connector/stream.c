@@ -160,6 +160,7 @@ static enum spate_rc on_commit(struct spate_stream *stream, const struct spate_p
     if (spate_transaction_commit(&stream->tx, msg, err))
         return SPATE_FAIL;
     spate_ledger_received(&stream->ledger, msg->commit.end_lsn);
+    spate_weave_commit(stream->weave, msg->commit.end_lsn);
     if (stream->tx.holding)
         return settle(stream, msg->commit.end_lsn, err);
     /* Nothing of it was for us: its end is like a keepalive's walEnd, and a heartbeat will carry it. */
@@ -179,7 +180,10 @@ static enum spate_rc on_frame(struct spate_stream *stream, struct spate_frame *f
         return rc;
     switch (msg.kind) {
     case SPATE_PGOUTPUT_BEGIN:
-        return spate_transaction_begin(&stream->tx, &msg, err);
+        rc = spate_transaction_begin(&stream->tx, &msg, err);
+        if (rc == SPATE_OK)
+            spate_weave_begin(stream->weave, msg.begin.xid, msg.begin.commit_lsn);
+        return rc;
     case SPATE_PGOUTPUT_COMMIT:
         return on_commit(stream, &msg, err);
     case SPATE_PGOUTPUT_RELATION:
@@ -190,6 +194,8 @@ static enum spate_rc on_frame(struct spate_stream *stream, struct spate_frame *f
     case SPATE_PGOUTPUT_MESSAGE:
         if (!msg.message.transactional)
             return SPATE_OK; /* it may belong to a transaction that rolls back (P24) */
+        if (spate_slice_is(msg.message.prefix, SPATE_NUDGE_PREFIX))
+            return SPATE_OK; /* our own, to wake the stream: no change */
         break;
     case SPATE_PGOUTPUT_INSERT:
     case SPATE_PGOUTPUT_UPDATE:
@@ -200,14 +206,18 @@ static enum spate_rc on_frame(struct spate_stream *stream, struct spate_frame *f
     rc = settle(stream, 0, err);
     if (rc != SPATE_OK)
         return rc;
-    return spate_transaction_change(&stream->tx, &stream->relations, &msg, frame->buffer, taken, err);
+    rc = spate_transaction_change(&stream->tx, &stream->relations, &msg, frame->buffer, taken, err);
+    if (rc == SPATE_OK && *taken)
+        spate_weave_change(stream->weave, &stream->tx.held);
+    return rc;
 }
 
 /* ---- socket → frame ---- */
 
 static bool has_room(const struct spate_stream *stream)
 {
-    return !spate_publisher_full(&stream->publisher) && !spate_ledger_full(&stream->ledger);
+    return !spate_publisher_full(&stream->publisher) && !spate_ledger_full(&stream->ledger) &&
+           !spate_weave_emitting(stream->weave);
 }
 
 /* Words of the server that nothing but a human can act on. */
@@ -262,7 +272,7 @@ static enum spate_rc drain(struct spate_stream *stream, int64_t now_ms, struct s
     int frames = 0;
 
     stream->dry = false;
-    while (frames < TURN_FRAMES && has_room(stream)) {
+    while (frames < TURN_FRAMES && has_room(stream) && !spate_weave_wants(stream->weave, stream)) {
         struct spate_frame frame = {0};
         bool taken = false;
         enum spate_rc rc = spate_replication_next(&stream->repl, &stream->ledger, &frame, err);
@@ -348,7 +358,7 @@ static enum spate_rc heartbeat(struct spate_stream *stream, int64_t now_ms, stru
     uint64_t wal_end = stream->repl.wal_end, token;
 
     if (stream->tx.open || stream->tx.holding || !spate_ledger_idle(&stream->ledger) ||
-        !spate_publisher_empty(&stream->publisher))
+        !spate_publisher_empty(&stream->publisher) || spate_weave_emitting(stream->weave))
         return SPATE_OK;
     if (stream->tx.next_n <= stream->tail.last)
         return check_tail_came(stream, err);
@@ -423,6 +433,10 @@ enum spate_rc spate_stream_turn(struct spate_stream *stream, int64_t now_ms, str
         spate_publisher_flush(&stream->publisher, err) == SPATE_FAIL)
         return SPATE_FAIL;
     rc = drain(stream, now_ms, err);
+    if (rc == SPATE_OK) {
+        rc = spate_weave_turn(stream->weave, stream, now_ms, err);
+        rc = rc == SPATE_AGAIN ? SPATE_OK : rc; /* a chunk is in the middle: it goes on in the next turn */
+    }
     if (rc != SPATE_OK)
         return rc;
     /* The socket ran dry, or the turn is over: nothing waits in a batch for more to come. */
@@ -457,10 +471,11 @@ void spate_stream_wait(struct spate_stream *stream, int64_t now_ms)
     int64_t timeout_ms = spate_replication_due_ms(&stream->repl, &stream->ledger, now_ms);
     int64_t began_us = room ? 0 : spate_clock_us();
     int writer_fd = spate_writer_fd(stream->publisher.stream);
-    struct pollfd fds[3] = {{.fd = spate_signals_fd(), .events = POLLIN},
+    struct pollfd fds[5] = {{.fd = spate_signals_fd(), .events = POLLIN},
                             {.fd = writer_fd, .events = POLLIN},
                             {.fd = PQsocket(stream->repl.conn)}};
 
+    spate_weave_fds(stream->weave, fds + 3);
     if (room && !stream->dry)
         return;
     if (room && stream->dense) {
@@ -471,11 +486,15 @@ void spate_stream_wait(struct spate_stream *stream, int64_t now_ms)
         timeout_ms = heartbeat_due_ms(stream, now_ms);
     if ((!room || (writer_fd < 0 && !spate_ledger_idle(&stream->ledger))) && timeout_ms > FULL_RETRY_MS)
         timeout_ms = FULL_RETRY_MS;
+    if (room && spate_weave_wants(stream->weave, stream))
+        return;
+    if (room && spate_weave_due_ms(stream->weave, now_ms) < timeout_ms)
+        timeout_ms = spate_weave_due_ms(stream->weave, now_ms);
     if (room)
         fds[2].events |= POLLIN;
     if (stream->repl.flush_pending)
         fds[2].events |= POLLOUT;
-    poll(fds, 3, (int)timeout_ms);
+    poll(fds, 5, (int)timeout_ms);
     if (!room) {
         uint64_t stalled_us = (uint64_t)(spate_clock_us() - began_us);
 

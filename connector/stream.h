@@ -18,6 +18,7 @@
 #include "connector/replication.h"
 #include "connector/transaction.h"
 #include "connector/versions.h"
+#include "connector/weave.h"
 
 struct spate_stream {
     const struct spate_connector_config *config;
@@ -36,6 +37,7 @@ struct spate_stream {
     struct spate_epoch_record epoch; /* the newest in `_schemas` */
     struct spate_tail tail;          /* where this connection began */
     struct spate_recheck recheck;
+    struct spate_weave *weave; /* snapshots; owned by the connector */
 
     uint64_t floor;       /* greatest end that stood on the bus when this connection began */
     int64_t heartbeat_ms; /* when the last heartbeat was published, or the connection began */
