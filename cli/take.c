@@ -139,9 +139,10 @@ static void end_chunk(struct spate_take *take, const struct spate_chunk_end *end
     spate_buf_slice(out, spate_buf_view(&take->held));
     take->count += take->reads;
     table->taken = take->chunk.no;
-    free(table->resume);
-    table->resume = end->resume.len ? spate_strndup(end->resume.at, end->resume.len) : NULL;
-    if (take->by_keys) {
+    if (!take->by_keys) { /* keys that were read again do not move a range on */
+        free(table->resume);
+        table->resume = end->resume.len ? spate_strndup(end->resume.at, end->resume.len) : NULL;
+    } else {
         spate_field_elements(spate_buf_view(&take->keys), drop_key, take);
         spate_field_elements(spate_buf_view(&take->dropped_keys), keep_key, take);
         take->reread = true;
@@ -149,19 +150,26 @@ static void end_chunk(struct spate_take *take, const struct spate_chunk_end *end
     take->in = NULL;
 }
 
+/* The end of our chunks, and not of another writer's that were cut differently: their number and the last
+ * token say so. Keys that were read since raise the number. */
+static bool ends_here(const struct spate_take_table *table, const struct spate_named_table *end)
+{
+    return table->taken >= end->chunks && spate_slice_is(end->resume, table->resume ? table->resume : "");
+}
+
 static void end_ranges(struct spate_take *take, const struct spate_ranges_end *end)
 {
-    for (size_t i = 0; i < end->count; i++) {
-        struct spate_take_table *table = find(take, end->tables[i].schema, end->tables[i].table);
+    size_t complete = 0;
 
-        if (table)
-            table->chunks = end->tables[i].chunks;
+    for (size_t i = 0; i < end->count; i++) {
+        const struct spate_take_table *table = find(take, end->tables[i].schema, end->tables[i].table);
+
+        complete += table && ends_here(table, &end->tables[i]);
     }
-    take->ended = true;
-    for (size_t i = 0; i < take->table_count; i++)
-        if (take->tables[i].taken < take->tables[i].chunks)
-            take->ended = false;
-    take->lost = take->lost || !take->ended;
+    if (complete == take->table_count)
+        take->ended = true;
+    else if (!take->ended)
+        take->lost = true;
 }
 
 static enum spate_rc addressed(struct spate_take *take, struct spate_slice line,

@@ -22,7 +22,6 @@ struct spate_take_table {
     char *schema, *name; /* owned */
     uint64_t taken;      /* greatest `no` taken */
     char *resume;        /* owned; its token, or NULL */
-    uint64_t chunks;     /* ranges-end: how many there are */
     struct spate_keys again;
 };
 

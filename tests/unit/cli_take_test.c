@@ -95,12 +95,12 @@ static void end_of_chunk(struct fixture *f, const char *by, int no, int count, c
     assert_int_equal(f->rc, SPATE_OK);
 }
 
-static void end_of_ranges(struct fixture *f, int chunks)
+static void end_of_ranges(struct fixture *f, int chunks, const char *resume)
 {
     feed(f,
          "\"op\":\"ranges-end\",\"at\":%d,\"epoch\":1" ADDRESS META
-         ",\"tables\":[{\"schema\":\"public\",\"table\":\"t\",\"chunks\":%d}]",
-         (int)f->n, chunks);
+         ",\"tables\":[{\"schema\":\"public\",\"table\":\"t\",\"chunks\":%d,\"resume\":\"%s\"}]",
+         (int)f->n, chunks, resume);
     assert_int_equal(f->rc, SPATE_OK);
 }
 
@@ -147,7 +147,7 @@ static void rows_are_handed_out_chunk_by_chunk(void **state)
     chunk(f, "aaaaaaaa", 2,
           "\"range\":{\"from\":\"(8,0)\",\"to\":\"(9,0)\"},\"since\":\"t1\",\"dropped\":[]");
     end_of_chunk(f, "aaaaaaaa", 2, 0, "t2");
-    end_of_ranges(f, 2);
+    end_of_ranges(f, 2, "t2");
     assert_true(spate_take_done(&f->take));
     assert_false(f->take.lost);
     assert_int_equal(f->take.count, 2);
@@ -218,7 +218,7 @@ static void a_broken_chunk_is_dropped_and_asked_for_again(void **state)
     chunk(f, "aaaaaaaa", 2, RANGE); /* the first one is missing */
     assert_true(f->take.lost);
     f->take.lost = false;
-    end_of_ranges(f, 1);
+    end_of_ranges(f, 1, "t1");
     assert_true(f->take.lost);
     assert_false(spate_take_done(&f->take));
 }
@@ -241,6 +241,23 @@ static void a_range_must_go_on_where_the_last_one_ended(void **state)
     end_of_chunk(f, "bbbbbbbb", 2, 0, "at page 8");
     assert_int_equal(f->take.tables[0].taken, 2);
     assert_false(f->take.lost);
+    end_of_ranges(f, 2, "at page 16"); /* as many chunks, of another writer that cut them larger */
+    assert_false(spate_take_done(&f->take));
+    assert_true(f->take.lost);
+}
+
+/* A re-read that was answered between chunks that another writer cuts differently. */
+static void keys_do_not_move_a_range_on(void **state)
+{
+    struct fixture *f = *state;
+
+    begin(f);
+    chunk(f, "aaaaaaaa", 1, RANGE);
+    end_of_chunk(f, "aaaaaaaa", 1, 0, "at page 8");
+    chunk(f, "aaaaaaaa", 2, "\"keys\":[{\"id\":1}],\"dropped\":[]");
+    end_of_chunk(f, "aaaaaaaa", 2, 0, "at page 9");
+    assert_int_equal(f->take.tables[0].taken, 2);
+    assert_string_equal(f->take.tables[0].resume, "at page 8");
 }
 
 static void behind_a_hole_nothing_is_taken(void **state)
@@ -270,7 +287,7 @@ static void changes_come_in_their_place(void **state)
     change_of(f, "update", "t", 3, PARTIAL);
     change_of(f, "delete", "t", 3, GONE);
     assert_int_equal(printed(f, "\n"), 4);
-    end_of_ranges(f, 0);
+    end_of_ranges(f, 0, "");
     assert_false(spate_take_done(&f->take));
     change_of(f, "update", "t", 4, PARTIAL); /* who keeps the lines has that row */
     assert_ptr_equal(spate_take_again(&f->take), &f->take.tables[0]);
@@ -306,7 +323,7 @@ static void without_changes_their_rows_are_read_again(void **state)
     change_of(f, "delete", "t", 3, GONE);
     assert_int_equal(printed(f, "\n"), 1);
     assert_int_equal(f->take.tables[0].again.count, 1);
-    end_of_ranges(f, 1);
+    end_of_ranges(f, 1, "t1");
     chunk(f, "aaaaaaaa", 2, "\"keys\":[{\"id\":2}],\"dropped\":[]"); /* it does not fulfil it */
     end_of_chunk(f, "aaaaaaaa", 2, 0, "t1");
     assert_true(spate_take_done(&f->take));
@@ -368,6 +385,7 @@ int main(void)
         TAKE_TEST(two_writers_of_one_chunk_are_told_apart),
         TAKE_TEST(a_broken_chunk_is_dropped_and_asked_for_again),
         TAKE_TEST(a_range_must_go_on_where_the_last_one_ended),
+        TAKE_TEST(keys_do_not_move_a_range_on),
         TAKE_TEST(behind_a_hole_nothing_is_taken),
         TAKE_TEST(changes_come_in_their_place),
         TAKE_TEST(without_changes_their_rows_are_read_again),
