@@ -1,9 +1,7 @@
-/* sinks/asking.h - the requester: when a sink asks for everything, what it has heard of it on
- * `<connector>._control`, and what it says there (docs/message-format.md).
+/* sinks/asking.h - what a sink says and hears on `<connector>._control` (docs/message-format.md).
  *
- * The request's id and its progress stand in the target with the rows (sinks/load.h); what is here can be
- * forgotten at any moment: a request is sent again with its tokens when the connector says that it
- * (re)started, when nothing was heard of it for 30 s, or when a chunk was lost.
+ * What is here can be forgotten at any moment: the request's id and how far it came stand in the target with
+ * the rows (sinks/load.h), and a request is sent again with its tokens. When, sinks/loading.h decides.
  *
  * Thread: the sink's. Blocks: opening; else never. */
 #ifndef SPATE_SINKS_ASKING_H
@@ -11,26 +9,47 @@
 
 #include "bus/bus.h"
 #include "core/arena.h"
+#include "core/buf.h"
 #include "core/err.h"
+#include "core/log.h"
+#include "schemas/control.h"
 #include "sinks/load.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+/* Nothing was heard of a request for so long: it is sent again. */
 #define SPATE_ASK_AGAIN_MS 30000
 
 struct spate_asking {
-    struct spate_reader *reader; /* of _control; owned */
-    struct spate_writer *writer; /* the same; owned */
-    char *topic;
-    const char *sink;                 /* our name: what is `to` us; borrowed */
-    char request[SPATE_REQUEST_MOST]; /* "" when nothing is asked for */
-    bool conditional;
-    int64_t heard_ms; /* when the connector said something about the request */
-    bool send;        /* the request is to be sent (again) now */
-    bool reread_out;  /* keys were asked for, and no chunk answered yet */
-    struct spate_arena arena;
+    struct spate_bus *bus; /* borrowed */
+    char *topic;           /* owned */
+    const char *sink;      /* our name: what is `to` us; borrowed */
+    struct spate_reader *reader;
+    struct spate_writer *writer; /* open while there is something to say */
+    struct spate_arena arena;    /* of the message that was read last */
+    struct spate_buf line;
 };
+
+SPATE_CHECKED enum spate_rc spate_asking_init(struct spate_asking *asking, struct spate_bus *bus,
+                                              const char *connector, const char *sink, struct spate_err *err);
+void spate_asking_fini(struct spate_asking *asking);
+
+/* Listens from now on, or to all that the bus holds. Nothing when it listens already. SPATE_FAIL (retry,
+ * err->missing): there is no such topic yet. */
+SPATE_CHECKED enum spate_rc spate_asking_listen(struct spate_asking *asking, bool from_oldest,
+                                                struct spate_err *err);
+/* The next message that is for this sink, and every `started`; valid until the next call. What cannot be read
+ * is for the connector to answer. SPATE_AGAIN: none now. SPATE_FAIL: the topic was let go of; listen again.
+ */
+SPATE_CHECKED enum spate_rc spate_asking_next(struct spate_asking *asking, struct spate_control *out,
+                                              struct spate_slice *line, struct spate_err *err);
+/* SPATE_OK: the bus has it. SPATE_AGAIN: not now, say it again later. SPATE_FAIL: the same, with a reason;
+ * fatal: it cannot be said on this bus. */
+SPATE_CHECKED enum spate_rc spate_asking_say(struct spate_asking *asking, const struct spate_control *control,
+                                             struct spate_err *err);
+/* Lets the writer go; what was said is on its way. */
+void spate_asking_rest(struct spate_asking *asking);
 
 #endif

@@ -83,7 +83,8 @@ static enum spate_rc narrow(struct spate_batch *batch, const struct spate_versio
 
     for (size_t i = 0; i < version->used_count; i++) {
         values[i] = keep(arena_of(batch), line, rows->after[version->used[i]]);
-        if (values[i].kind == SPATE_VALUE_ABSENT && version->maybe[i] < 0 && head->op == SPATE_OP_INSERT)
+        if (values[i].kind == SPATE_VALUE_ABSENT &&
+            (head->op == SPATE_OP_READ || (version->maybe[i] < 0 && head->op == SPATE_OP_INSERT)))
             return lacks(version, head, version->used[i], "column", err);
     }
     /* A key that was not sent again stands in the old tuple only (P43). */
@@ -158,6 +159,17 @@ static const struct spate_value *copy_values(struct spate_arena *arena, const st
             to[i].text = spate_arena_copy(arena, from[i].text);
     }
     return to;
+}
+
+void spate_batch_add_answer(struct spate_batch *batch, const struct spate_version *version, uint64_t n,
+                            const struct spate_value *key)
+{
+    struct spate_item *item = push(batch);
+
+    item->op = SPATE_OP_CHUNK;
+    item->n = n;
+    item->version = version;
+    item->key = copy_values(arena_of(batch), key, version->key_count);
 }
 
 static void copy_item(struct spate_arena *arena, struct spate_item *to, const struct spate_item *from)

@@ -28,6 +28,9 @@ void spate_batch_fini(struct spate_batch *batch);
 SPATE_CHECKED enum spate_rc spate_batch_add(struct spate_batch *batch, const struct spate_version *version,
                                             struct spate_slice line, const struct spate_head *head,
                                             const struct spate_meta *meta, struct spate_err *err);
+/* A key that a snapshot has looked up, in the key's order; copied. */
+void spate_batch_add_answer(struct spate_batch *batch, const struct spate_version *version, uint64_t n,
+                            const struct spate_value *key);
 /* Room for `count` target tables, to be filled by the caller. */
 const struct spate_projection **spate_batch_add_truncate(struct spate_batch *batch, uint64_t n, size_t count);
 
@@ -35,6 +38,11 @@ const struct spate_projection **spate_batch_add_truncate(struct spate_batch *bat
 static inline void spate_batch_boundary(struct spate_batch *batch)
 {
     batch->complete = batch->count;
+}
+/* Forgets all but the first `count`, which may be no less than what is complete. */
+static inline void spate_batch_cut(struct spate_batch *batch, size_t count)
+{
+    batch->count = count;
 }
 /* Forgets the transaction that is not complete. */
 static inline void spate_batch_discard_open(struct spate_batch *batch)

@@ -36,6 +36,8 @@ static const struct spate_option_group table_group = {
     .item = "TABLE",
 };
 
+static const char *const snapshot_modes[] = {"auto", "manual", NULL};
+static const char *const snapshot_ends[] = {"sweep", "swap", NULL};
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
 
 static const struct spate_option sink_options[] = {
@@ -70,6 +72,23 @@ static const struct spate_option sink_options[] = {
      .doc = "The team's schema. The tables, and the sink's position beside them, live here; it is made when "
             "it is "
             "missing."},
+    {.key = "snapshot",
+     .type = SPATE_OPT_ENUM,
+     .offset = offsetof(struct spate_sink_config, snapshot),
+     .fallback = "manual",
+     .choices = snapshot_modes,
+     .doc = "When the sink asks the connector for all rows that exist. auto: when it is new, when a table is "
+            "new or its lines in this file changed, and when it missed a part of the stream. manual: only "
+            "when `spate snapshot --sink` tells it to; it begins at the oldest message that the bus holds, "
+            "and stops when a part is missing."},
+    {.key = "on_snapshot",
+     .type = SPATE_OPT_ENUM,
+     .offset = offsetof(struct spate_sink_config, on_snapshot),
+     .fallback = "sweep",
+     .choices = snapshot_ends,
+     .doc = "What readers of a table see while all its rows come anew. sweep: rows are corrected as they "
+            "come, and at the end those that no longer exist are removed. swap: the table stays as it was, "
+            "and becomes the new one in one transaction at the end; that takes room for a second copy."},
     {.key = "tables",
      .type = SPATE_OPT_GROUP,
      .offset = offsetof(struct spate_sink_config, tables),

@@ -75,7 +75,7 @@ void spate_follower_enter(struct spate_follower *f, const struct spate_epoch *ep
 
 bool spate_follower_begin(struct spate_follower *f, const struct spate_head *head)
 {
-    if (head->op == SPATE_OP_HEARTBEAT)
+    if (head->op == SPATE_OP_HEARTBEAT || head->op == SPATE_OP_SNAPSHOT_BEGIN)
         f->last.pos = (struct spate_pos){head->end, 0};
     else if (spate_op_counts(head->op) && head->has_pos && head->end != 0)
         f->last.pos = head->pos;

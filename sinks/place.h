@@ -45,7 +45,8 @@ enum spate_judgement spate_follower_judge_epoch(const struct spate_follower *fol
 bool spate_follower_take(struct spate_follower *follower, const struct spate_head *head);
 /* After ENTER, and for a sink that begins at an epoch message. */
 void spate_follower_enter(struct spate_follower *follower, const struct spate_epoch *epoch);
-/* A new sink begins after a change with `end`, or at a heartbeat. False: one cannot begin at this record. */
+/* A new sink begins after a change with `end`, at a heartbeat, or at a snapshot-begin: their `end` says how
+ * far the bus holds everything. False: one cannot begin at this record. */
 bool spate_follower_begin(struct spate_follower *follower, const struct spate_head *head);
 
 static inline bool spate_follower_open(const struct spate_follower *follower)

@@ -72,7 +72,10 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
     if (rc == SPATE_OK) {
         spate_log(store->stored ? SPATE_LOG_WARN : SPATE_LOG_INFO, "table-created", "table=%s%s",
                   version->projection->label,
-                  store->stored ? " detail=\"rows from before now are not in it: load them by hand\"" : "");
+                  !store->stored ? ""
+                  : store->config->snapshot == SPATE_SINK_AUTO
+                      ? " detail=\"rows from before now are asked for\""
+                      : " detail=\"rows from before now are not in it: `spate snapshot --sink` loads them\"");
     } else if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
         rc = spate_version_refuse(
             version, err, "%s does not exist and role %s may not make it: as the schema's owner run %s;",

@@ -27,37 +27,66 @@ void spate_feed_close(struct spate_feed *feed)
     *feed = (struct spate_feed){0};
 }
 
+static void stand_anew(struct spate_feed *feed)
+{
+    feed->gap = false;
+    feed->hole_ms = 0;
+    feed->holding = false;
+    feed->stale = false;
+}
+
 enum spate_rc spate_feed_begin(struct spate_feed *feed, uint64_t newest_epoch, const char *uuid,
                                struct spate_err *err)
 {
     struct spate_start oldest = {.from = SPATE_START_OLDEST};
 
     feed->state = SPATE_FEED_BEGINNING;
+    feed->asks = false;
+    spate_feed_epoch(feed, newest_epoch, uuid);
+    stand_anew(feed);
+    return spate_reader_seek(feed->reader, oldest, err);
+}
+
+void spate_feed_epoch(struct spate_feed *feed, uint64_t newest_epoch, const char *uuid)
+{
     feed->begin_epoch = newest_epoch;
     feed->follower = (struct spate_follower){0};
     memcpy(feed->follower.uuid, uuid, sizeof feed->follower.uuid - 1);
-    feed->gap = false;
-    feed->hole_ms = 0;
-    return spate_reader_seek(feed->reader, oldest, err);
 }
 
 #define STALE_REMEDY                                                                                         \
     "its tables no longer follow the source. `spate sink -c %s --restart %s` begins anew where a new "       \
-    "sink would; "                                                                                           \
-    "rows that changed in between have to be loaded again by hand"
+    "sink would; with `snapshot: auto` in its file it asks for everything then"
 
 /* The driver knows what happened to the log, and not that sinks have a way on (K10, K25). */
-static enum spate_rc lost_log(const struct spate_feed *feed, struct spate_err *err)
+static enum spate_rc lost_log(struct spate_feed *feed, struct spate_err *err)
 {
     char words[sizeof err->text];
 
     if (err->verdict != SPATE_FATAL || err->exit_code != SPATE_EXIT_FENCED)
         return spate_err_context(err, "topic %s", feed->topic);
     snprintf(words, sizeof words, "%s", err->text);
+    feed->stale = true;
     return spate_fail(err, SPATE_FATAL,
                       "STALE: %.400s; after n=%" PRIu64 " of epoch %" PRIu64
                       " nothing is known: " STALE_REMEDY,
                       words, feed->follower.last.n, feed->follower.last.epoch, feed->file, feed->name);
+}
+
+enum spate_rc spate_feed_await(struct spate_feed *feed, bool same, struct spate_err *err)
+{
+    struct spate_start start = {.from = SPATE_START_NOW};
+
+    if (same)
+        start = (struct spate_start){.from = SPATE_START_AT, .pos = feed->from};
+    if (spate_reader_seek(feed->reader, start, err) != SPATE_OK)
+        return lost_log(feed, err);
+    if (!same)
+        feed->from = spate_reader_end(feed->reader);
+    feed->state = SPATE_FEED_BEGINNING;
+    feed->asks = true;
+    stand_anew(feed);
+    return SPATE_OK;
 }
 
 enum spate_rc spate_feed_resume(struct spate_feed *feed, const struct spate_mark *mark, struct spate_err *err)
@@ -69,16 +98,21 @@ enum spate_rc spate_feed_resume(struct spate_feed *feed, const struct spate_mark
     feed->follower.complete = mark->place;
     memcpy(feed->follower.uuid, mark->uuid, sizeof feed->follower.uuid);
     feed->state = SPATE_FEED_ANCHORING;
-    feed->gap = false;
-    feed->hole_ms = 0;
+    stand_anew(feed);
     return spate_reader_seek(feed->reader, at, err) == SPATE_OK ? SPATE_OK : lost_log(feed, err);
 }
 
-static void set_mark(struct spate_feed *feed, const struct spate_message *message)
+static void set_mark(struct spate_feed *feed, struct spate_bus_pos pos)
 {
     feed->mark.place = feed->follower.complete;
-    feed->mark.at = message->pos;
+    feed->mark.at = pos;
     memcpy(feed->mark.uuid, feed->follower.uuid, sizeof feed->mark.uuid);
+}
+
+void spate_feed_pass(struct spate_feed *feed, struct spate_event *event)
+{
+    set_mark(feed, event->pos);
+    event->boundary = true;
 }
 
 static enum spate_rc stale_hole(struct spate_feed *feed, uint64_t seen, struct spate_err *err)
@@ -91,6 +125,7 @@ static enum spate_rc stale_hole(struct spate_feed *feed, uint64_t seen, struct s
         snprintf(where, sizeof where, " (retention took %s to %s)", from, to);
     }
     err->exit_code = SPATE_EXIT_FENCED;
+    feed->stale = true;
     if (seen <= feed->follower.last.n) {
         spate_bus_pos_format(feed->driver, feed->mark.at, from);
         return spate_fail(err, SPATE_FATAL,
@@ -133,6 +168,13 @@ static enum spate_rc meet_epoch(struct spate_feed *feed, struct spate_event *eve
     if (feed->state == SPATE_FEED_BEGINNING) {
         if (epoch.epoch < feed->begin_epoch)
             return SPATE_OK;
+        if (feed->asks) { /* what was asked for comes in this one */
+            char uuid[sizeof feed->follower.uuid] = "";
+
+            memcpy(uuid, epoch.uuid.at, epoch.uuid.len < sizeof uuid ? epoch.uuid.len : sizeof uuid - 1);
+            spate_feed_epoch(feed, epoch.epoch, uuid);
+            return SPATE_OK;
+        }
     } else {
         switch (spate_follower_judge_epoch(&feed->follower, &epoch)) {
         case SPATE_JUDGE_ENTER:
@@ -147,6 +189,7 @@ static enum spate_rc meet_epoch(struct spate_feed *feed, struct spate_event *eve
             return diverged(feed, &event->head, err);
         default:
             err->exit_code = SPATE_EXIT_FENCED;
+            feed->stale = true;
             return spate_fail(err, SPATE_FATAL,
                               "STALE: epoch %" PRIu64 " (%.*s) does not continue from n=%" PRIu64
                               " of epoch %" PRIu64 ", where this sink stands: " STALE_REMEDY,
@@ -155,7 +198,7 @@ static enum spate_rc meet_epoch(struct spate_feed *feed, struct spate_event *eve
         }
     }
     spate_follower_enter(&feed->follower, &epoch);
-    set_mark(feed, message);
+    set_mark(feed, message->pos);
     feed->state = SPATE_FEED_FOLLOWING;
     feed->hole_ms = 0;
     feed->gap = false;
@@ -165,15 +208,27 @@ static enum spate_rc meet_epoch(struct spate_feed *feed, struct spate_event *eve
     return SPATE_OK;
 }
 
-/* BEGINNING: true when the sink can count from here. */
-static bool try_begin(struct spate_feed *feed, struct spate_event *event, const struct spate_message *message)
+/* Of the snapshot that this sink asked for. */
+static bool is_ours(const struct spate_feed *feed, const struct spate_head *head)
 {
-    if (event->head.epoch < feed->begin_epoch || !spate_follower_begin(&feed->follower, &event->head))
+    return head->op >= SPATE_OP_SNAPSHOT_BEGIN && head->op <= SPATE_OP_RANGES_END && feed->request &&
+           feed->request[0] && spate_slice_is(head->request, feed->request) &&
+           spate_slice_is(head->to, feed->name);
+}
+
+/* BEGINNING: true when the sink can count from here. */
+static bool try_begin(struct spate_feed *feed, struct spate_event *event)
+{
+    const struct spate_head *head = &event->head;
+    const bool begins = head->op == SPATE_OP_SNAPSHOT_BEGIN && is_ours(feed, head);
+
+    if (feed->asks && (!begins || head->epoch != feed->begin_epoch))
         return false;
-    set_mark(feed, message);
+    if (head->epoch < feed->begin_epoch || !spate_follower_begin(&feed->follower, head))
+        return false;
     feed->state = SPATE_FEED_FOLLOWING;
-    event->kind = SPATE_EVENT_PASSED;
-    event->boundary = true;
+    event->kind = begins ? SPATE_EVENT_SNAPSHOT : SPATE_EVENT_PASSED;
+    spate_feed_pass(feed, event);
     return true;
 }
 
@@ -230,7 +285,7 @@ static enum spate_rc meet(struct spate_feed *feed, const struct spate_message *m
     if (event->head.op == SPATE_OP_EPOCH)
         return meet_epoch(feed, event, message, done, err);
     if (feed->state == SPATE_FEED_BEGINNING) {
-        *done = try_begin(feed, event, message);
+        *done = try_begin(feed, event);
         return SPATE_OK;
     }
     switch (spate_follower_judge(&feed->follower, &event->head)) {
@@ -241,13 +296,13 @@ static enum spate_rc meet(struct spate_feed *feed, const struct spate_message *m
         event->kind = SPATE_EVENT_CHANGE;
         event->boundary = spate_follower_take(&feed->follower, &event->head);
         if (event->boundary)
-            set_mark(feed, message);
+            set_mark(feed, message->pos);
         *done = true;
         return SPATE_OK;
     case SPATE_JUDGE_PASS:
-        event->kind = SPATE_EVENT_PASSED;
-        event->boundary = true;
-        set_mark(feed, message);
+        event->kind = is_ours(feed, &event->head) ? SPATE_EVENT_SNAPSHOT : SPATE_EVENT_PASSED;
+        if (event->kind == SPATE_EVENT_PASSED && !feed->holding)
+            spate_feed_pass(feed, event);
         *done = true;
         return SPATE_OK;
     case SPATE_JUDGE_DUPLICATE:
@@ -323,7 +378,9 @@ enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event
         if (rc != SPATE_OK)
             return rc;
         if (message.kind == SPATE_MESSAGE_GAP) {
-            if (feed->state != SPATE_FEED_BEGINNING) {
+            if (feed->state == SPATE_FEED_BEGINNING) {
+                feed->gap = feed->asks; /* what was asked for may be in it */
+            } else {
                 /* Whether that was anything this sink needed is known at the next number. */
                 feed->state = SPATE_FEED_FOLLOWING;
                 feed->gap = true;

@@ -19,11 +19,13 @@ struct spate_mark {
 
 struct spate_event {
     enum {
-        SPATE_EVENT_CHANGE, /* head and line are to be used before the next call */
-        SPATE_EVENT_PASSED, /* a heartbeat or the like: nothing but the mark moved */
-        SPATE_EVENT_EPOCH   /* a new epoch began: what was open of the old one is void */
+        SPATE_EVENT_CHANGE,  /* head and line are to be used before the next call */
+        SPATE_EVENT_PASSED,  /* a heartbeat or the like: nothing but the mark moved */
+        SPATE_EVENT_EPOCH,   /* a new epoch began: what was open of the old one is void */
+        SPATE_EVENT_SNAPSHOT /* of the snapshot that this sink asked for, exactly at the last change taken;
+                                the caller moves the mark (spate_feed_pass) */
     } kind;
-    bool boundary; /* feed->mark moved: a transaction is complete here */
+    bool boundary; /* feed->mark moved: what was heard up to here may be stored */
     struct spate_head head;
     struct spate_slice line;
     struct spate_bus_pos pos;
@@ -32,7 +34,13 @@ struct spate_event {
 struct spate_feed {
     struct spate_reader *reader; /* owned */
     const char *driver;
-    const char *file, *name; /* of the sink, for remedies that can be typed as they stand; borrowed */
+    const char *file, *name; /* of the sink, for remedies that can be typed as they stand; borrowed. Messages
+                                `to` the name are meant for it */
+    const char *request;     /* whose messages are heard; NULL or "": nothing was asked for; borrowed */
+    bool asks;               /* BEGINNING: at the snapshot-begin of the request, and nowhere else */
+    bool holding;            /* a chunk is being collected: the mark stays before it */
+    bool stale; /* why it failed: a part of the stream is missing, and a snapshot makes up for it */
+    struct spate_bus_pos from; /* `asks`: where it has waited from */
     char *topic;
     struct spate_follower follower;
     struct spate_mark mark;
@@ -68,6 +76,12 @@ void spate_feed_close(struct spate_feed *feed);
  * completes a transaction. */
 SPATE_CHECKED enum spate_rc spate_feed_begin(struct spate_feed *feed, uint64_t newest_epoch, const char *uuid,
                                              struct spate_err *err);
+/* A new sink that asks for everything: stands at the end of the log as it is now, and begins at the
+ * snapshot-begin of its request. To be called before the request is sent, so that nothing behind it is missed
+ * (docs/hazards.md); then _epoch, and again later with `same`, to wait from the same place. */
+SPATE_CHECKED enum spate_rc spate_feed_await(struct spate_feed *feed, bool same, struct spate_err *err);
+/* What `_schemas` said of the newest epoch after that. */
+void spate_feed_epoch(struct spate_feed *feed, uint64_t newest_epoch, const char *uuid);
 /* Goes (back) to a mark. That its record is still the same is checked when it is read. */
 SPATE_CHECKED enum spate_rc spate_feed_resume(struct spate_feed *feed, const struct spate_mark *mark,
                                               struct spate_err *err);
@@ -77,6 +91,8 @@ SPATE_CHECKED enum spate_rc spate_feed_resume(struct spate_feed *feed, const str
  * record that it cannot read stands there (K29). */
 SPATE_CHECKED enum spate_rc spate_feed_next(struct spate_feed *feed, struct spate_event *event,
                                             struct spate_err *err);
+/* All up to this event of a snapshot may be stored. */
+void spate_feed_pass(struct spate_feed *feed, struct spate_event *event);
 /* SPATE_OK: ask next(). SPATE_AGAIN: time is up. */
 SPATE_CHECKED enum spate_rc spate_feed_wait(struct spate_feed *feed, int timeout_ms, struct spate_err *err);
 

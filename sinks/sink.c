@@ -16,6 +16,7 @@
 #define HARD_BYTES    ((size_t)12 << 20) /* a transaction that is still not complete is applied in pieces */
 #define TURN          1024               /* records between looks at the clock */
 #define STORE_MS      10000              /* what is passed by moves the stored position at least so often */
+#define ANEW_MS       1000               /* between attempts to begin anew */
 #define UNFINISHED_MS 5000               /* a transaction that stops in the middle holds no locks longer */
 
 struct spate_counts spate_sink_counts(const struct spate_sink *sink)
@@ -37,11 +38,12 @@ static void tell_missing(struct spate_sink *sink)
         !spate_log_due(&sink->missing_log, spate_clock_ms(), 10000, &hidden))
         return;
     sink->missing_told = sink->apply.missing;
-    spate_log(SPATE_LOG_WARN, "rows-missing",
-              "count=%" PRIu64
-              " detail=\"updates and deletes of rows that are not in the target: rows older than the "
-              "stream have to be loaded by hand\"",
-              sink->apply.missing);
+    spate_log(
+        SPATE_LOG_WARN, "rows-missing",
+        "count=%" PRIu64
+        " detail=\"updates and deletes of rows that are not in the target, which are older than what was "
+        "heard: `spate snapshot --sink %s` loads them\"",
+        sink->apply.missing, sink->config->name);
 }
 
 /* The row's key as JSON: the only values that are ever shown. */
@@ -128,6 +130,8 @@ static enum spate_rc apply_failed(struct spate_sink *sink, size_t count, struct 
         *err = check;
         return SPATE_FAIL;
     }
+    if (err->exit_code == SPATE_EXIT_FENCED) /* it was looked into already (T12) */
+        return SPATE_FAIL;
     if (stale_statement(err->sqlstate) && !sink->reprepared) {
         sink->reprepared = true;
         err->verdict = SPATE_RETRY;
@@ -136,9 +140,7 @@ static enum spate_rc apply_failed(struct spate_sink *sink, size_t count, struct 
     return count ? poison(sink, count, err) : SPATE_FAIL;
 }
 
-/* Applies the first `count` items; commits up to the stream's mark, or leaves a piece in the open
- * transaction. */
-static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, struct spate_err *err)
+enum spate_rc spate_sink_flush(struct spate_sink *sink, size_t count, bool commit, struct spate_err *err)
 {
     struct spate_counts counts;
     int64_t start = spate_clock_us();
@@ -162,6 +164,7 @@ static enum spate_rc flush(struct spate_sink *sink, size_t count, bool commit, s
         spate_log(SPATE_LOG_DEBUG, "applied", "changes=%zu commit=%d n=%" PRIu64 " us=%" PRId64, count,
                   commit, sink->feed.mark.place.n, spate_clock_us() - start);
     spate_batch_drop(&sink->batch, count);
+    spate_taking_applied(sink, count);
     tell_missing(sink);
     return SPATE_OK;
 }
@@ -185,7 +188,7 @@ static enum spate_rc flush_complete(struct spate_sink *sink, struct spate_err *e
     bool due = !sink->store.stored || spate_clock_ms() - sink->stored_ms >= STORE_MS;
 
     if (sink->batch.complete > 0 || (!sink->apply.open && due && position_moved(sink)))
-        return flush(sink, sink->batch.complete, true, err);
+        return spate_sink_flush(sink, sink->batch.complete, true, err);
     return SPATE_OK;
 }
 
@@ -217,10 +220,8 @@ static enum spate_rc add_truncate(struct spate_sink *sink, const struct spate_ev
     return SPATE_OK;
 }
 
-/* A version that is new needs the target's parser, which an open transaction is in the way of: it is given up
- * and read again. *rewound: the event is gone with it. */
-static enum spate_rc version_of(struct spate_sink *sink, struct spate_projection *projection, uint32_t v,
-                                struct spate_version **version, bool *rewound, struct spate_err *err)
+enum spate_rc spate_sink_version_at(struct spate_sink *sink, struct spate_projection *projection, uint32_t v,
+                                    struct spate_version **version, bool *rewound, struct spate_err *err)
 {
     enum spate_rc rc;
 
@@ -266,7 +267,7 @@ static enum spate_rc add_change(struct spate_sink *sink, const struct spate_even
                 return SPATE_FAIL;
             have_meta = true;
         }
-        rc = version_of(sink, projection, meta.v, &version, rewound, err);
+        rc = spate_sink_version_at(sink, projection, meta.v, &version, rewound, err);
         if (rc != SPATE_OK || *rewound)
             return rc;
         if (spate_batch_add(&sink->batch, version, event->line, head, &meta, err) != SPATE_OK)
@@ -290,16 +291,19 @@ static enum spate_rc add_failed(struct spate_sink *sink, const struct spate_even
         err, SPATE_FATAL,
         "topic %s at %s, n=%" PRIu64 " of epoch %" PRIu64
         ": %s. Nothing from there on was applied. It is a change, so --skip does not pass it by: "
-        "mend the cause, or reload this sink's tables",
-        sink->feed.topic, at, event->head.n, event->head.epoch, words);
+        "mend the cause, or load this sink's tables anew (spate sink -c %s --restart %s)",
+        sink->feed.topic, at, event->head.n, event->head.epoch, words, sink->config->path,
+        sink->config->name);
 }
 
-static enum spate_rc take(struct spate_sink *sink, const struct spate_event *event, struct spate_err *err)
+static enum spate_rc take(struct spate_sink *sink, struct spate_event *event, struct spate_err *err)
 {
     bool rewound = false;
     size_t bytes;
 
     SPATE_FAILPOINT(sink_read);
+    if (event->kind == SPATE_EVENT_EPOCH || event->kind == SPATE_EVENT_CHANGE)
+        spate_taking_break(sink, "the stream went on before its end");
     if (event->kind == SPATE_EVENT_EPOCH) {
         SPATE_FAILPOINT(sink_epoch);
         spate_log(SPATE_LOG_INFO, "epoch", "epoch=%" PRIu64, event->head.epoch);
@@ -307,8 +311,9 @@ static enum spate_rc take(struct spate_sink *sink, const struct spate_event *eve
         if (sink->apply.open)
             spate_apply_rollback(&sink->apply);
     }
-    if (event->kind == SPATE_EVENT_CHANGE) {
-        enum spate_rc rc = add_change(sink, event, &rewound, err);
+    if (event->kind == SPATE_EVENT_CHANGE || event->kind == SPATE_EVENT_SNAPSHOT) {
+        enum spate_rc rc = event->kind == SPATE_EVENT_CHANGE ? add_change(sink, event, &rewound, err)
+                                                             : spate_taking_hear(sink, event, &rewound, err);
 
         if (rc == SPATE_FAIL)
             return add_failed(sink, event, err);
@@ -318,15 +323,15 @@ static enum spate_rc take(struct spate_sink *sink, const struct spate_event *eve
     if (event->boundary) {
         spate_batch_boundary(&sink->batch);
         if (sink->apply.open)
-            return flush(sink, sink->batch.complete, true, err);
+            return spate_sink_flush(sink, sink->batch.complete, true, err);
     }
     bytes = spate_batch_bytes(&sink->batch);
     if (sink->batch.complete > 0 && (bytes > SOFT_BYTES || sink->batch.count > SOFT_ROWS))
-        return flush(sink, sink->batch.complete, true, err);
+        return spate_sink_flush(sink, sink->batch.complete, true, err);
     if (sink->batch.complete == 0 &&
         (bytes > HARD_BYTES || sink->batch.count > 2 * SOFT_ROWS ||
          (sink->apply.open && (bytes > SOFT_BYTES || sink->batch.count > SOFT_ROWS))))
-        return flush(sink, sink->batch.count, false, err);
+        return spate_sink_flush(sink, sink->batch.count, false, err);
     return SPATE_OK;
 }
 
@@ -335,6 +340,8 @@ static enum spate_rc idle(struct spate_sink *sink, struct spate_err *err)
 {
     enum spate_rc rc = flush_complete(sink, err);
 
+    if (rc == SPATE_OK)
+        rc = spate_loading_turn(sink, true, err);
     if (rc != SPATE_OK)
         return rc;
     if (sink->apply.open && spate_clock_ms() - sink->event_ms > UNFINISHED_MS) {
@@ -343,6 +350,7 @@ static enum spate_rc idle(struct spate_sink *sink, struct spate_err *err)
                   sink->feed.follower.last.n);
         spate_apply_rollback(&sink->apply);
         spate_batch_clear(&sink->batch);
+        spate_taking_forget(sink);
         sink->parked = true;
     }
     if (sink->batch.count == 0 && !sink->apply.open && !sink->parked && !sink->feed.hole_ms)
@@ -370,9 +378,9 @@ static enum spate_rc turn(struct spate_sink *sink, struct spate_err *err)
             return rc;
     }
     /* A sink that only passes by others' changes is never idle while they come. */
-    if (sink->batch.count == 0)
-        return flush_complete(sink, err);
-    return SPATE_OK;
+    if (sink->batch.count == 0 && flush_complete(sink, err) != SPATE_OK)
+        return SPATE_FAIL;
+    return spate_loading_turn(sink, false, err);
 }
 
 static void log_stop(const struct spate_sink *sink, const char *why)
@@ -395,15 +403,16 @@ static void finish(struct spate_sink *sink)
         spate_apply_rollback(&sink->apply);
     else if (PQstatus(sink->store.conn) == CONNECTION_OK &&
              (sink->batch.complete > 0 || position_moved(sink)) &&
-             flush(sink, sink->batch.complete, true, &err) != SPATE_OK)
+             spate_sink_flush(sink, sink->batch.complete, true, &err) != SPATE_OK)
         spate_log_err(SPATE_LOG_WARN, "last-batch", &err);
 }
 
-enum spate_rc spate_sink_run(const struct spate_sink_config *config, const struct spate_sink_orders *orders,
-                             struct spate_err *err)
+/* *stale: a part of the stream is missing for ever, and asking for everything makes up for it. */
+static enum spate_rc run_once(const struct spate_sink_config *config, const struct spate_sink_orders *orders,
+                              bool anew, bool *stale, struct spate_err *err)
 {
     struct spate_sink sink;
-    enum spate_rc rc = spate_sink_open(&sink, config, orders, err);
+    enum spate_rc rc = spate_sink_open(&sink, config, orders, anew, err);
     bool opened = rc == SPATE_OK;
 
     while (rc == SPATE_OK && !spate_signals_stop()) {
@@ -427,6 +436,28 @@ enum spate_rc spate_sink_run(const struct spate_sink_config *config, const struc
         spate_sink_status_last(config->status, &sink);
     if (opened)
         log_stop(&sink, rc == SPATE_FAIL ? "error" : "asked");
+    *stale = rc == SPATE_FAIL && err->exit_code == SPATE_EXIT_FENCED && sink.feed.stale &&
+             config->snapshot == SPATE_SINK_AUTO;
     spate_sink_close(&sink);
     return rc == SPATE_FAIL ? SPATE_FAIL : SPATE_OK;
+}
+
+enum spate_rc spate_sink_run(const struct spate_sink_config *config, const struct spate_sink_orders *orders,
+                             struct spate_err *err)
+{
+    bool stale;
+    enum spate_rc rc = run_once(config, orders, false, &stale, err);
+
+    while (rc == SPATE_FAIL && stale) {
+        /* Rows stay readable as they are until everything has come anew. */
+        spate_log_err(SPATE_LOG_ERROR, "stale", err);
+        spate_log(SPATE_LOG_WARN, "asks-anew",
+                  "detail=\"the sink begins anew, and asks for everything; until it has come its tables are "
+                  "those of before\"");
+        *err = (struct spate_err){0};
+        if (!spate_sink_pause(ANEW_MS))
+            return SPATE_OK;
+        rc = run_once(config, orders, true, &stale, err);
+    }
+    return rc;
 }

@@ -21,6 +21,9 @@ struct spate_sink_table_config {
     struct spate_strings key;     /* target columns; empty: the source's key */
 };
 
+enum spate_sink_asks { SPATE_SINK_AUTO, SPATE_SINK_MANUAL };
+enum spate_sink_ends { SPATE_SINK_SWEEP, SPATE_SINK_SWAP };
+
 struct spate_sink_config {
     const char *path; /* of the file, for messages; set by the caller */
     char *name;       /* sink: */
@@ -31,6 +34,8 @@ struct spate_sink_config {
         char *schema;
     } into;
     struct spate_group tables; /* of struct spate_sink_table_config */
+    int snapshot;              /* enum spate_sink_asks: when it asks for everything */
+    int on_snapshot;           /* enum spate_sink_ends: what readers see while it comes */
     int64_t stop_deadline_ms;
     int log_level;
     char *status_listen; /* where the status pages are; NULL: nowhere */

@@ -156,6 +156,8 @@ static enum spate_rc check_tables(struct spate_sink *sink, struct spate_err *err
     int64_t start = spate_clock_ms();
     enum spate_rc rc = spate_store_claim_tables(&sink->store, err);
 
+    if (rc == SPATE_OK)
+        rc = spate_load_read(&sink->store, sink->projections, sink->projection_count, err);
     for (size_t i = 0; rc == SPATE_OK && i < sink->projection_count; i++) {
         struct spate_projection *projection = &sink->projections[i];
         struct spate_slice schema = spate_slice_str(projection->source_schema);
@@ -176,6 +178,8 @@ static enum spate_rc check_tables(struct spate_sink *sink, struct spate_err *err
             rc = spate_version_preflight(projection->current, &sink->store, err);
         else
             rc = spate_projection_version(projection, &sink->store, table, &projection->current, err);
+        if (rc == SPATE_OK)
+            spate_load_compare(projection);
     }
     if (rc == SPATE_OK)
         rc = spate_store_tables_ready(&sink->store, err);
@@ -199,12 +203,26 @@ static enum spate_rc broken(struct spate_sink *sink, const char *what, const cha
                             struct spate_err *err)
 {
     err->exit_code = SPATE_EXIT_FENCED;
+    sink->feed.stale = true;
     return spate_fail(
         err, SPATE_FATAL,
         "STALE: %s is %s now, this sink stands at n=%" PRIu64 " of %s: the bus was emptied or replaced, "
-        "and what was on it before is not known. `spate sink -c %s --restart %s` begins anew; rows that "
-        "changed in between have to be loaded again by hand",
-        what, theirs, sink->store.mark.place.n, ours, sink->config->path, sink->config->name);
+        "and what was on it before is not known. `spate sink -c %s --restart %s` begins anew; then `spate "
+        "snapshot --sink %s` loads its tables again",
+        what, theirs, sink->store.mark.place.n, ours, sink->config->path, sink->config->name,
+        sink->config->name);
+}
+
+/* A new sink that asks for everything. The epoch is read again once the feed stands: those that opened before
+ * are known then, and those behind are met. */
+static enum spate_rc await_begin(struct spate_sink *sink, struct spate_err *err)
+{
+    if (spate_feed_await(&sink->feed, sink->loading.awaited, err) != SPATE_OK ||
+        spate_registry_read(&sink->registry, err) != SPATE_OK)
+        return SPATE_FAIL;
+    spate_feed_epoch(&sink->feed, sink->registry.epoch, sink->registry.uuid);
+    sink->loading.awaited = true;
+    return SPATE_OK;
 }
 
 enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
@@ -217,8 +235,13 @@ enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
     sink->feed.skips = sink->store.skips;
     sink->feed.skip_count = sink->store.skip_count;
     spate_batch_clear(&sink->batch);
+    spate_taking_forget(sink);
+    for (size_t i = 0; i < sink->projection_count; i++)
+        spate_load_rewind(&sink->projections[i]);
     sink->parked = false;
     sink->event_ms = spate_clock_ms();
+    if (!sink->store.stored && sink->config->snapshot == SPATE_SINK_AUTO)
+        return await_begin(sink, err);
     if (!sink->store.stored)
         return spate_feed_begin(&sink->feed, sink->registry.epoch, sink->registry.uuid, err);
     if (strcmp(log_id, sink->store.log_id) != 0)
@@ -242,6 +265,8 @@ static enum spate_rc open_projections(struct spate_sink *sink, struct spate_err 
         if (spate_projection_init(&sink->projections[i], sink->config, i, err) != SPATE_OK)
             return SPATE_FAIL;
     }
+    sink->apply.projections = sink->projections;
+    sink->apply.projection_count = count;
     return SPATE_OK;
 }
 
@@ -294,6 +319,19 @@ static enum spate_rc note_skips(struct spate_sink *sink, struct spate_err *err)
     return SPATE_OK;
 }
 
+/* What was loaded is void first: a table without a place in the stream holds no longer what exists. */
+static enum spate_rc forget(struct spate_sink *sink, struct spate_err *err)
+{
+    struct spate_projection **all = spate_alloc(sink->projection_count * sizeof *all);
+    enum spate_rc rc;
+
+    for (size_t i = 0; i < sink->projection_count; i++)
+        all[i] = &sink->projections[i];
+    rc = spate_load_abandon(&sink->apply, all, sink->projection_count, true, err);
+    free(all);
+    return rc == SPATE_OK ? spate_store_forget(&sink->store, err) : rc;
+}
+
 /* A connection that breaks on the way is tried again; everything here can be done twice. */
 static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
 {
@@ -301,18 +339,20 @@ static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
         struct spate_err now = {0};
         enum spate_rc rc = sink->store.conn ? SPATE_OK : take_store(sink, &now);
 
-        if (rc == SPATE_OK && sink->restart) {
-            rc = spate_store_forget(&sink->store, &now);
-            sink->restart = rc != SPATE_OK;
-        }
         if (rc == SPATE_OK && sink->skips) {
             rc = note_skips(sink, &now);
             sink->skips = rc != SPATE_OK;
         }
         if (rc == SPATE_OK)
             rc = check_tables(sink, &now);
+        if (rc == SPATE_OK && sink->restart) {
+            rc = forget(sink, &now);
+            sink->restart = rc != SPATE_OK;
+        }
         if (rc == SPATE_OK)
             rc = prepare_all(sink, &now);
+        if (rc == SPATE_OK)
+            rc = spate_loading_settle(sink, &now);
         if (rc == SPATE_OK)
             rc = spate_sink_rewind(sink, &now);
         if (rc == SPATE_OK)
@@ -332,14 +372,14 @@ static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
 }
 
 enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_config *config,
-                              const struct spate_sink_orders *orders, struct spate_err *err)
+                              const struct spate_sink_orders *orders, bool anew, struct spate_err *err)
 {
     enum spate_rc rc;
 
     *sink = (struct spate_sink){
         .config = config,
         .orders = orders,
-        .restart = orders->restart && strcmp(orders->restart, config->name) == 0,
+        .restart = anew || (orders->restart && strcmp(orders->restart, config->name) == 0),
         .skips = orders->skip_count > 0,
     };
     spate_store_init(&sink->store, config);
@@ -418,7 +458,8 @@ bool spate_sink_knows(const struct spate_sink *sink, const struct spate_projecti
 }
 
 /* DDL is not in the stream (P32): what a new column holds in rows that nobody changed since, nobody says. */
-static void tell_added(const struct spate_version *before, const struct spate_version *now)
+static void tell_added(struct spate_sink *sink, const struct spate_version *before,
+                       const struct spate_version *now)
 {
     for (size_t i = 0; before && i < now->used_count; i++) {
         const struct spate_column *column = &now->table->columns[now->used[i]];
@@ -427,11 +468,18 @@ static void tell_added(const struct spate_version *before, const struct spate_ve
         if (spate_table_column(before->table, column->name) >= 0)
             continue;
         snprintf(name, sizeof name, "%.*s", SPATE_SLICE_ARG(column->name));
-        spate_log(SPATE_LOG_WARN, "column-added",
-                  "table=%s column=%s detail=\"rows that were written before keep what the target has there; "
-                  "if the "
-                  "source filled them with a default, load them by hand\"",
-                  now->projection->label, spate_fact(fact, name));
+        if (spate_loading_want(sink, now->projection))
+            spate_log(SPATE_LOG_INFO, "column-added",
+                      "table=%s column=%s detail=\"rows that were written before may lack it: the table is "
+                      "asked for again\"",
+                      now->projection->label, spate_fact(fact, name));
+        else
+            spate_log(
+                SPATE_LOG_WARN, "column-added",
+                "table=%s column=%s detail=\"rows that were written before keep what the target has "
+                "there; if the source filled them with a default, `spate snapshot --sink %s` loads them "
+                "again\"",
+                now->projection->label, spate_fact(fact, name), sink->config->name);
     }
 }
 
@@ -452,7 +500,7 @@ enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projectio
     if (rc == SPATE_OK)
         rc = spate_apply_prepare(&sink->apply, *version, err);
     if (rc == SPATE_OK && !known)
-        tell_added(projection->current, *version);
+        tell_added(sink, projection->current, *version);
     if (rc == SPATE_OK)
         projection->current = *version;
     return rc;
@@ -461,6 +509,8 @@ enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projectio
 void spate_sink_close(struct spate_sink *sink)
 {
     spate_feed_close(&sink->feed);
+    spate_loading_fini(sink);
+    spate_taking_fini(&sink->taking);
     /* Versions borrow their tables from the registry. */
     for (size_t i = 0; i < sink->projection_count; i++)
         spate_projection_fini(&sink->projections[i]);

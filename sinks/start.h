@@ -6,15 +6,17 @@
 
 #include "sinks/apply.h"
 #include "sinks/batch.h"
+#include "sinks/loading.h"
 #include "sinks/projection.h"
 #include "sinks/reader.h"
 #include "sinks/registry.h"
 #include "sinks/store.h"
+#include "sinks/taking.h"
 
 struct spate_sink {
     const struct spate_sink_config *config;
     const struct spate_sink_orders *orders;
-    bool restart; /* forget the position first */
+    bool restart; /* forget the position, and what was loaded, first */
     bool skips;   /* orders name records to be skipped that the target does not know of yet */
     struct spate_bus *bus;
     struct spate_feed feed;
@@ -22,6 +24,8 @@ struct spate_sink {
     struct spate_store store;
     struct spate_apply apply;
     struct spate_batch batch;
+    struct spate_loading loading;         /* when it asks for everything */
+    struct spate_taking taking;           /* what comes of it */
     struct spate_projection *projections; /* owned */
     size_t projection_count;
     struct spate_arena arena; /* of one message's decoding */
@@ -41,9 +45,11 @@ struct spate_sink {
 /* Since the sink was made. */
 struct spate_counts spate_sink_counts(const struct spate_sink *sink);
 
-/* Each: SPATE_OK, SPATE_END (a stop was asked for), SPATE_FAIL (this sink cannot run). */
+/* SPATE_OK, SPATE_END (a stop was asked for), SPATE_FAIL (this sink cannot run). `anew`: as with --restart.
+ */
 SPATE_CHECKED enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_config *config,
-                                            const struct spate_sink_orders *orders, struct spate_err *err);
+                                            const struct spate_sink_orders *orders, bool anew,
+                                            struct spate_err *err);
 void spate_sink_close(struct spate_sink *sink);
 
 /* Connects to the target again after a failure, with back-off, checks the tables anew and goes back to the
@@ -57,6 +63,18 @@ SPATE_CHECKED enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct sp
 SPATE_CHECKED enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projection *projection,
                                                uint32_t v, struct spate_version **version,
                                                struct spate_err *err);
+
+/* The same where a target transaction may be open: a version that is new needs the target's parser, which an
+ * open transaction is in the way of: it is given up and read again. *rewound: the event is gone with it. */
+SPATE_CHECKED enum spate_rc spate_sink_version_at(struct spate_sink *sink,
+                                                  struct spate_projection *projection, uint32_t v,
+                                                  struct spate_version **version, bool *rewound,
+                                                  struct spate_err *err);
+
+/* Applies the first `count` items of the batch; commits up to the stream's mark, or leaves a piece in the
+ * open transaction. */
+SPATE_CHECKED enum spate_rc spate_sink_flush(struct spate_sink *sink, size_t count, bool commit,
+                                             struct spate_err *err);
 
 /* Is that version checked and prepared, so that it can be had inside a transaction? */
 bool spate_sink_knows(const struct spate_sink *sink, const struct spate_projection *projection, uint32_t v);

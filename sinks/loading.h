@@ -1,0 +1,73 @@
+/* sinks/loading.h - when a sink asks for everything, and what it does until its tables hold all that exists
+ * (docs/hazards.md; what one table needs for it, sinks/load.h).
+ *
+ * One request at a time: asked for, begun (its snapshot-begin stands in the stream), all ranges taken, keys
+ * read again, tables finished one by one, said to be finished. What of it a new process has to know stands in
+ * the target; the rest may be forgotten.
+ *
+ * Thread: the sink's. Blocks: on the target, as a batch does. Internal to sinks/. */
+#ifndef SPATE_SINKS_LOADING_H
+#define SPATE_SINKS_LOADING_H
+
+#include "sinks/asking.h"
+
+struct spate_sink;
+
+/* One table of the file. */
+struct spate_loading_table {
+    bool asked;       /* part of the request, and not finished */
+    bool wanted;      /* to be asked for next */
+    bool conditional; /* conditions go with it */
+    uint64_t rows;    /* that came, in this process */
+    int64_t began_ms;
+};
+
+struct spate_loading {
+    struct spate_asking asking;
+    struct spate_loading_table *tables; /* owned, by projection */
+    char request[SPATE_REQUEST_MOST];   /* "": nothing is asked for. The feed looks at it */
+    char *wish;                         /* owned: the line by which a person asked, or NULL */
+    size_t wish_len;
+    bool awaited;      /* a new sink: the feed has stood still for it since before it was sent */
+    bool begun;        /* the snapshot-begin was met */
+    bool recall;       /* the conditions of the request are to be found on `_control` again */
+    bool send, again;  /* the request is to be sent; and to go on exactly where its tokens say */
+    bool lost;         /* a chunk is missing */
+    bool rest;         /* a person cancelled: nothing is asked for by itself until the next start */
+    char *over;        /* owned: why the request has ended before its end */
+    bool over_by_hand; /* a person wanted it to end */
+    int64_t looked_ms, heard_ms, again_ms, all_sent_ms, renewed_ms, asked_ms;
+    const struct spate_projection *reread; /* whose keys were asked for, and no chunk answered yet */
+    int64_t reread_ms;
+    bool answered;             /* the connector has said something of this request */
+    double percent;            /* as the connector says; -1: it has not */
+    int64_t left_s;            /* the same */
+    uint64_t estimate;         /* rows; 0: unknown */
+    uint64_t broken, repeated; /* chunks dropped: not whole or not the next one, taken before */
+    struct spate_log_limit unheard, lost_log;
+};
+
+SPATE_CHECKED enum spate_rc spate_loading_init(struct spate_sink *sink, struct spate_err *err);
+void spate_loading_fini(struct spate_sink *sink);
+
+/* What is stored was read (again): what is under way, and what is to be asked for. */
+SPATE_CHECKED enum spate_rc spate_loading_settle(struct spate_sink *sink, struct spate_err *err);
+
+/* Hears and says what there is on `_control`, and finishes tables that are complete; several times a second.
+ * `caught_up`: nothing more is in the stream for now. SPATE_FAIL as from a batch; or fatal, exit code
+ * REFUSED: the first snapshot cannot be had. */
+SPATE_CHECKED enum spate_rc spate_loading_turn(struct spate_sink *sink, bool caught_up,
+                                               struct spate_err *err);
+
+/* A chunk did not come whole, or not the next one. */
+void spate_loading_lost(struct spate_sink *sink, const char *why);
+/* What was asked for is not what is needed any more: the same tables, in a new request. False: that was tried
+ * a moment ago. */
+bool spate_loading_renew(struct spate_sink *sink, const char *why);
+/* A table whose older rows lack something; not asked for in manual mode. */
+bool spate_loading_want(struct spate_sink *sink, const struct spate_projection *projection);
+
+/* Rows of the request that came, in this process. */
+uint64_t spate_loading_rows(const struct spate_sink *sink);
+
+#endif
