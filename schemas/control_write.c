@@ -45,7 +45,7 @@ static void put_number(struct spate_buf *out, const char *quoted, uint64_t numbe
 /* With one decimal: what is shown to people, and no other. */
 static void put_tenths(struct spate_buf *out, const char *quoted, double number)
 {
-    uint64_t tenths = number > 0 && number < 1e15 ? (uint64_t)(number * 10 + 0.5) : 0;
+    uint64_t tenths = number > 0 && number < 1e12 ? (uint64_t)(number * 10 + 0.5) : 0;
 
     put_number(out, quoted, tenths / 10);
     spate_buf_putc(out, '.');
@@ -125,7 +125,8 @@ static void put_tables(struct spate_buf *out, const struct spate_control *contro
 
 static void put_progress(struct spate_buf *out, const struct spate_control *control)
 {
-    put_text(out, "\"state\"", control->state);
+    put_field(out, "\"state\"");
+    spate_json_put_name(out, control->state);
     put_text(out, "\"why\"", control->why);
     put_number(out, "\"rows\"", control->rows);
     put_field(out, "\"estimate\"");
@@ -183,7 +184,8 @@ void spate_encode_control(struct spate_buf *out, const struct spate_control *con
         put_tables(out, control);
         break;
     case SPATE_CONTROL_REFUSED:
-        put_text(out, "\"reason\"", control->reason);
+        put_field(out, "\"reason\"");
+        spate_json_put_name(out, control->reason);
         put_text(out, "\"remedy\"", control->remedy);
         break;
     case SPATE_CONTROL_PROGRESS:
