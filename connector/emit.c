@@ -44,7 +44,8 @@ static struct spate_named_table *names_of(const struct spate_asked *asked)
     for (size_t i = 0; i < asked->count; i++)
         tables[i] = (struct spate_named_table){.schema = asked->tables[i].plan->table->schema,
                                                .table = asked->tables[i].plan->table->name,
-                                               .chunks = asked->tables[i].no};
+                                               .chunks = asked->tables[i].no,
+                                               .resume = spate_slice_str(asked->tables[i].token)};
     return tables;
 }
 

@@ -297,14 +297,16 @@ static void on_reread(struct spate_weave *weave, const struct spate_order *order
     struct spate_asked_table *table;
     struct spate_slot *slot, **last;
     struct spate_err why = {0};
+    struct spate_slice keys;
 
     if (!asked)
         return; /* it sends its request again when it hears nothing */
     asked->heard_ms = now_ms;
     table = table_of(asked, spate_slice_str(order->schema), spate_slice_str(order->table));
     slot = spate_zalloc(sizeof *slot);
-    if (!table || spate_decode_keys(spate_slice_str(order->keys), table->version, &slot->keys,
-                                    &slot->key_count, &slot->arena, &why) != SPATE_OK) {
+    keys = spate_arena_copy(&slot->arena, spate_slice_str(order->keys)); /* the order goes, the slot stays */
+    if (!table || spate_decode_keys(keys, table->version, &slot->keys, &slot->key_count, &slot->arena,
+                                    &why) != SPATE_OK) {
         spate_answer_refused(weave, asked->id, asked->sink,
                              table ? why.text : "reread names a table that the request does not",
                              "name a table of the request, and all columns of its key for each of `keys`");
