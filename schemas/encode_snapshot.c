@@ -3,7 +3,7 @@
  *   {"spate":1,"op":…,"at":…,"epoch":…,"to":…,"request":…,"schema":…,"table":…,"end":…,"ts":…,"source":…,"v":…,
  *    "tables":[{"schema":…,"table":…},…]}                   snapshot-begin: end, no schema, table, v
  *    "by":…,"no":…,"range":{…},"since":…,"dropped":[…]}     chunk; or "keys":[…] instead of range and since
- *    "by":…,"no":…,"key":{…}|null,"after":{…}}              read
+ *    "by":…,"no":…,"key":{…}|null,"after":{…}}              read: no ts, source
  *    "by":…,"no":…,"count":…,"resume":…}                    chunk-end
  *    "tables":[{"schema":…,"table":…,"chunks":…,"resume":…},…]}   ranges-end: no schema, table, v */
 
@@ -33,7 +33,8 @@ static void put_head(struct spate_buf *out, enum spate_op op, const struct spate
     spate_json_put_name(out, head->request);
 }
 
-/* The head of what belongs to a chunk, up to and including `no`. */
+/* The head of what belongs to a chunk, up to and including `no`. A read leaves time and source to its chunk:
+ * it is written millions of times. */
 static void put_chunk_head(struct spate_buf *out, enum spate_op op, const struct spate_addressed *head,
                            const struct spate_table *table, struct spate_chunk_name chunk)
 {
@@ -42,7 +43,8 @@ static void put_chunk_head(struct spate_buf *out, enum spate_op op, const struct
     spate_buf_slice(out, table->json_schema);
     SPATE_JSON_ADD(out, ",\"table\":");
     spate_buf_slice(out, table->json_name);
-    spate_encode_ts(out, head->wall_us, head->source);
+    if (op != SPATE_OP_READ)
+        spate_encode_ts(out, head->wall_us, head->source);
     SPATE_JSON_ADD(out, ",\"v\":");
     spate_json_put_u64(out, table->v);
     SPATE_JSON_ADD(out, ",\"by\":\"");
