@@ -319,17 +319,20 @@ static enum spate_rc note_skips(struct spate_sink *sink, struct spate_err *err)
     return SPATE_OK;
 }
 
-/* What was loaded is void first: a table without a place in the stream holds no longer what exists. */
-static enum spate_rc forget(struct spate_sink *sink, struct spate_err *err)
+/* A sink without a place in the stream follows nothing yet: whatever was loaded before is void. */
+static enum spate_rc void_loads(struct spate_sink *sink, struct spate_err *err)
 {
-    struct spate_projection **all = spate_alloc(sink->projection_count * sizeof *all);
-    enum spate_rc rc;
+    struct spate_projection **some = spate_alloc(sink->projection_count * sizeof *some);
+    size_t count = 0;
+    enum spate_rc rc = SPATE_OK;
 
-    for (size_t i = 0; i < sink->projection_count; i++)
-        all[i] = &sink->projections[i];
-    rc = spate_load_abandon(&sink->apply, all, sink->projection_count, true, err);
-    free(all);
-    return rc == SPATE_OK ? spate_store_forget(&sink->store, err) : rc;
+    for (size_t i = 0; i < sink->projection_count && !sink->store.stored; i++)
+        if (sink->projections[i].load.ready || sink->projections[i].load.kind != SPATE_LOAD_NONE)
+            some[count++] = &sink->projections[i];
+    if (count > 0)
+        rc = spate_load_abandon(&sink->apply, some, count, true, err);
+    free(some);
+    return rc;
 }
 
 /* A connection that breaks on the way is tried again; everything here can be done twice. */
@@ -339,16 +342,18 @@ static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
         struct spate_err now = {0};
         enum spate_rc rc = sink->store.conn ? SPATE_OK : take_store(sink, &now);
 
+        if (rc == SPATE_OK && sink->restart) {
+            rc = spate_store_forget(&sink->store, &now);
+            sink->restart = rc != SPATE_OK;
+        }
         if (rc == SPATE_OK && sink->skips) {
             rc = note_skips(sink, &now);
             sink->skips = rc != SPATE_OK;
         }
         if (rc == SPATE_OK)
             rc = check_tables(sink, &now);
-        if (rc == SPATE_OK && sink->restart) {
-            rc = forget(sink, &now);
-            sink->restart = rc != SPATE_OK;
-        }
+        if (rc == SPATE_OK)
+            rc = void_loads(sink, &now);
         if (rc == SPATE_OK)
             rc = prepare_all(sink, &now);
         if (rc == SPATE_OK)
