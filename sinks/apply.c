@@ -3,14 +3,12 @@
 #include "core/alloc.h"
 #include "core/failpoint.h"
 #include "core/log.h"
+#include "sinks/merge.h"
 #include "sinks/projection.h"
 #include "sinks/script.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
-
-#define SMALL_ROWS  200         /* up to so many rows of a table come as parameters, not by COPY */
-#define SMALL_BYTES (64 * 1024) /* and so many bytes */
-#define PLAIN_PAUSE 64
 
 void spate_apply_init(struct spate_apply *apply, struct spate_store *store)
 {
@@ -29,13 +27,21 @@ void spate_apply_fini(struct spate_apply *apply)
 enum spate_rc spate_apply_prepare(struct spate_apply *apply, const struct spate_version *version,
                                   struct spate_err *err)
 {
-    enum spate_rc rc;
+    enum spate_rc rc = SPATE_OK;
 
     if (version->projection->deferrable)
         apply->deferrable = true;
-    if (version->state->serial == apply->store->serial)
+    if (version->state->serial == apply->store->serial &&
+        version->state->edition == version->projection->load.edition)
         return SPATE_OK;
-    rc = spate_pg_exec(apply->store->conn, version->sql.create, PGRES_COMMAND_OK, NULL, err);
+    if (version->state->serial != apply->store->serial) {
+        rc = spate_pg_exec(apply->store->conn, version->sql.table, PGRES_COMMAND_OK, NULL, err);
+        version->state->transaction = 0;
+    }
+    if (rc == SPATE_OK)
+        rc = spate_pg_exec(apply->store->conn, version->sql.create, PGRES_COMMAND_OK, NULL, err);
+    if (rc == SPATE_FAIL && err->verdict != SPATE_RETRY && version->projection->load.target)
+        err->verdict = SPATE_RETRY; /* the target was altered under its shadow: spate_load_read sees to it */
     if (rc == SPATE_FAIL && err->verdict != SPATE_RETRY) {
         char place[300];
 
@@ -44,9 +50,10 @@ enum spate_rc spate_apply_prepare(struct spate_apply *apply, const struct spate_
         spate_err_context(err, "%s: the target cannot stage it",
                           spate_projection_place(version->projection, place, sizeof place));
     }
-    if (rc == SPATE_OK)
+    if (rc == SPATE_OK) {
         version->state->serial = apply->store->serial;
-    version->state->transaction = 0;
+        version->state->edition = version->projection->load.edition;
+    }
     return rc;
 }
 
@@ -56,6 +63,7 @@ void spate_apply_rollback(struct spate_apply *apply)
 
     spate_script_reset(apply);
     apply->open = false;
+    apply->lost = NULL;
     if (PQstatus(apply->store->conn) == CONNECTION_OK &&
         PQtransactionStatus(apply->store->conn) != PQTRANS_IDLE) {
         spate_script_add(apply, "ROLLBACK");
@@ -64,7 +72,7 @@ void spate_apply_rollback(struct spate_apply *apply)
     }
 }
 
-static void begin(struct spate_apply *apply)
+void spate_apply_begin(struct spate_apply *apply)
 {
     if (apply->open)
         return;
@@ -76,251 +84,23 @@ static void begin(struct spate_apply *apply)
         spate_script_add(apply, "SET CONSTRAINTS ALL DEFERRED");
 }
 
-/* What a piece holds of one version. */
-struct share {
-    const struct spate_version *version;
-    size_t rows, bytes;
-    size_t erased;     /* 'd' and 'r' */
-    size_t erased_old; /* of those, rows that were there before the piece */
-    size_t upserted;   /* 'u' and 'r' */
-    size_t partial, moved;
-    bool all_fresh; /* every upserted row came into being in this piece */
-};
-
-static struct share share_of(const struct spate_piece *piece, const struct spate_version *version)
+static const char *target_of(const struct spate_projection *projection)
 {
-    struct share share = {.version = version, .all_fresh = true};
-
-    for (size_t i = 0; i < piece->count; i++) {
-        const struct spate_entry *e = &piece->entries[i];
-
-        if (e->version != version)
-            continue;
-        share.rows++;
-        if (share.rows <= SMALL_ROWS)
-            for (size_t u = 0; u < version->used_count; u++)
-                share.bytes += spate_script_value(e, u)->text.len + 4;
-        if (e->op == SPATE_ENTRY_DELETE || e->op == SPATE_ENTRY_REPLACE) {
-            share.erased++;
-            share.erased_old += !e->fresh;
-        }
-        if (e->op == SPATE_ENTRY_UPSERT || e->op == SPATE_ENTRY_REPLACE) {
-            share.upserted++;
-            share.all_fresh &= e->fresh && e->op == SPATE_ENTRY_UPSERT;
-        }
-        share.partial += e->op == SPATE_ENTRY_PARTIAL;
-        share.moved += e->op == SPATE_ENTRY_MOVE;
-    }
-    return share;
+    return projection->load.target ? projection->load.target : projection->target;
 }
 
-static bool has_op(const struct spate_entry *entry, const char *ops)
+/* What is known of a table's snapshot until here was about rows that are gone. */
+static void truncate_load(struct spate_apply *apply, const struct spate_projection *projection)
 {
-    return strchr(ops, (int)entry->op) != NULL;
-}
+    struct spate_buf sql = {0};
 
-/* One element of an array's text. */
-static void add_element(struct spate_buf *out, const struct spate_value *value)
-{
-    const char *at = value->text.at, *end = at + value->text.len;
-
-    if (value->kind != SPATE_VALUE_TEXT) {
-        spate_buf_puts(out, "NULL");
+    if (projection->load.kind == SPATE_LOAD_NONE)
         return;
-    }
-    spate_buf_putc(out, '"');
-    while (at < end) {
-        const char *from = at;
-
-        while (at < end && *at != '"' && *at != '\\')
-            at++;
-        spate_buf_add(out, from, (size_t)(at - from));
-        if (at < end) {
-            spate_buf_putc(out, '\\');
-            spate_buf_putc(out, *at++);
-        }
-    }
-    spate_buf_putc(out, '"');
-}
-
-/* The column of the staging table that `column` counts (0: what to do), for one entry. */
-static void add_column_element(struct spate_buf *out, const struct spate_entry *entry, size_t column)
-{
-    static const struct spate_value null = {.kind = SPATE_VALUE_NULL};
-    const struct spate_version *version = entry->version;
-    size_t extra = version->maybe_count ? 1 + version->key_count : 0;
-
-    if (column == 0)
-        spate_buf_putc(out, (char)entry->op);
-    else if (extra && column == 1)
-        spate_script_mask(entry, out);
-    else if (column <= extra)
-        add_element(out, entry->old_key ? &entry->old_key[column - 2] : &null);
-    else
-        add_element(out, spate_script_value(entry, column - 1 - extra));
-}
-
-/* Executes a statement over the entries of these kinds, given as an array per column. */
-static void execute_small(struct spate_apply *apply, const char *sql, const struct spate_version *version,
-                          const char *ops, uint64_t expected)
-{
-    size_t columns = 1 + version->used_count + (version->maybe_count ? 1 + version->key_count : 0);
-
-    spate_buf_puts(&apply->sql, sql);
-    for (size_t c = 0; c < columns; c++) {
-        bool first = true;
-
-        spate_buf_reset(&apply->chunk);
-        spate_buf_putc(&apply->chunk, '{');
-        for (size_t i = 0; i < apply->piece.count; i++) {
-            const struct spate_entry *e = &apply->piece.entries[i];
-
-            if (e->version != version || !has_op(e, ops))
-                continue;
-            if (!first)
-                spate_buf_putc(&apply->chunk, ',');
-            first = false;
-            add_column_element(&apply->chunk, e, c);
-        }
-        spate_buf_putc(&apply->chunk, '}');
-        spate_buf_puts(&apply->sql, c ? ", " : " (");
-        spate_pg_literal(&apply->sql, spate_buf_view(&apply->chunk));
-    }
-    spate_buf_puts(&apply->sql, ");\n");
-    spate_script_step(apply, expected ? SPATE_STEP_COUNTED : SPATE_STEP_OTHER, version, expected);
-}
-
-static void stage_copy(struct spate_apply *apply, const struct spate_version *version)
-{
-    spate_buf_printf(&apply->sql, "COPY %s ", version->sql.stage);
-    spate_buf_puts(&apply->sql, version->sql.columns);
-    spate_buf_puts(&apply->sql, " FROM STDIN;\n");
-    spate_script_step(apply, SPATE_STEP_COPY, version, 0);
-}
-
-/* The staging table is emptied by COMMIT; a second piece inside one transaction has to do it itself. */
-static void clear_stage(struct spate_apply *apply, const struct share *share)
-{
-    struct spate_version_state *state = share->version->state;
-
-    if (state->transaction == apply->transactions) {
-        spate_buf_printf(&apply->sql, "TRUNCATE %s;\n", share->version->sql.stage);
-        spate_script_step(apply, SPATE_STEP_OTHER, share->version, 0);
-    }
-    state->transaction = apply->transactions;
-}
-
-static void execute(struct spate_apply *apply, const char *sql, const struct spate_version *version,
-                    uint64_t expected)
-{
-    spate_buf_puts(&apply->sql, sql);
-    spate_buf_puts(&apply->sql, ";\n");
-    spate_script_step(apply, expected ? SPATE_STEP_COUNTED : SPATE_STEP_OTHER, version, expected);
-}
-
-/* Rows that cannot be there yet need no conflict clause, which is nearly twice as fast (T33). When one is
- * there all the same (a sink that began late, or was started again), the savepoint brings the conflict clause
- * back. */
-static enum spate_rc insert_plain(struct spate_apply *apply, const struct spate_version *version,
-                                  struct spate_err *err)
-{
-    enum spate_rc rc;
-
-    spate_script_add(apply, "SAVEPOINT spate");
-    if (spate_script_run(apply, err) != SPATE_OK)
-        return SPATE_FAIL;
-    execute(apply, version->sql.insert, version, 0);
-    spate_script_add(apply, "RELEASE SAVEPOINT spate");
-    rc = spate_script_run(apply, err);
-    if (rc == SPATE_OK || strcmp(err->sqlstate, "23505") != 0)
-        return rc;
-    apply->plain_pause = PLAIN_PAUSE;
-    apply->plain_failed++;
-    *err = (struct spate_err){0};
-    spate_script_add(apply, "ROLLBACK TO SAVEPOINT spate");
-    spate_script_add(apply, "RELEASE SAVEPOINT spate");
-    execute(apply, version->sql.large.upsert, version, 0);
-    return SPATE_OK;
-}
-
-/* What a condition keeps out was mostly never there: only where there is none a miss tells something. */
-static uint64_t expected_erased(const struct share *share)
-{
-    return share->version->where ? 0 : share->erased_old;
-}
-
-static bool must_erase(const struct share *share)
-{
-    return share->erased || (share->version->where && share->upserted);
-}
-
-/* Deletes before upserts: inside a piece that is any order (sinks/fold.h). */
-static enum spate_rc merge_large(struct spate_apply *apply, const struct share *share, struct spate_err *err)
-{
-    const struct spate_version *version = share->version;
-    const struct spate_merge *merge = &version->sql.large;
-
-    clear_stage(apply, share);
-    stage_copy(apply, version);
-    if (must_erase(share))
-        execute(apply, merge->erase, version, expected_erased(share));
-    if (share->upserted) {
-        bool plain = share->all_fresh && apply->plain_pause == 0;
-
-        apply->plain_pause -= apply->plain_pause > 0;
-        if (plain && insert_plain(apply, version, err) != SPATE_OK)
-            return SPATE_FAIL;
-        if (!plain)
-            execute(apply, merge->upsert, version, 0);
-    }
-    if (share->partial)
-        execute(apply, merge->partial, version, share->partial);
-    if (share->moved)
-        execute(apply, merge->move, version, share->moved);
-    return SPATE_OK;
-}
-
-static void merge_small(struct spate_apply *apply, const struct share *share)
-{
-    const struct spate_version *version = share->version;
-    const struct spate_merge *merge = &version->sql.small;
-
-    if (must_erase(share))
-        execute_small(apply, merge->erase, version, version->where ? "dru" : "dr", expected_erased(share));
-    if (share->upserted)
-        execute_small(apply, merge->upsert, version, "ur", 0);
-    if (share->partial)
-        execute_small(apply, merge->partial, version, "p", share->partial);
-    if (share->moved)
-        execute_small(apply, merge->move, version, "m", share->moved);
-}
-
-static enum spate_rc apply_rows(struct spate_apply *apply, struct spate_err *err)
-{
-    const struct spate_piece *piece = &apply->piece;
-    bool any_copy = false;
-
-    for (size_t i = 0; i < piece->version_count; i++) {
-        struct share share;
-        bool copy;
-
-        if (!piece->versions[i])
-            continue;
-        share = share_of(piece, piece->versions[i]);
-        if (share.rows == 0) /* the item that ended the piece was the first of its table */
-            continue;
-        copy = share.rows > SMALL_ROWS || share.bytes > SMALL_BYTES;
-        apply->rows += share.rows;
-        if (!copy)
-            merge_small(apply, &share);
-        else if (merge_large(apply, &share, err) != SPATE_OK)
-            return SPATE_FAIL;
-        any_copy |= copy;
-    }
-    /* COPY reads the piece while the script runs, and the next fold overwrites it. */
-    if (any_copy || apply->sql.len > 4 * SMALL_BYTES)
-        return spate_script_run(apply, err);
-    return SPATE_OK;
+    spate_buf_printf(&sql, "TRUNCATE %s", projection->load.list);
+    if (projection->load.kind == SPATE_LOAD_MARKED)
+        spate_buf_printf(&sql, ", %s", projection->load.marks);
+    spate_script_add(apply, spate_buf_str(&sql));
+    spate_buf_fini(&sql);
 }
 
 /* TRUNCATE where it is possible; DELETE where a foreign key of the team, or a missing right, forbids it
@@ -335,9 +115,9 @@ static enum spate_rc apply_truncate(struct spate_apply *apply, struct spate_err 
 
     for (size_t i = 0; i < item->table_count; i++) {
         spate_buf_puts(&sql, i ? ", " : "WITH t(oid) AS (SELECT unnest(ARRAY[");
-        spate_pg_literal(&sql, spate_slice_str(item->tables[i]->target));
+        spate_pg_literal(&sql, spate_slice_str(target_of(item->tables[i])));
         spate_buf_puts(&sql, "::regclass::oid");
-        spate_buf_printf(&names, "%s%s", i ? ", " : "", item->tables[i]->target);
+        spate_buf_printf(&names, "%s%s", i ? ", " : "", target_of(item->tables[i]));
     }
     spate_buf_puts(
         &sql, "])) SELECT bool_and(has_table_privilege(oid, 'TRUNCATE')) AND NOT EXISTS (SELECT FROM "
@@ -358,9 +138,11 @@ static enum spate_rc apply_truncate(struct spate_apply *apply, struct spate_err 
     }
     for (size_t i = 0; rc == SPATE_OK && !whole && i < item->table_count; i++) {
         spate_buf_reset(&sql);
-        spate_buf_printf(&sql, "DELETE FROM %s", item->tables[i]->target);
+        spate_buf_printf(&sql, "DELETE FROM %s", target_of(item->tables[i]));
         spate_script_add(apply, spate_buf_str(&sql));
     }
+    for (size_t i = 0; rc == SPATE_OK && i < item->table_count; i++)
+        truncate_load(apply, item->tables[i]);
     spate_buf_fini(&sql);
     spate_buf_fini(&names);
     return rc;
@@ -376,7 +158,7 @@ static enum spate_rc apply_items(struct spate_apply *apply, const struct spate_i
         if (apply->piece.kind == SPATE_PIECE_TRUNCATE)
             rc = apply_truncate(apply, err);
         else
-            rc = apply_rows(apply, err);
+            rc = spate_merge_piece(apply, err);
         if (rc != SPATE_OK)
             return rc;
         items += folded;
@@ -385,25 +167,94 @@ static enum spate_rc apply_items(struct spate_apply *apply, const struct spate_i
     return SPATE_OK;
 }
 
+/* How far snapshots came is stored with the rows that they brought. */
+static bool any_dirty(const struct spate_apply *apply)
+{
+    for (size_t i = 0; i < apply->projection_count; i++)
+        if (apply->projections[i].load.dirty)
+            return true;
+    return false;
+}
+
+static void add_progress(struct spate_apply *apply)
+{
+    for (size_t i = 0; i < apply->projection_count; i++) {
+        if (!apply->projections[i].load.dirty)
+            continue;
+        spate_load_progress_sql(apply->store, &apply->projections[i], &apply->sql);
+        spate_script_step(apply, SPATE_STEP_OTHER, NULL, 0);
+    }
+    SPATE_FAILPOINT(sink_chunk_applied);
+}
+
+static void add_mark(struct spate_apply *apply, const struct spate_mark *mark, const char *log_id,
+                     const struct spate_counts *counts)
+{
+    if (any_dirty(apply))
+        add_progress(apply);
+    spate_store_write_sql(apply->store, &apply->sql, mark, log_id, counts);
+    spate_buf_puts(&apply->sql, ";\n");
+    spate_script_step(apply, SPATE_STEP_OTHER, NULL, 0);
+    if (apply->open)
+        spate_script_add(apply, "COMMIT");
+}
+
+static void committed(struct spate_apply *apply)
+{
+    apply->open = false;
+    apply->missing += apply->missing_now;
+    apply->missing_now = 0;
+    for (size_t i = 0; i < apply->projection_count; i++)
+        if (apply->projections[i].load.dirty)
+            spate_load_stored(&apply->projections[i]);
+}
+
+/* T11, T12: a table that holds exactly what exists must have the row that a change was made to. */
+static enum spate_rc tell_lost(struct spate_apply *apply, const struct spate_version *version,
+                               const struct spate_item *items, size_t count, bool whole,
+                               struct spate_err *err)
+{
+    const struct spate_sink_config *config = apply->store->config;
+    uint64_t first = items[0].n, last = items[count - 1].n;
+    struct spate_err tried = {0};
+    char range[80];
+    size_t culprit;
+
+    err->exit_code = SPATE_EXIT_FENCED;
+    if (apply->trying)
+        return spate_fail(err, SPATE_FATAL, "a change found no row");
+    /* Pieces before these items, in the same transaction, are not there to try with. */
+    if (whole && spate_apply_isolate(apply, items, count, &culprit, &tried) == SPATE_OK &&
+        tried.exit_code == SPATE_EXIT_FENCED)
+        first = last = items[culprit].n;
+    snprintf(range, sizeof range, first == last ? "n=%" PRIu64 : "n=%" PRIu64 " to n=%" PRIu64, first, last);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "table %s held exactly what exists, and %s changes a row that is not in it: somebody else "
+        "deletes there, or a sink's table was put back from a backup. Nothing from there on was applied. "
+        "`spate snapshot -c %s --sink %s` brings every row again, once it runs; "
+        "`spate sink -c %s --restart %s` begins anew",
+        version->projection->target, range, config->path, config->name, config->path, config->name);
+}
+
 enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item *items, size_t count,
                               const struct spate_mark *mark, const char *log_id,
                               const struct spate_counts *counts, struct spate_err *err)
 {
+    bool whole = !apply->open;
     enum spate_rc rc;
 
     /* A position alone is one statement, and needs no transaction around it. */
-    if (count > 0)
-        begin(apply);
+    apply->lost = NULL;
+    if (count > 0 || (mark && any_dirty(apply)))
+        spate_apply_begin(apply);
     SPATE_FAILPOINT(sink_merge);
     rc = apply_items(apply, items, count, err);
     SPATE_FAILPOINT(sink_merged);
-    if (rc == SPATE_OK && mark) {
-        spate_store_write_sql(apply->store, &apply->sql, mark, log_id, counts);
-        spate_buf_puts(&apply->sql, ";\n");
-        spate_script_step(apply, SPATE_STEP_OTHER, NULL, 0);
-        if (apply->open)
-            spate_script_add(apply, "COMMIT");
-    }
+    if (rc == SPATE_OK && mark && apply->judges)
+        rc = spate_script_run(apply, err); /* what it answers decides whether there is a COMMIT */
+    if (rc == SPATE_OK && mark)
+        add_mark(apply, mark, log_id, counts);
     if (count == 0)
         SPATE_FAILPOINT(sink_position);
     else if (mark)
@@ -417,12 +268,14 @@ enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item
     else if (SPATE_FAILPOINT_FAILS(sink_committed))
         rc = spate_fail(err, SPATE_RETRY, "target: the answer to COMMIT was lost, as SPATE_FP asked");
     if (rc == SPATE_OK && mark) {
-        apply->open = false;
-        apply->missing += apply->missing_now;
-        apply->missing_now = 0;
+        committed(apply);
         spate_store_written(apply->store, mark, log_id, counts);
     } else if (rc != SPATE_OK) {
+        const struct spate_version *lost = apply->lost;
+
         spate_apply_rollback(apply);
+        if (lost)
+            return tell_lost(apply, lost, items, count, whole, err);
     }
     return rc;
 }
@@ -431,13 +284,16 @@ enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item
 static enum spate_rc try_items(struct spate_apply *apply, const struct spate_item *items, size_t count,
                                struct spate_err *err)
 {
-    enum spate_rc rc = spate_apply_run(apply, items, count, NULL, NULL, NULL, err);
+    enum spate_rc rc;
 
+    apply->trying = true;
+    rc = spate_apply_run(apply, items, count, NULL, NULL, NULL, err);
     /* Deferred constraints speak up at the end only. */
     if (rc == SPATE_OK && apply->deferrable) {
         spate_script_add(apply, "SET CONSTRAINTS ALL IMMEDIATE");
         rc = spate_script_run(apply, err);
     }
+    apply->trying = false;
     spate_apply_rollback(apply);
     return rc;
 }

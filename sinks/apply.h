@@ -15,6 +15,8 @@ struct spate_step;
 
 struct spate_apply {
     struct spate_store *store;
+    struct spate_projection *projections; /* borrowed: whose progress is stored with the position */
+    size_t projection_count;
     struct spate_piece piece;
     struct spate_buf sql;     /* statements not sent yet */
     struct spate_step *steps; /* owned: what each of them is */
@@ -29,19 +31,27 @@ struct spate_apply {
     uint64_t missing;     /* partial updates and deletes that found no row, in this process, committed */
     uint64_t missing_now; /* the same in the open transaction */
     uint64_t plain_failed;
+    uint64_t swept; /* rows that ends of snapshots removed */
+    bool judges;    /* the script has a step that a complete table is judged by (spate_load_strict) */
+    const struct spate_version *lost; /* a change found no row in a table that holds all of them */
+    bool trying;                      /* all of it will be taken back */
 };
 
 void spate_apply_init(struct spate_apply *apply, struct spate_store *store);
 void spate_apply_fini(struct spate_apply *apply);
 
+/* BEGIN, when no transaction is open; sent with what comes next. */
+void spate_apply_begin(struct spate_apply *apply);
+
 /* Staging table and statements of a version, on this connection. Never inside a transaction. */
 SPATE_CHECKED enum spate_rc spate_apply_prepare(struct spate_apply *apply,
                                                 const struct spate_version *version, struct spate_err *err);
 
-/* Applies the items in order. With a mark: writes it and commits; without: leaves the transaction open.
- * SPATE_FAIL: rolled back or the connection is gone (err->verdict: retry, or the target refused something).
- * Whether a COMMIT that failed with the connection took effect is not known: connect again and read the
- * position (T2). */
+/* Applies the items in order. With a mark: writes it, and how far snapshots came, and commits; without:
+ * leaves the transaction open. SPATE_FAIL: rolled back or the connection is gone (err->verdict: retry, or the
+ * target refused something; exit code FENCED: a table that was complete lacks a row, and the text says all
+ * that is known of it, T12). Whether a COMMIT that failed with the connection took effect is not known:
+ * connect again and read the position (T2). */
 SPATE_CHECKED enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item *items,
                                             size_t count, const struct spate_mark *mark, const char *log_id,
                                             const struct spate_counts *counts, struct spate_err *err);

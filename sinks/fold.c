@@ -199,7 +199,13 @@ static void fold_row(struct spate_piece *piece, const struct spate_item *item)
         set_deleted(e, item);
         return;
     }
-    if (is_new)
+    if (item->op == SPATE_OP_CHUNK) {
+        e->n = item->n;
+        e->op = SPATE_ENTRY_ANSWERED;
+        return;
+    }
+    /* A row of a snapshot may have been there before; an insert cannot. */
+    if (is_new && item->op == SPATE_OP_INSERT)
         e->fresh = true;
     set_row(e, item, item->values);
 }
@@ -224,6 +230,7 @@ size_t spate_fold(struct spate_piece *piece, const struct spate_item *items, siz
     spate_arena_reset(&piece->arena);
     piece->kind = SPATE_PIECE_ROWS;
     piece->truncate = NULL;
+    piece->answers = false;
     clear_slots(piece);
     piece->count = 0;
     for (size_t i = 0; i < piece->version_count; i++)
@@ -240,6 +247,10 @@ size_t spate_fold(struct spate_piece *piece, const struct spate_item *items, siz
             return 1;
         }
         if (!same_version(piece, item->version))
+            return i;
+        if (i == 0)
+            piece->answers = item->op == SPATE_OP_CHUNK;
+        else if (piece->answers != (item->op == SPATE_OP_CHUNK))
             return i;
         if (item->op == SPATE_OP_UPDATE) {
             if (!fold_update(piece, item))

@@ -3,7 +3,8 @@
  * Pure: no database. Inside a piece all deletes are applied before all upserts, so the order of changes to
  * different rows does not matter any more, and the last state of each row is all that counts (T10).
  * What that would get wrong ends the piece: a TRUNCATE, and a key that moves while a value of the row was not
- * sent (P42): both stand in a piece of their own. */
+ * sent (P42): both stand in a piece of their own; and keys that a snapshot answered, which stand among
+ * themselves. A row of a snapshot is an upsert of a row that may be there. */
 #ifndef SPATE_SINKS_FOLD_H
 #define SPATE_SINKS_FOLD_H
 
@@ -15,7 +16,8 @@ enum spate_entry_op {
     SPATE_ENTRY_UPSERT = 'u',  /* every used column is known */
     SPATE_ENTRY_REPLACE = 'r', /* deleted, then inserted again: columns that are the team's own begin anew */
     SPATE_ENTRY_PARTIAL = 'p', /* some used columns are ABSENT: their values did not change (T11) */
-    SPATE_ENTRY_MOVE = 'm'     /* partial, and the key changes: stands alone in its piece */
+    SPATE_ENTRY_MOVE = 'm',    /* partial, and the key changes: stands alone in its piece */
+    SPATE_ENTRY_ANSWERED = 'k' /* no change: the key was looked up for the re-read list, which it leaves */
 };
 
 struct spate_entry {
@@ -34,6 +36,7 @@ struct spate_piece {
     size_t count, capacity;
     uint32_t *slots;
     size_t slot_count;
+    bool answers;                          /* it is about answered keys alone */
     const struct spate_version **versions; /* by projection: which version this piece is about */
     size_t version_count;
     struct spate_arena arena; /* filled-in rows */

@@ -12,6 +12,7 @@
 
 #include "core/buf.h"
 #include "core/err.h"
+#include "core/slice.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -32,37 +33,63 @@ enum spate_load_kind {
 
 #define SPATE_REQUEST_MOST 64
 
-/* Part of struct spate_projection (`load`); written by the functions below alone. */
+/* Part of struct spate_projection (`load`); written by the functions below alone, except where said. */
 struct spate_load {
-    bool
-        ready; /* holds exactly what exists: a partial update or a delete that finds no row is an error now */
+    bool ready;   /* holds exactly what exists: a partial update or a delete that finds no row is an error */
     bool changed; /* the stored hash of the projection is another one than the file's: it has to be loaded
                      anew */
     enum spate_load_kind kind;
     char request[SPATE_REQUEST_MOST];
-    uint64_t chunk;     /* greatest `no` taken (in memory: of the batch; stored with it) */
-    char *resume;       /* owned; the last token, "" at first */
-    bool ranges_known;  /* ranges-end was taken */
-    uint64_t ranges;    /* chunks by then */
-    bool dirty;         /* chunk, resume or ranges moved since they were stored */
-    char *target;       /* SHADOW: where rows go, quoted; else NULL; owned */
-    char *marks, *list; /* quoted names of the tables of marks and keys to be read again; owned */
+    uint64_t chunk;    /* greatest `no` taken; of the batch, and stored with it. The caller moves it */
+    char *resume;      /* owned; the last token, "" at first; moved with spate_load_resume */
+    bool ranges_known; /* ranges-end was taken; the caller moves these two */
+    uint64_t ranges;   /* chunks by then */
+    bool dirty;        /* the caller's word: chunk, resume or ranges moved since they were stored */
+    struct {           /* as they stand in the target */
+        uint64_t chunk, ranges;
+        char *resume; /* owned */
+        bool ranges_known;
+    } stored;
+    char *stored_hash;           /* of the projection that the rows were written by; owned, NULL: none */
+    bool listed;                 /* keys may stand on the re-read list: what takes them off has to be run */
+    unsigned edition;            /* counts changes of the statements */
+    char *target;                /* SHADOW: where rows go, quoted; else NULL; borrowed */
+    char *marks, *list, *shadow; /* quoted names of the tables that a load needs; owned */
 };
 
-/* Reads what is stored of all tables of the file; part of claiming them. Sets `changed`. */
-SPATE_CHECKED enum spate_rc spate_load_read(struct spate_store *store, struct spate_projection *projections,
-                                            size_t count, struct spate_err *err);
+/* Must a partial update or a delete find its row? (T11, T12) Not while rows are still written by another
+ * projection, nor while a snapshot mends the table. */
+static inline bool spate_load_strict(const struct spate_load *load)
+{
+    return load->ready && !load->changed && load->kind == SPATE_LOAD_NONE;
+}
+
+void spate_load_init(struct spate_projection *projection);
 void spate_load_fini(struct spate_load *load);
 
-/* snapshot-begin: chooses the kind, makes the tables that it needs. In the open target transaction if there
- * is one (appends to the script), else in one of its own; the caller writes the position with it. Loading the
- * same request already: nothing. Statements of the projection have to be prepared anew afterwards
- * (state->serial). */
+/* Reads what is stored of all tables of the file, after they were claimed. A load whose tables are gone, or
+ * no longer have the shape of the target, is abandoned. */
+SPATE_CHECKED enum spate_rc spate_load_read(struct spate_store *store, struct spate_projection *projections,
+                                            size_t count, struct spate_err *err);
+/* Sets `changed`: what the file and the current version say against what the rows were written by. Pure. */
+void spate_load_compare(struct spate_projection *projection);
+/* Back to what is stored: what was read since then is forgotten. */
+void spate_load_rewind(struct spate_projection *projection);
+void spate_load_resume(struct spate_load *load, struct spate_slice token);
+
+/* snapshot-begin of these tables: chooses their kinds, makes what they need, and prepares their statements
+ * anew. Leaves the target transaction open: spate_apply_run without items commits it together with the
+ * position. Any failure on the way: connect again, and read the loads anew. A table that loads the same
+ * request already is left alone. Needs projection->current.
+ *
+ * Tables that refer to each other are loaded beside themselves (SHADOW) whatever the file says: a row may
+ * come before the one that it refers to, so only all of them together can take the place of the old ones. */
 struct spate_apply;
-SPATE_CHECKED enum spate_rc spate_load_begin(struct spate_apply *apply, struct spate_projection *projection,
+SPATE_CHECKED enum spate_rc spate_load_begin(struct spate_apply *apply,
+                                             struct spate_projection *const *tables, size_t count,
                                              const char *request, bool conditional, struct spate_err *err);
-/* Statements that store what is dirty; appended to a batch's script before its position. */
-void spate_load_progress_sql(struct spate_store *store, struct spate_projection *projection,
+/* The statement that stores what is dirty; spate_apply_run runs it before the position. */
+void spate_load_progress_sql(const struct spate_store *store, const struct spate_projection *projection,
                              struct spate_buf *sql);
 void spate_load_stored(struct spate_projection *projection); /* after that was committed */
 
@@ -72,14 +99,21 @@ SPATE_CHECKED enum spate_rc spate_load_keys(struct spate_store *store, struct sp
                                             size_t most, struct spate_buf *json, size_t *count,
                                             struct spate_err *err);
 
-/* All chunks came and the list is empty: removes what is not of the generation (or exchanges the tables), and
- * the table is ready; in one target transaction of its own, which changes no position. Interrupted, it is
- * done again. */
-SPATE_CHECKED enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projection *projection,
+/* All chunks of all tables of a request came, and their lists are empty: removes what is not of the
+ * generation (or exchanges the tables), and the tables are ready; in one target transaction of its own, which
+ * changes no position. Interrupted, it is done again. */
+SPATE_CHECKED enum spate_rc spate_load_finish(struct spate_apply *apply,
+                                              struct spate_projection *const *tables, size_t count,
                                               struct spate_err *err);
-/* Cancelled, refused, or void (a hole, a broken epoch): tokens, marks and list are gone; the rows stay. The
- * table is not ready, except after ADD to a ready one. `stale`: also forgets that it was ready. */
-SPATE_CHECKED enum spate_rc spate_load_abandon(struct spate_apply *apply, struct spate_projection *projection,
+/* Cancelled, refused, or void (a hole, a broken epoch): tokens, marks and list are gone; the rows stay. A
+ * table is not ready, except after ADD to a ready one. `stale`: also forgets that it was ready. In a
+ * transaction of its own. */
+SPATE_CHECKED enum spate_rc spate_load_abandon(struct spate_apply *apply,
+                                               struct spate_projection *const *tables, size_t count,
                                                bool stale, struct spate_err *err);
+
+/* Drops what a load of a table that is no longer in the file left behind. */
+SPATE_CHECKED enum spate_rc spate_load_forget(struct spate_store *store, const char *table,
+                                              struct spate_err *err);
 
 #endif

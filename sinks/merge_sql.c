@@ -3,7 +3,10 @@
  * A piece's rows go into a temporary table whose columns have the source's names and types, plus three of our
  * own: what to do, which values came, and the old key of a row that moved. The team's expressions are
  * evaluated over that table alone, so that no name in them can mean anything else, each followed by a
- * newline, so that a comment at its end ends there. */
+ * newline, so that a comment at its end ends there.
+ *
+ * While a snapshot of the table is under way some statements are added, which keep the marks of its
+ * generation and the re-read list (sinks/load.h). */
 #include "core/alloc.h"
 #include "sinks/projection.h"
 
@@ -61,32 +64,33 @@ static const struct spate_output *key_output(const struct spate_version *version
     return NULL; /* spate_version_plan made sure that there is one */
 }
 
-static void stage_table(struct spate_version *version, const struct names *names, struct spate_buf *create)
+static void stage_table(struct spate_version *version, const struct names *names)
 {
-    struct spate_buf stage = {0}, columns = {0};
+    struct spate_buf table = {0}, stage = {0}, columns = {0};
 
     spate_buf_printf(&stage, "pg_temp.spate_s%zu_%u", version->projection->index, version->table->v);
-    spate_buf_printf(create, "CREATE TEMP TABLE spate_s%zu_%u (\"%sop\" pg_catalog.\"char\"",
+    spate_buf_printf(&table, "CREATE TEMP TABLE spate_s%zu_%u (\"%sop\" pg_catalog.\"char\"",
                      version->projection->index, version->table->v, names->prefix);
     spate_buf_printf(&columns, "(\"%sop\"", names->prefix);
     if (version->maybe_count) {
-        spate_buf_printf(create, ", \"%smask\" pg_catalog.text", names->prefix);
+        spate_buf_printf(&table, ", \"%smask\" pg_catalog.text", names->prefix);
         spate_buf_printf(&columns, ", \"%smask\"", names->prefix);
         for (size_t k = 0; k < version->key_count; k++) {
-            spate_buf_printf(create, ", \"%sold%zu\" %s", names->prefix, k,
+            spate_buf_printf(&table, ", \"%sold%zu\" %s", names->prefix, k,
                              version->stage_types[version->table->key[k]]);
             spate_buf_printf(&columns, ", \"%sold%zu\"", names->prefix, k);
         }
     }
     for (size_t i = 0; i < version->used_count; i++) {
-        spate_buf_puts(create, ", ");
-        source_ident(create, version, i);
-        spate_buf_printf(create, " %s", version->stage_types[version->used[i]]);
+        spate_buf_puts(&table, ", ");
+        source_ident(&table, version, i);
+        spate_buf_printf(&table, " %s", version->stage_types[version->used[i]]);
         spate_buf_puts(&columns, ", ");
         source_ident(&columns, version, i);
     }
-    spate_buf_puts(create, ") ON COMMIT DELETE ROWS");
+    spate_buf_puts(&table, ") ON COMMIT DELETE ROWS");
     spate_buf_putc(&columns, ')');
+    version->sql.table = take(&table);
     version->sql.stage = take(&stage);
     version->sql.columns = take(&columns);
 }
@@ -120,42 +124,74 @@ static void array_source(const struct spate_version *version, const struct names
     spate_buf_putc(arguments, ')');
 }
 
-/* Appends "; PREPARE name AS " and returns "EXECUTE name". A statement that has no parameters gets one that
+/* Appends "PREPARE name AS " and returns "EXECUTE name". A statement that has no parameters gets one that
  * it does not use: only then is it planned each time it is executed, which sinks/store.c relies on. */
 static char *prepare(const struct spate_version *version, const struct names *names, struct spate_buf *create,
                      char kind)
 {
-    char name[80];
+    unsigned edition = version->projection->load.edition;
+    char name[100], more[20] = "";
 
-    snprintf(name, sizeof name, "EXECUTE spate_%c%s%zu_%u", kind, names->suffix, version->projection->index,
-             version->table->v);
-    spate_buf_printf(create, ";\nPREPARE %s%s AS ", name + sizeof "EXECUTE " - 1,
+    if (edition) /* those of earlier editions stay, unused, until the connection ends */
+        snprintf(more, sizeof more, "_%u", edition);
+    snprintf(name, sizeof name, "EXECUTE spate_%c%s%zu_%u%s", kind, names->suffix, version->projection->index,
+             version->table->v, more);
+    spate_buf_printf(create, "%sPREPARE %s%s AS ", create->len ? ";\n" : "", name + sizeof "EXECUTE " - 1,
                      names->arguments[0] ? names->arguments : " (integer)");
     if (!names->arguments[0])
         strcat(name, " (0)");
     return spate_strdup(name);
 }
 
-/* " WHERE t.key = s.k0 AND ..." */
-static void join_keys(const struct spate_version *version, struct spate_buf *out)
+/* Where the rows go. */
+static const char *target_of(const struct spate_version *version)
+{
+    const struct spate_projection *projection = version->projection;
+
+    return projection->load.target ? projection->load.target : projection->target;
+}
+
+/* "t.key = s.k0 AND ...". Tables of our own have k0, k1, ... for the key's columns. */
+static void match_keys(const struct spate_version *version, struct spate_buf *out, const char *alias,
+                       bool ours, char letter)
 {
     for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(out, k ? " AND t." : " WHERE t.");
-        ident(out, key_output(version, k)->name);
-        spate_buf_printf(out, " = s.k%zu", k);
+        spate_buf_printf(out, "%s%s.", k ? " AND " : "", alias);
+        if (ours)
+            spate_buf_printf(out, "k%zu", k);
+        else
+            ident(out, key_output(version, k)->name);
+        spate_buf_printf(out, " = s.%c%zu", letter, k);
+    }
+}
+
+static void join_keys(const struct spate_version *version, struct spate_buf *out)
+{
+    spate_buf_puts(out, " WHERE ");
+    match_keys(version, out, "t", false, 'k');
+}
+
+/* The key of a staged row, or the one it had before, as k0, k1, ... or another letter. */
+static void staged_keys(const struct spate_version *version, const struct names *names, struct spate_buf *out,
+                        bool old, char letter)
+{
+    for (size_t k = 0; k < version->key_count; k++) {
+        spate_buf_puts(out, k ? ", " : "");
+        if (old)
+            spate_buf_printf(out, "\"%sold%zu\"", names->prefix, k);
+        else
+            source_ident(out, version, version->key_at[k]);
+        spate_buf_printf(out, " AS %c%zu", letter, k);
     }
 }
 
 /* CASE keeps the team's condition away from rows that are staged without values. */
 static void erase_sql(const struct spate_version *version, const struct names *names,
-                      struct spate_buf *create)
+                      struct spate_buf *create, bool marks)
 {
-    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ", version->projection->target);
-    for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(create, k ? ", " : "");
-        source_ident(create, version, version->key_at[k]);
-        spate_buf_printf(create, " AS k%zu", k);
-    }
+    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ",
+                     marks ? version->projection->load.marks : target_of(version));
+    staged_keys(version, names, create, false, 'k');
     spate_buf_printf(create, " FROM %s WHERE ", names->from);
     if (version->where)
         spate_buf_printf(
@@ -165,14 +201,25 @@ static void erase_sql(const struct spate_version *version, const struct names *n
             names->prefix, version->where);
     else
         spate_buf_printf(create, "\"%sop\" IN ('d', 'r')", names->prefix);
-    spate_buf_puts(create, ") AS s");
-    join_keys(version, create);
+    spate_buf_puts(create, ") AS s WHERE ");
+    match_keys(version, create, "t", marks, 'k');
+}
+
+/* The staged rows that the target is to hold. */
+static void come_in(const struct spate_version *version, const struct names *names, struct spate_buf *create)
+{
+    spate_buf_printf(create, " FROM %s WHERE ", names->from);
+    if (version->where)
+        spate_buf_printf(create, "CASE WHEN \"%sop\" IN ('u', 'r') THEN (%s\n) ELSE false END", names->prefix,
+                         version->where);
+    else
+        spate_buf_printf(create, "\"%sop\" IN ('u', 'r')", names->prefix);
 }
 
 static void insert_sql(const struct spate_version *version, const struct names *names,
                        struct spate_buf *create)
 {
-    spate_buf_printf(create, "INSERT INTO %s (", version->projection->target);
+    spate_buf_printf(create, "INSERT INTO %s (", target_of(version));
     for (size_t i = 0; i < version->output_count; i++) {
         spate_buf_puts(create, i ? ", " : "");
         ident(create, version->outputs[i].name);
@@ -180,12 +227,7 @@ static void insert_sql(const struct spate_version *version, const struct names *
     spate_buf_puts(create, ") SELECT ");
     for (size_t i = 0; i < version->output_count; i++)
         spate_buf_printf(create, "%s(%s\n)", i ? ", " : "", version->outputs[i].expr);
-    spate_buf_printf(create, " FROM %s WHERE ", names->from);
-    if (version->where)
-        spate_buf_printf(create, "CASE WHEN \"%sop\" IN ('u', 'r') THEN (%s\n) ELSE false END", names->prefix,
-                         version->where);
-    else
-        spate_buf_printf(create, "\"%sop\" IN ('u', 'r')", names->prefix);
+    come_in(version, names, create);
 }
 
 static void upsert_sql(const struct spate_version *version, const struct names *names,
@@ -226,9 +268,10 @@ static int mask_of(const struct spate_version *version, const struct spate_outpu
 static void partial_sql(const struct spate_version *version, const struct names *names,
                         struct spate_buf *create, char kind)
 {
+    bool marked = version->projection->load.kind == SPATE_LOAD_MARKED;
     size_t set = 0;
 
-    spate_buf_printf(create, "UPDATE %s AS t SET ", version->projection->target);
+    spate_buf_printf(create, "UPDATE %s AS t SET ", target_of(version));
     for (size_t i = 0; i < version->output_count; i++) {
         const struct spate_output *output = &version->outputs[i];
         int mask = mask_of(version, output);
@@ -246,14 +289,7 @@ static void partial_sql(const struct spate_version *version, const struct names 
         }
     }
     spate_buf_puts(create, " FROM (SELECT ");
-    for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(create, k ? ", " : "");
-        if (kind == 'm')
-            spate_buf_printf(create, "\"%sold%zu\"", names->prefix, k);
-        else
-            source_ident(create, version, version->key_at[k]);
-        spate_buf_printf(create, " AS k%zu", k);
-    }
+    staged_keys(version, names, create, kind == 'm', 'k');
     for (size_t m = 0; m < version->maybe_count; m++)
         spate_buf_printf(create, ", substr(\"%smask\", %zu, 1) = '1' AS m%zu", names->prefix, m + 1, m);
     for (size_t i = 0; i < version->output_count; i++) {
@@ -265,16 +301,135 @@ static void partial_sql(const struct spate_version *version, const struct names 
                              names->prefix, mask + 1, version->outputs[i].expr, i);
     }
     spate_buf_printf(create, " FROM %s WHERE \"%sop\" = '%c') AS s", names->from, names->prefix, kind);
+    if (marked) /* rows from before the snapshot are not what the change was made to */
+        spate_buf_printf(create, ", %s AS o", version->projection->load.marks);
     join_keys(version, create);
+    if (marked) {
+        spate_buf_puts(create, " AND ");
+        match_keys(version, create, "o", true, 'k');
+    }
+}
+
+/* "FROM the table that tells which rows the generation has AS o WHERE o.key = s.x0" */
+static void known(const struct spate_version *version, struct spate_buf *create, char letter)
+{
+    bool marked = version->projection->load.kind == SPATE_LOAD_MARKED;
+
+    spate_buf_printf(create, "FROM %s AS o WHERE ",
+                     marked ? version->projection->load.marks : target_of(version));
+    match_keys(version, create, "o", marked, letter);
+}
+
+/* What was looked for and is not known has to be read again, by the key that it has now (P94). */
+static void list_sql(const struct spate_version *version, const struct names *names, struct spate_buf *create,
+                     char kind)
+{
+    spate_buf_printf(create, "INSERT INTO %s SELECT ", version->projection->load.list);
+    for (size_t k = 0; k < version->key_count; k++)
+        spate_buf_printf(create, "%ss.n%zu", k ? ", " : "", k);
+    spate_buf_puts(create, " FROM (SELECT ");
+    staged_keys(version, names, create, kind == 'm', 'k');
+    spate_buf_puts(create, ", ");
+    staged_keys(version, names, create, false, 'n');
+    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = '%c') AS s WHERE NOT EXISTS (SELECT ", names->from,
+                     names->prefix, kind);
+    known(version, create, 'k');
+    spate_buf_puts(create, ") ON CONFLICT DO NOTHING");
+}
+
+static void off_sql(const struct spate_version *version, const struct names *names, struct spate_buf *create,
+                    bool move)
+{
+    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ", version->projection->load.list);
+    staged_keys(version, names, create, move, 'k');
+    spate_buf_printf(create, " FROM %s WHERE \"%sop\" IN (%s)) AS s WHERE ", names->from, names->prefix,
+                     move ? "'m'" : "'d', 'r', 'u', 'k'");
+    match_keys(version, create, "t", true, 'k');
+}
+
+static void mark_sql(const struct spate_version *version, const struct names *names, struct spate_buf *create)
+{
+    spate_buf_printf(create, "INSERT INTO %s SELECT ", version->projection->load.marks);
+    staged_keys(version, names, create, false, 'k');
+    come_in(version, names, create);
+    spate_buf_puts(create, " ON CONFLICT DO NOTHING");
+}
+
+/* A row that was deleted while nobody listened may stand where another one moves to now. */
+static void clear_sql(const struct spate_version *version, const struct names *names,
+                      struct spate_buf *create)
+{
+    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ", target_of(version));
+    staged_keys(version, names, create, true, 'k');
+    spate_buf_puts(create, ", ");
+    staged_keys(version, names, create, false, 'n');
+    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = 'm') AS s WHERE ", names->from, names->prefix);
+    match_keys(version, create, "t", false, 'n');
+    spate_buf_puts(create, " AND EXISTS (SELECT ");
+    known(version, create, 'k');
+    spate_buf_putc(create, ')');
+    if (version->projection->load.kind == SPATE_LOAD_MARKED) {
+        spate_buf_puts(create, " AND NOT EXISTS (SELECT ");
+        known(version, create, 'n');
+        spate_buf_putc(create, ')');
+    }
+}
+
+static void mark_move_sql(const struct spate_version *version, const struct names *names,
+                          struct spate_buf *create)
+{
+    spate_buf_printf(create, "UPDATE %s AS t SET ", version->projection->load.marks);
+    for (size_t k = 0; k < version->key_count; k++)
+        spate_buf_printf(create, "%sk%zu = s.n%zu", k ? ", " : "", k, k);
+    spate_buf_puts(create, " FROM (SELECT ");
+    staged_keys(version, names, create, true, 'k');
+    spate_buf_puts(create, ", ");
+    staged_keys(version, names, create, false, 'n');
+    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = 'm') AS s WHERE ", names->from, names->prefix);
+    match_keys(version, create, "t", true, 'k');
+}
+
+static void load_sql(const struct spate_version *version, const struct names *names,
+                     struct spate_merge *merge, struct spate_buf *create)
+{
+    enum spate_load_kind kind = version->projection->load.kind;
+
+    if (kind == SPATE_LOAD_NONE)
+        return;
+    merge->load.off = prepare(version, names, create, 'f');
+    off_sql(version, names, create, false);
+    if (kind == SPATE_LOAD_MARKED) {
+        merge->load.mark = prepare(version, names, create, 'k');
+        mark_sql(version, names, create);
+        merge->load.unmark = prepare(version, names, create, 'e');
+        erase_sql(version, names, create, true);
+    }
+    if (version->maybe_count == 0)
+        return;
+    merge->load.list = prepare(version, names, create, 'l');
+    list_sql(version, names, create, 'p');
+    merge->load.list_move = prepare(version, names, create, 'n');
+    list_sql(version, names, create, 'm');
+    merge->load.off_move = prepare(version, names, create, 'o');
+    off_sql(version, names, create, true);
+    if (kind == SPATE_LOAD_MARKED || kind == SPATE_LOAD_ADD) {
+        merge->load.clear = prepare(version, names, create, 'c');
+        clear_sql(version, names, create);
+    }
+    if (kind == SPATE_LOAD_MARKED) {
+        merge->load.mark_move = prepare(version, names, create, 'v');
+        mark_move_sql(version, names, create);
+    }
 }
 
 static void merge_sql(const struct spate_version *version, const struct names *names,
                       struct spate_merge *merge, struct spate_buf *create)
 {
     merge->erase = prepare(version, names, create, 'd');
-    erase_sql(version, names, create);
+    erase_sql(version, names, create, false);
     merge->upsert = prepare(version, names, create, 'u');
     upsert_sql(version, names, create);
+    load_sql(version, names, merge, create);
     if (version->maybe_count == 0)
         return;
     merge->partial = prepare(version, names, create, 'p');
@@ -288,8 +443,9 @@ void spate_version_sql(struct spate_version *version)
     struct spate_buf create = {0}, rows = {0}, arguments = {0};
     struct names names = {.suffix = "", .arguments = ""};
 
+    spate_version_forget_sql(version);
     choose_names(version, &names);
-    stage_table(version, &names, &create);
+    stage_table(version, &names);
     names.from = version->sql.stage;
     merge_sql(version, &names, &version->sql.large, &create);
     version->sql.insert = prepare(version, &names, &create, 'i');

@@ -1,5 +1,6 @@
 /* sinks/owners.c - which sink writes which table of the team's schema: <schema>.spate_table. Part of the
  * store. */
+#include "sinks/load.h"
 #include "sinks/store.h"
 
 #include <string.h>
@@ -38,6 +39,7 @@ enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_e
 {
     const struct spate_sink_table_config *tables = store->config->tables.at;
     struct spate_buf sql = {0};
+    PGresult *res = NULL;
     enum spate_rc rc;
 
     /* What is no longer in the file is free for others. */
@@ -48,7 +50,12 @@ enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_e
         spate_pg_literal(&sql, spate_slice_str(tables[i].item.name));
     }
     spate_buf_puts(&sql, store->config->tables.count ? ")" : "");
-    rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
+    spate_buf_puts(&sql, " RETURNING table_name, load_kind");
+    rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
+    for (int r = 0; rc == SPATE_OK && r < PQntuples(res); r++)
+        if (!PQgetisnull(res, r, 1))
+            rc = spate_load_forget(store, PQgetvalue(res, r, 0), err);
+    PQclear(res);
     for (size_t i = 0; rc == SPATE_OK && i < store->config->tables.count; i++)
         rc = claim_table(store, &tables[i], &store->ready[i], err);
     spate_buf_fini(&sql);

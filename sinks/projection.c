@@ -74,6 +74,7 @@ enum spate_rc spate_projection_init(struct spate_projection *projection, const s
     spate_buf_printf(&target, "%s.%s", sink->into.schema, tables[index].item.name);
     projection->label = spate_strdup(spate_fact(fact, spate_buf_str(&target)));
     spate_buf_fini(&target);
+    spate_load_init(projection);
     return parse_source(projection, err);
 }
 
@@ -86,6 +87,7 @@ void spate_projection_fini(struct spate_projection *projection)
     free(projection->source_table);
     free(projection->target);
     free(projection->label);
+    spate_load_fini(&projection->load);
     *projection = (struct spate_projection){0};
 }
 
@@ -166,6 +168,26 @@ static void free_merge(struct spate_merge *merge)
     free(merge->upsert);
     free(merge->partial);
     free(merge->move);
+    free(merge->load.off);
+    free(merge->load.list);
+    free(merge->load.list_move);
+    free(merge->load.off_move);
+    free(merge->load.mark);
+    free(merge->load.unmark);
+    free(merge->load.clear);
+    free(merge->load.mark_move);
+}
+
+void spate_version_forget_sql(struct spate_version *version)
+{
+    free(version->sql.table);
+    free(version->sql.create);
+    free(version->sql.stage);
+    free(version->sql.columns);
+    free(version->sql.insert);
+    free_merge(&version->sql.large);
+    free_merge(&version->sql.small);
+    version->sql = (struct spate_statements){0};
 }
 
 void spate_version_free(struct spate_version *version)
@@ -191,12 +213,7 @@ void spate_version_free(struct spate_version *version)
     free(version->maybe);
     free(version->stage_types);
     free(version->as_text);
-    free(version->sql.create);
-    free(version->sql.stage);
-    free(version->sql.columns);
-    free(version->sql.insert);
-    free_merge(&version->sql.large);
-    free_merge(&version->sql.small);
+    spate_version_forget_sql(version);
     free(version);
 }
 

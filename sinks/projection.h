@@ -7,6 +7,7 @@
 
 #include "core/buf.h"
 #include "schemas/table.h"
+#include "sinks/load.h"
 #include "sinks/sink.h"
 #include "sinks/store.h"
 
@@ -30,15 +31,25 @@ struct spate_output {
 
 /* The statements that merge rows, each an EXECUTE of what `create` prepares. */
 struct spate_merge {
-    char *erase;   /* deletes what 'd', 'r' and rows outside `where` name */
-    char *upsert;  /* inserts or updates 'u' and 'r' */
-    char *partial; /* updates 'p'; NULL where no value can come unchanged */
-    char *move;    /* updates 'm'; NULL likewise */
+    char *erase;    /* deletes what 'd', 'r' and rows outside `where` name */
+    char *upsert;   /* inserts or updates 'u' and 'r' */
+    char *partial;  /* updates 'p'; NULL where no value can come unchanged */
+    char *move;     /* updates 'm'; NULL likewise */
+    struct {        /* only while a snapshot is under way (sinks/load.h), where they are needed; else NULL */
+        char *off;  /* keys of 'd', 'r', 'u' and 'k' leave the re-read list */
+        char *list; /* keys of 'p' whose row is not known go on it */
+        char *list_move; /* the same for 'm': the new key, and the old one leaves it */
+        char *off_move;
+        char *mark, *unmark; /* MARKED: what upsert brought in, what erase took out */
+        char *clear;         /* a stale row that stands where 'm' moves to */
+        char *mark_move;     /* MARKED: the mark goes along */
+    } load;
 };
 
 /* The statements of a version; all names in them are qualified or temporary. */
 struct spate_statements {
-    char *create;             /* staging table and prepared statements, run once per connection */
+    char *table;              /* makes the staging table, run once per connection */
+    char *create;             /* prepares the statements, once per connection and edition of the load */
     char *stage;              /* quoted name of the staging table, pg_temp included */
     char *columns;            /* "(op, mask, ...)" of the staging table, for COPY */
     struct spate_merge large; /* from the staging table */
@@ -71,7 +82,8 @@ struct spate_version {
 };
 
 struct spate_version_state {
-    unsigned serial;      /* of the connection on which sql.create has run; 0: none */
+    unsigned serial;      /* of the connection on which sql.table and sql.create have run; 0: none */
+    unsigned edition;     /* of the load that sql.create was run for */
     uint64_t transaction; /* of the target in which the staging table was last filled */
 };
 
@@ -86,6 +98,7 @@ struct spate_projection {
     size_t version_count;
     struct spate_version *current; /* the one met last */
     bool deferrable; /* the target table has deferrable constraints: they are deferred in each transaction */
+    struct spate_load load;
 };
 
 SPATE_CHECKED enum spate_rc spate_projection_init(struct spate_projection *projection,
@@ -118,8 +131,9 @@ SPATE_CHECKED enum spate_rc spate_version_ask(struct spate_version *version, str
 /* What can come unchanged, and whether the expressions can live with it. Pure. Fills used, want, maybe,
  * key_at. */
 SPATE_CHECKED enum spate_rc spate_version_plan(struct spate_version *version, struct spate_err *err);
-/* Builds version->sql. Pure. */
+/* Builds version->sql, for the kind of load that is under way. Pure. */
 void spate_version_sql(struct spate_version *version);
+void spate_version_forget_sql(struct spate_version *version);
 /* Makes the target table, or compares the one that is there (sinks/preflight.c). */
 SPATE_CHECKED enum spate_rc spate_version_preflight(struct spate_version *version, struct spate_store *store,
                                                     struct spate_err *err);

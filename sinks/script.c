@@ -21,6 +21,8 @@ void spate_script_step(struct spate_apply *apply, enum spate_step_kind kind,
         apply->step_capacity = apply->step_capacity ? apply->step_capacity * 2 : 16;
         apply->steps = spate_realloc(apply->steps, apply->step_capacity * sizeof *apply->steps);
     }
+    if (kind == SPATE_STEP_COUNTED && spate_load_strict(&version->projection->load))
+        apply->judges = true;
     apply->steps[apply->step_count++] =
         (struct spate_step){.kind = kind, .version = version, .expected = expected};
 }
@@ -36,6 +38,7 @@ void spate_script_reset(struct spate_apply *apply)
 {
     spate_buf_trim(&apply->sql, 256 * 1024);
     apply->step_count = 0;
+    apply->judges = false;
 }
 
 /* COPY's text format: a backslash before what would end a field or a line, \N for NULL. */
@@ -183,8 +186,12 @@ static void count_rows(struct spate_apply *apply, const struct spate_step *step,
 {
     uint64_t rows = strtoull(PQcmdTuples(res), NULL, 10);
 
+    if (step->kind == SPATE_STEP_SWEEP)
+        apply->swept += rows;
     if (step->kind == SPATE_STEP_COUNTED && rows < step->expected) {
         apply->missing_now += step->expected - rows;
+        if (spate_load_strict(&step->version->projection->load))
+            apply->lost = step->version;
         spate_log(SPATE_LOG_DEBUG, "rows-missing", "table=%s count=%llu", step->version->projection->label,
                   (unsigned long long)(step->expected - rows));
     }
@@ -227,6 +234,8 @@ enum spate_rc spate_script_run(struct spate_apply *apply, struct spate_err *err)
     }
     if (rc == SPATE_OK && at < apply->step_count)
         rc = spate_fail(err, SPATE_RETRY, "target: the connection ended in the middle of a batch");
+    if (rc == SPATE_OK && apply->lost)
+        rc = spate_fail(err, SPATE_FATAL, "a change found no row");
     spate_script_reset(apply);
     return rc;
 }

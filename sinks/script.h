@@ -6,8 +6,9 @@
 
 enum spate_step_kind {
     SPATE_STEP_OTHER,
-    SPATE_STEP_COPY,   /* the piece's entries of the version follow as COPY data */
-    SPATE_STEP_COUNTED /* should touch `expected` rows; fewer are counted as missing (T12) */
+    SPATE_STEP_COPY,    /* the piece's entries of the version follow as COPY data */
+    SPATE_STEP_COUNTED, /* should touch `expected` rows; fewer are counted as missing (T12) */
+    SPATE_STEP_SWEEP    /* its rows are counted as swept */
 };
 
 struct spate_step {

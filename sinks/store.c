@@ -129,6 +129,11 @@ static enum spate_rc make_schema(struct spate_store *store, struct spate_err *er
     return rc;
 }
 
+/* What is known of a table's snapshots (sinks/load.h). */
+#define LOAD_COLUMNS(next)                                                                                   \
+    "snapshotted boolean NOT NULL DEFAULT false" next "projection text" next "load_kind text" next           \
+    "request text" next "chunk bigint" next "resume text" next "ranges bigint"
+
 /* Asked for first: CREATE TABLE IF NOT EXISTS wants the right to create even where there is nothing to do. */
 static enum spate_rc make_tables(struct spate_store *store, struct spate_err *err)
 {
@@ -140,7 +145,7 @@ static enum spate_rc make_tables(struct spate_store *store, struct spate_err *er
     rc = spate_pg_exec_params(
         store->conn,
         "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND "
-        "a.attname = 'skipped' AND NOT a.attisdropped) "
+        "a.attname IN ('skipped', 'load_kind') AND NOT a.attisdropped) "
         "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = "
         "c.relnamespace WHERE n.nspname = $1 AND c.relname IN ('spate_sink', 'spate_table') ORDER BY "
         "c.relname",
@@ -158,7 +163,7 @@ static enum spate_rc make_tables(struct spate_store *store, struct spate_err *er
             "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0); "
             "CREATE TABLE IF NOT EXISTS %s.spate_table (table_name text PRIMARY KEY, sink text NOT NULL, "
             "source text NOT NULL, "
-            "ready boolean NOT NULL DEFAULT false)",
+            "ready boolean NOT NULL DEFAULT false, " LOAD_COLUMNS(", ") ")",
             store->schema, store->schema);
         rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
         if (rc == SPATE_FAIL && strcmp(err->sqlstate, "42501") == 0) {
@@ -169,10 +174,14 @@ static enum spate_rc make_tables(struct spate_store *store, struct spate_err *er
                 "GRANT USAGE, CREATE ON SCHEMA %s TO %s",
                 PQuser(store->conn), store->schema, store->schema, PQuser(store->conn));
         }
-    } else if (rc == SPATE_OK && PQgetvalue(res, 0, 0)[0] != 't') { /* made by an older version */
-        spate_buf_printf(
-            &sql, "ALTER TABLE %s.spate_sink ADD COLUMN IF NOT EXISTS skipped text[] NOT NULL DEFAULT '{}'",
-            store->schema);
+    } else if (rc == SPATE_OK && (PQgetvalue(res, 0, 0)[0] != 't' || PQgetvalue(res, 1, 0)[0] != 't')) {
+        spate_buf_printf(/* made by an older version */
+                         &sql,
+                         "ALTER TABLE %s.spate_sink ADD COLUMN IF NOT EXISTS skipped text[] NOT NULL DEFAULT "
+                         "'{}'; "
+                         "ALTER TABLE %s.spate_table ADD COLUMN IF NOT EXISTS " LOAD_COLUMNS(
+                             ", ADD COLUMN IF NOT EXISTS "),
+                         store->schema, store->schema);
         rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
     }
     PQclear(res);
@@ -428,10 +437,15 @@ enum spate_rc spate_store_forget(struct spate_store *store, struct spate_err *er
     const char *values[] = {store->config->name};
     enum spate_rc rc;
 
-    spate_buf_printf(&sql,
-                     "UPDATE %s.spate_sink SET epoch = NULL, epoch_uuid = NULL, n = NULL, pos = NULL, "
-                     "bus_position = NULL, log_id = NULL WHERE sink = $1",
-                     store->schema);
+    /* What comes in between would be missing in a snapshot that is under way; a new one replaces its tables.
+     */
+    spate_buf_printf(
+        &sql,
+        "WITH loads AS (UPDATE %s.spate_table SET snapshotted = false, load_kind = NULL, request = "
+        "NULL, chunk = NULL, resume = NULL, ranges = NULL WHERE sink = $1) "
+        "UPDATE %s.spate_sink SET epoch = NULL, epoch_uuid = NULL, n = NULL, pos = NULL, "
+        "bus_position = NULL, log_id = NULL WHERE sink = $1",
+        store->schema, store->schema);
     rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 1, values, PGRES_COMMAND_OK, NULL, err);
     spate_buf_fini(&sql);
     store->stored = false;

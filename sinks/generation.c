@@ -1,0 +1,419 @@
+/* sinks/generation.c - how a snapshot of tables begins: where its generation goes; and how it ends: what is
+ * not of it goes (T16). */
+#include "sinks/generation.h"
+
+#include "core/clock.h"
+#include "core/failpoint.h"
+#include "core/log.h"
+#include "sinks/apply.h"
+#include "sinks/projection.h"
+#include "sinks/script.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+/* Nobody but the owner moves a load (T3): no row, and the division fails. */
+static void guard_sql(const struct spate_store *store, struct spate_buf *sql)
+{
+    spate_buf_printf(sql,
+                     "WITH ours AS (SELECT 1 FROM %s.spate_sink WHERE generation = %" PRId64 " AND sink = ",
+                     store->schema, store->generation);
+    spate_pg_literal(sql, spate_slice_str(store->config->name));
+    spate_buf_puts(sql, " FOR UPDATE) SELECT 1 / count(*) FROM ours");
+}
+
+static void add(struct spate_apply *apply, struct spate_buf *sql)
+{
+    spate_script_add(apply, spate_buf_str(sql));
+    spate_buf_reset(sql);
+}
+
+static void drop_sql(const struct spate_load *load, struct spate_buf *sql)
+{
+    spate_buf_printf(sql, "DROP TABLE IF EXISTS %s, %s, %s", load->marks, load->list, load->shadow);
+}
+
+/* The columns of the target's key, in the order of the source's; k0, k1, ... are theirs in tables of ours. */
+static const char *key_name(const struct spate_version *version, size_t k)
+{
+    for (size_t i = 0; i < version->output_count; i++)
+        if (version->outputs[i].key && version->outputs[i].bare == (int)version->table->key[k])
+            return version->outputs[i].name;
+    return "";
+}
+
+/* Logged, as every table: a crash of the target empties one that is not, and an empty table of marks means
+ * that every row is old - the sweep would remove them all. */
+static void add_keys_table(struct spate_apply *apply, const struct spate_projection *projection,
+                           const char *name)
+{
+    const struct spate_version *version = projection->current;
+    struct spate_buf sql = {0};
+
+    spate_buf_printf(&sql, "CREATE TABLE %s AS SELECT ", name);
+    for (size_t k = 0; k < version->key_count; k++) {
+        spate_buf_puts(&sql, k ? ", " : "");
+        spate_pg_ident(&sql, spate_slice_str(key_name(version, k)));
+        spate_buf_printf(&sql, " AS k%zu", k);
+    }
+    spate_buf_printf(&sql, " FROM %s WITH NO DATA", projection->target);
+    add(apply, &sql);
+    spate_buf_printf(&sql, "ALTER TABLE %s ADD PRIMARY KEY (", name);
+    for (size_t k = 0; k < version->key_count; k++)
+        spate_buf_printf(&sql, "%sk%zu", k ? ", " : "", k);
+    spate_buf_putc(&sql, ')');
+    add(apply, &sql);
+    spate_buf_fini(&sql);
+}
+
+/* Which of these tables refer to each other or to themselves, and which hold any row: two words for each. */
+static enum spate_rc look(struct spate_apply *apply, struct spate_projection *const *tables, size_t count,
+                          PGresult **res, struct spate_err *err)
+{
+    struct spate_buf sql = {0};
+    enum spate_rc rc;
+
+    spate_buf_puts(&sql, "WITH t(i, oid) AS (VALUES ");
+    for (size_t i = 0; i < count; i++) {
+        spate_buf_printf(&sql, "%s(%zu, ", i ? ", " : "", i);
+        spate_pg_literal(&sql, spate_slice_str(tables[i]->target));
+        spate_buf_puts(&sql, "::regclass::oid)");
+    }
+    spate_buf_puts(&sql,
+                   ") SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' AND "
+                   "((f.conrelid = t.oid AND f.confrelid IN (SELECT oid FROM t)) OR (f.confrelid = t.oid "
+                   "AND f.conrelid IN (SELECT oid FROM t)))), CASE i");
+    for (size_t i = 0; i < count; i++)
+        spate_buf_printf(&sql, " WHEN %zu THEN EXISTS (SELECT FROM %s)", i, tables[i]->target);
+    spate_buf_puts(&sql, " END FROM t ORDER BY i");
+    rc = spate_pg_exec(apply->store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, res, err);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
+static void begin_table(struct spate_apply *apply, struct spate_projection *projection,
+                        enum spate_load_kind kind, const char *request)
+{
+    struct spate_load *load = &projection->load;
+    struct spate_buf sql = {0};
+    char hash[SPATE_LOAD_HASH];
+
+    drop_sql(load, &sql);
+    add(apply, &sql);
+    add_keys_table(apply, projection, load->list);
+    if (kind == SPATE_LOAD_MARKED)
+        add_keys_table(apply, projection, load->marks);
+    if (kind == SPATE_LOAD_SHADOW) {
+        spate_buf_printf(&sql, "CREATE TABLE %s (LIKE %s INCLUDING ALL)", load->shadow, projection->target);
+        add(apply, &sql);
+    }
+    spate_load_hash(projection, hash);
+    spate_buf_printf(&sql,
+                     "UPDATE %s.spate_table SET load_kind = '%s', chunk = 0, resume = '', ranges = NULL",
+                     apply->store->schema, spate_load_kind_name(kind));
+    /* From here on the table is between two pictures. */
+    if (kind != SPATE_LOAD_ADD)
+        spate_buf_printf(&sql, ", snapshotted = false, projection = '%s'", hash);
+    spate_buf_puts(&sql, ", request = ");
+    spate_pg_literal(&sql, spate_slice_str(request));
+    spate_load_where(projection, &sql);
+    add(apply, &sql);
+    spate_buf_fini(&sql);
+}
+
+static enum spate_rc refused(const struct spate_apply *apply, struct spate_err *err)
+{
+    const struct spate_store *store = apply->store;
+
+    if (err->verdict == SPATE_RETRY)
+        return SPATE_FAIL;
+    err->exit_code = SPATE_EXIT_REFUSED;
+    if (strcmp(err->sqlstate, "42501") != 0) {
+        err->verdict = SPATE_FATAL;
+        return spate_err_context(err, "a snapshot cannot begin");
+    }
+    return spate_fail(
+        err, SPATE_FATAL,
+        "role %s may not make the tables that a snapshot needs in target schema %s: as its owner "
+        "run GRANT USAGE, CREATE ON SCHEMA %s TO %s",
+        PQuser(store->conn), store->schema, store->schema, PQuser(store->conn));
+}
+
+/* After the kinds changed: what is prepared is about other tables. */
+static enum spate_rc prepare(struct spate_apply *apply, struct spate_projection *const *tables, size_t count,
+                             struct spate_err *err)
+{
+    for (size_t i = 0; i < count; i++)
+        for (size_t v = 0; v < tables[i]->version_count; v++) {
+            enum spate_rc rc = spate_apply_prepare(apply, tables[i]->versions[v], err);
+
+            if (rc != SPATE_OK)
+                return rc;
+        }
+    return SPATE_OK;
+}
+
+static enum spate_load_kind choose(const struct spate_apply *apply, const PGresult *res, int row,
+                                   bool conditional)
+{
+    bool related = PQgetvalue(res, row, 0)[0] == 't', rows = PQgetvalue(res, row, 1)[0] == 't';
+
+    if (conditional)
+        return SPATE_LOAD_ADD;
+    if (related || apply->store->config->on_snapshot == SPATE_SINK_SWAP)
+        return SPATE_LOAD_SHADOW;
+    return rows ? SPATE_LOAD_MARKED : SPATE_LOAD_EMPTY;
+}
+
+enum spate_rc spate_load_begin(struct spate_apply *apply, struct spate_projection *const *tables,
+                               size_t count, const char *request, bool conditional, struct spate_err *err)
+{
+    struct spate_buf sql = {0};
+    PGresult *res = NULL;
+    enum spate_rc rc = SPATE_OK;
+    size_t fresh = 0;
+
+    for (size_t i = 0; i < count; i++)
+        fresh += tables[i]->load.kind == SPATE_LOAD_NONE || strcmp(tables[i]->load.request, request) != 0;
+    if (fresh == 0)
+        return SPATE_OK;
+    spate_apply_begin(apply);
+    guard_sql(apply->store, &sql);
+    add(apply, &sql);
+    rc = spate_script_run(apply, err);
+    if (rc == SPATE_OK)
+        rc = look(apply, tables, count, &res, err);
+    for (size_t i = 0; rc == SPATE_OK && i < count; i++) {
+        struct spate_load *load = &tables[i]->load;
+        enum spate_load_kind kind = choose(apply, res, (int)i, conditional);
+
+        if (load->kind != SPATE_LOAD_NONE && strcmp(load->request, request) == 0)
+            continue;
+        begin_table(apply, tables[i], kind, request);
+        spate_load_set(tables[i], kind, request);
+        load->ready &= kind == SPATE_LOAD_ADD;
+        load->changed &= kind == SPATE_LOAD_ADD;
+        spate_log(SPATE_LOG_INFO, "snapshot-table", "table=%s request=%s kind=%s", tables[i]->label,
+                  load->request, spate_load_kind_name(kind));
+    }
+    if (rc == SPATE_OK)
+        rc = spate_script_run(apply, err);
+    if (rc == SPATE_OK)
+        rc = prepare(apply, tables, count, err);
+    SPATE_FAILPOINT(sink_load_begin);
+    if (rc == SPATE_FAIL)
+        rc = refused(apply, err);
+    PQclear(res);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
+/* ---- the end ---- */
+
+static void join_key(const struct spate_version *version, struct spate_buf *sql, bool ours)
+{
+    for (size_t k = 0; k < version->key_count; k++) {
+        spate_buf_puts(sql, k ? " AND t." : " WHERE t.");
+        spate_pg_ident(sql, spate_slice_str(key_name(version, k)));
+        spate_buf_puts(sql, " = o.");
+        if (ours)
+            spate_buf_printf(sql, "k%zu", k);
+        else
+            spate_pg_ident(sql, spate_slice_str(key_name(version, k)));
+    }
+}
+
+static void add_sweep(struct spate_apply *apply, const struct spate_projection *projection)
+{
+    const struct spate_load *load = &projection->load;
+    const bool marked = load->kind == SPATE_LOAD_MARKED;
+    const char *generation = marked ? load->marks : load->shadow;
+    struct spate_buf sql = {0};
+
+    spate_buf_printf(&sql, "ANALYZE %s", generation);
+    add(apply, &sql);
+    spate_buf_printf(&sql, "DELETE FROM %s AS t WHERE NOT EXISTS (SELECT FROM %s AS o", projection->target,
+                     generation);
+    join_key(projection->current, &sql, marked);
+    spate_buf_puts(&sql, ");\n");
+    spate_buf_add(&apply->sql, sql.data, sql.len);
+    spate_script_step(apply, SPATE_STEP_SWEEP, NULL, 0);
+    spate_buf_fini(&sql);
+}
+
+/* The old table takes over what differs, so that what the team hung on it - grants, views, keys, indexes,
+ * columns of its own - stays. Compared by image, which every type has, and which tells 1.0 from 1.00. */
+static void add_takeover(struct spate_apply *apply, const struct spate_projection *projection)
+{
+    const struct spate_version *version = projection->current;
+    struct spate_buf sql = {0}, names = {0}, ours = {0}, theirs = {0}, set = {0};
+    size_t rest = 0;
+
+    for (size_t i = 0; i < version->output_count; i++) {
+        struct spate_buf quoted = {0};
+        const char *name;
+
+        spate_pg_ident(&quoted, spate_slice_str(version->outputs[i].name));
+        name = spate_buf_str(&quoted);
+        spate_buf_printf(&names, "%s%s", i ? ", " : "", name);
+        if (!version->outputs[i].key) {
+            spate_buf_printf(&ours, "%st.%s", rest ? ", " : "", name);
+            spate_buf_printf(&theirs, "%sEXCLUDED.%s", rest ? ", " : "", name);
+            spate_buf_printf(&set, "%s%s = EXCLUDED.%s", rest++ ? ", " : "", name, name);
+        }
+        spate_buf_fini(&quoted);
+    }
+    spate_buf_printf(&sql, "INSERT INTO %s AS t (%s) SELECT %s FROM %s ON CONFLICT (", projection->target,
+                     spate_buf_str(&names), spate_buf_str(&names), projection->load.shadow);
+    for (size_t k = 0; k < version->key_count; k++) {
+        spate_buf_puts(&sql, k ? ", " : "");
+        spate_pg_ident(&sql, spate_slice_str(key_name(version, k)));
+    }
+    if (rest)
+        spate_buf_printf(&sql,
+                         ") DO UPDATE SET %s WHERE ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) "
+                         "ROW(%s)::pg_catalog.record",
+                         spate_buf_str(&set), spate_buf_str(&ours), spate_buf_str(&theirs));
+    else
+        spate_buf_puts(&sql, ") DO NOTHING");
+    add(apply, &sql);
+    spate_buf_fini(&sql);
+    spate_buf_fini(&names);
+    spate_buf_fini(&ours);
+    spate_buf_fini(&theirs);
+    spate_buf_fini(&set);
+}
+
+static void add_end(struct spate_apply *apply, const struct spate_projection *projection, const char *more)
+{
+    struct spate_buf sql = {0};
+
+    drop_sql(&projection->load, &sql);
+    add(apply, &sql);
+    spate_buf_printf(
+        &sql,
+        "UPDATE %s.spate_table SET load_kind = NULL, request = NULL, chunk = NULL, resume = NULL, "
+        "ranges = NULL%s",
+        apply->store->schema, more);
+    spate_load_where(projection, &sql);
+    add(apply, &sql);
+    spate_buf_fini(&sql);
+}
+
+static void begin_end(struct spate_apply *apply)
+{
+    struct spate_buf sql = {0};
+
+    spate_apply_begin(apply);
+    guard_sql(apply->store, &sql);
+    add(apply, &sql);
+    spate_buf_fini(&sql);
+}
+
+/* What the target says to the removal of rows that are gone at the source. */
+static enum spate_rc end_failed(struct spate_apply *apply, struct spate_err *err)
+{
+    struct spate_err check = {0};
+
+    spate_apply_rollback(apply);
+    if (err->verdict == SPATE_RETRY || PQstatus(apply->store->conn) != CONNECTION_OK) {
+        err->verdict = SPATE_RETRY;
+        return SPATE_FAIL;
+    }
+    if (spate_store_check(apply->store, &check) == SPATE_FAIL) {
+        *err = check;
+        return SPATE_FAIL;
+    }
+    err->verdict = SPATE_FATAL;
+    err->exit_code = SPATE_EXIT_REFUSED;
+    if (strcmp(err->sqlstate, "23503") == 0)
+        return spate_err_context(err,
+                                 "rows that no longer exist at the source cannot be removed, since rows of "
+                                 "another table refer to them. Delete those, or drop that foreign key, and "
+                                 "start the sink again: the end of the snapshot is then tried again");
+    return spate_err_context(err,
+                             "the end of a snapshot cannot be written; mend it and start the sink again");
+}
+
+enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projection *const *tables,
+                                size_t count, struct spate_err *err)
+{
+    static const char *const free_paths[] = {"seqscan", "indexscan", "hashjoin", "mergejoin", "material"};
+    int64_t start = spate_clock_ms();
+    uint64_t swept = apply->swept;
+    enum spate_rc rc;
+
+    begin_end(apply);
+    /* These read whole tables, of which there are statistics: the pins for small batches would be in the way.
+     */
+    for (size_t i = 0; i < sizeof free_paths / sizeof *free_paths; i++) {
+        char sql[64];
+
+        snprintf(sql, sizeof sql, "SET LOCAL enable_%s = on", free_paths[i]);
+        spate_script_add(apply, sql);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (tables[i]->load.kind == SPATE_LOAD_MARKED || tables[i]->load.kind == SPATE_LOAD_SHADOW)
+            add_sweep(apply, tables[i]);
+    for (size_t i = 0; i < count; i++)
+        if (tables[i]->load.kind == SPATE_LOAD_SHADOW)
+            add_takeover(apply, tables[i]);
+    for (size_t i = 0; i < count; i++)
+        add_end(apply, tables[i], tables[i]->load.kind == SPATE_LOAD_ADD ? "" : ", snapshotted = true");
+    spate_script_add(apply, "COMMIT");
+    SPATE_FAILPOINT(sink_sweep);
+    rc = spate_script_run(apply, err);
+    SPATE_FAILPOINT(sink_swept);
+    if (rc != SPATE_OK)
+        return end_failed(apply, err);
+    apply->open = false;
+    for (size_t i = 0; i < count; i++) {
+        tables[i]->load.ready |= tables[i]->load.kind != SPATE_LOAD_ADD;
+        spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
+    }
+    spate_log(SPATE_LOG_INFO, "snapshot-swept", "tables=%zu rows=%" PRIu64 " ms=%" PRId64, count,
+              apply->swept - swept, spate_clock_ms() - start);
+    return prepare(apply, tables, count, err);
+}
+
+enum spate_rc spate_load_abandon(struct spate_apply *apply, struct spate_projection *const *tables,
+                                 size_t count, bool stale, struct spate_err *err)
+{
+    enum spate_rc rc;
+
+    begin_end(apply);
+    for (size_t i = 0; i < count; i++)
+        add_end(apply, tables[i], stale ? ", snapshotted = false" : "");
+    spate_script_add(apply, "COMMIT");
+    rc = spate_script_run(apply, err);
+    if (rc != SPATE_OK)
+        return end_failed(apply, err);
+    apply->open = false;
+    for (size_t i = 0; i < count; i++) {
+        tables[i]->load.ready &= !stale;
+        spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
+    }
+    return prepare(apply, tables, count, err);
+}
+
+enum spate_rc spate_load_void(struct spate_store *store, struct spate_projection *projection,
+                              struct spate_err *err)
+{
+    struct spate_apply apply;
+    enum spate_rc rc;
+
+    spate_apply_init(&apply, store);
+    begin_end(&apply);
+    add_end(&apply, projection, ", snapshotted = false");
+    spate_script_add(&apply, "COMMIT");
+    rc = spate_script_run(&apply, err);
+    if (rc != SPATE_OK)
+        rc = end_failed(&apply, err);
+    apply.open = false;
+    spate_apply_fini(&apply);
+    if (rc == SPATE_OK) {
+        projection->load.ready = false;
+        spate_load_set(projection, SPATE_LOAD_NONE, NULL);
+    }
+    return rc;
+}

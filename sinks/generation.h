@@ -1,0 +1,25 @@
+/* sinks/generation.h - how a snapshot of tables begins and ends. Internal to sinks/load. */
+#ifndef SPATE_SINKS_GENERATION_H
+#define SPATE_SINKS_GENERATION_H
+
+#include "core/buf.h"
+#include "core/err.h"
+#include "sinks/load.h"
+
+/* Changes the kind and what depends on it, in memory: a load at its beginning, or none. */
+void spate_load_set(struct spate_projection *projection, enum spate_load_kind kind, const char *request);
+
+/* "none", "empty", ...: as stored. */
+const char *spate_load_kind_name(enum spate_load_kind kind);
+
+#define SPATE_LOAD_HASH 17
+void spate_load_hash(const struct spate_projection *projection, char out[SPATE_LOAD_HASH]);
+
+/* " WHERE table_name = ... AND sink = ..." of spate_table */
+void spate_load_where(const struct spate_projection *projection, struct spate_buf *sql);
+
+/* Ends a load whose own tables are not what they should be. */
+SPATE_CHECKED enum spate_rc spate_load_void(struct spate_store *store, struct spate_projection *projection,
+                                            struct spate_err *err);
+
+#endif

@@ -1,0 +1,327 @@
+/* sinks/merge.c - the rows of one piece become statements: staged, then deleted, inserted, updated. */
+#include "sinks/merge.h"
+
+#include "sinks/projection.h"
+#include "sinks/script.h"
+
+#include <string.h>
+
+#define SMALL_ROWS  200         /* up to so many rows of a table come as parameters, not by COPY */
+#define SMALL_BYTES (64 * 1024) /* and so many bytes */
+#define PLAIN_PAUSE 64
+
+/* What a piece holds of one version. */
+struct share {
+    const struct spate_version *version;
+    size_t rows, bytes;
+    size_t erased;     /* 'd' and 'r' */
+    size_t erased_old; /* of those, rows that were there before the piece */
+    size_t upserted;   /* 'u' and 'r' */
+    size_t partial, moved;
+    size_t answered; /* 'k' */
+    bool all_fresh;  /* every upserted row came into being in this piece */
+};
+
+static struct share share_of(const struct spate_piece *piece, const struct spate_version *version)
+{
+    struct share share = {.version = version, .all_fresh = true};
+
+    for (size_t i = 0; i < piece->count; i++) {
+        const struct spate_entry *e = &piece->entries[i];
+
+        if (e->version != version)
+            continue;
+        share.rows++;
+        if (share.rows <= SMALL_ROWS)
+            for (size_t u = 0; u < version->used_count; u++)
+                share.bytes += spate_script_value(e, u)->text.len + 4;
+        if (e->op == SPATE_ENTRY_DELETE || e->op == SPATE_ENTRY_REPLACE) {
+            share.erased++;
+            share.erased_old += !e->fresh;
+        }
+        if (e->op == SPATE_ENTRY_UPSERT || e->op == SPATE_ENTRY_REPLACE) {
+            share.upserted++;
+            share.all_fresh &= e->fresh && e->op == SPATE_ENTRY_UPSERT;
+        }
+        share.partial += e->op == SPATE_ENTRY_PARTIAL;
+        share.moved += e->op == SPATE_ENTRY_MOVE;
+        share.answered += e->op == SPATE_ENTRY_ANSWERED;
+    }
+    return share;
+}
+
+static bool has_op(const struct spate_entry *entry, const char *ops)
+{
+    return strchr(ops, (int)entry->op) != NULL;
+}
+
+/* One element of an array's text. */
+static void add_element(struct spate_buf *out, const struct spate_value *value)
+{
+    const char *at = value->text.at, *end = at + value->text.len;
+
+    if (value->kind != SPATE_VALUE_TEXT) {
+        spate_buf_puts(out, "NULL");
+        return;
+    }
+    spate_buf_putc(out, '"');
+    while (at < end) {
+        const char *from = at;
+
+        while (at < end && *at != '"' && *at != '\\')
+            at++;
+        spate_buf_add(out, from, (size_t)(at - from));
+        if (at < end) {
+            spate_buf_putc(out, '\\');
+            spate_buf_putc(out, *at++);
+        }
+    }
+    spate_buf_putc(out, '"');
+}
+
+/* The column of the staging table that `column` counts (0: what to do), for one entry. */
+static void add_column_element(struct spate_buf *out, const struct spate_entry *entry, size_t column)
+{
+    static const struct spate_value null = {.kind = SPATE_VALUE_NULL};
+    const struct spate_version *version = entry->version;
+    size_t extra = version->maybe_count ? 1 + version->key_count : 0;
+
+    if (column == 0)
+        spate_buf_putc(out, (char)entry->op);
+    else if (extra && column == 1)
+        spate_script_mask(entry, out);
+    else if (column <= extra)
+        add_element(out, entry->old_key ? &entry->old_key[column - 2] : &null);
+    else
+        add_element(out, spate_script_value(entry, column - 1 - extra));
+}
+
+/* Executes a statement over the entries of these kinds, given as an array per column. */
+static void execute_small(struct spate_apply *apply, const char *sql, const struct spate_version *version,
+                          const char *ops, uint64_t expected)
+{
+    size_t columns = 1 + version->used_count + (version->maybe_count ? 1 + version->key_count : 0);
+
+    spate_buf_puts(&apply->sql, sql);
+    for (size_t c = 0; c < columns; c++) {
+        bool first = true;
+
+        spate_buf_reset(&apply->chunk);
+        spate_buf_putc(&apply->chunk, '{');
+        for (size_t i = 0; i < apply->piece.count; i++) {
+            const struct spate_entry *e = &apply->piece.entries[i];
+
+            if (e->version != version || !has_op(e, ops))
+                continue;
+            if (!first)
+                spate_buf_putc(&apply->chunk, ',');
+            first = false;
+            add_column_element(&apply->chunk, e, c);
+        }
+        spate_buf_putc(&apply->chunk, '}');
+        spate_buf_puts(&apply->sql, c ? ", " : " (");
+        spate_pg_literal(&apply->sql, spate_buf_view(&apply->chunk));
+    }
+    spate_buf_puts(&apply->sql, ");\n");
+    spate_script_step(apply, expected ? SPATE_STEP_COUNTED : SPATE_STEP_OTHER, version, expected);
+}
+
+static void stage_copy(struct spate_apply *apply, const struct spate_version *version)
+{
+    spate_buf_printf(&apply->sql, "COPY %s ", version->sql.stage);
+    spate_buf_puts(&apply->sql, version->sql.columns);
+    spate_buf_puts(&apply->sql, " FROM STDIN;\n");
+    spate_script_step(apply, SPATE_STEP_COPY, version, 0);
+}
+
+/* The staging table is emptied by COMMIT; a second piece inside one transaction has to do it itself. */
+static void clear_stage(struct spate_apply *apply, const struct share *share)
+{
+    struct spate_version_state *state = share->version->state;
+
+    if (state->transaction == apply->transactions) {
+        spate_buf_printf(&apply->sql, "TRUNCATE %s;\n", share->version->sql.stage);
+        spate_script_step(apply, SPATE_STEP_OTHER, share->version, 0);
+    }
+    state->transaction = apply->transactions;
+}
+
+static void execute(struct spate_apply *apply, const char *sql, const struct spate_version *version,
+                    uint64_t expected)
+{
+    spate_buf_puts(&apply->sql, sql);
+    spate_buf_puts(&apply->sql, ";\n");
+    spate_script_step(apply, expected ? SPATE_STEP_COUNTED : SPATE_STEP_OTHER, version, expected);
+}
+
+/* Rows that cannot be there yet need no conflict clause, which is nearly twice as fast (T33). When one is
+ * there all the same (a sink that began late, or was started again), the savepoint brings the conflict clause
+ * back. */
+static enum spate_rc insert_plain(struct spate_apply *apply, const struct spate_version *version,
+                                  struct spate_err *err)
+{
+    enum spate_rc rc;
+
+    spate_script_add(apply, "SAVEPOINT spate");
+    if (spate_script_run(apply, err) != SPATE_OK)
+        return SPATE_FAIL;
+    execute(apply, version->sql.insert, version, 0);
+    spate_script_add(apply, "RELEASE SAVEPOINT spate");
+    rc = spate_script_run(apply, err);
+    if (rc == SPATE_OK || strcmp(err->sqlstate, "23505") != 0)
+        return rc;
+    apply->plain_pause = PLAIN_PAUSE;
+    apply->plain_failed++;
+    *err = (struct spate_err){0};
+    spate_script_add(apply, "ROLLBACK TO SAVEPOINT spate");
+    spate_script_add(apply, "RELEASE SAVEPOINT spate");
+    execute(apply, version->sql.large.upsert, version, 0);
+    return SPATE_OK;
+}
+
+static const struct spate_load *load_of(const struct share *share)
+{
+    return &share->version->projection->load;
+}
+
+/* What a condition keeps out was mostly never there: only where there is none a miss tells something. So it
+ * is while a snapshot is on its way: what it has not brought yet is no loss. */
+static uint64_t expected_erased(const struct share *share)
+{
+    if (share->version->where || load_of(share)->kind != SPATE_LOAD_NONE)
+        return 0;
+    return share->erased_old;
+}
+
+/* Then a partial change that finds no row puts its key on the re-read list instead. */
+static uint64_t expected_partial(const struct share *share, size_t count)
+{
+    return load_of(share)->kind == SPATE_LOAD_NONE ? count : 0;
+}
+
+/* Rows of a table that began empty come once, mostly: when one moved and comes twice the savepoint mends it.
+ */
+static bool may_be_plain(const struct share *share)
+{
+    enum spate_load_kind kind = load_of(share)->kind;
+
+    return share->all_fresh ||
+           (share->erased == 0 && (kind == SPATE_LOAD_EMPTY || kind == SPATE_LOAD_SHADOW));
+}
+
+static bool must_erase(const struct share *share)
+{
+    return share->erased || (share->version->where && share->upserted);
+}
+
+/* One of a version's statements, over what was staged with COPY or over arrays. */
+static void run(struct spate_apply *apply, const struct share *share, bool copied, const char *sql,
+                const char *ops, uint64_t expected)
+{
+    if (copied)
+        execute(apply, sql, share->version, expected);
+    else
+        execute_small(apply, sql, share->version, ops, expected);
+}
+
+/* Deletes before upserts: inside a piece that is any order (sinks/fold.h). */
+static void merge_erase(struct spate_apply *apply, const struct share *share, const struct spate_merge *merge,
+                        bool copied)
+{
+    const char *ops = share->version->where ? "dru" : "dr";
+
+    if (merge->load.off && load_of(share)->listed && (share->erased || share->upserted || share->answered))
+        run(apply, share, copied, merge->load.off, "druk", 0);
+    if (!must_erase(share))
+        return;
+    run(apply, share, copied, merge->erase, ops, expected_erased(share));
+    if (merge->load.unmark)
+        run(apply, share, copied, merge->load.unmark, ops, 0);
+}
+
+/* What is not known is listed before the rows change, since a move changes what is known. */
+static void merge_partial(struct spate_apply *apply, const struct share *share,
+                          const struct spate_merge *merge, bool copied)
+{
+    if (share->partial && merge->load.list)
+        run(apply, share, copied, merge->load.list, "p", 0);
+    if (share->partial)
+        run(apply, share, copied, merge->partial, "p", expected_partial(share, share->partial));
+    if (share->moved && merge->load.list_move) {
+        run(apply, share, copied, merge->load.list_move, "m", 0);
+        run(apply, share, copied, merge->load.off_move, "m", 0);
+        if (merge->load.clear)
+            run(apply, share, copied, merge->load.clear, "m", 0);
+    }
+    if (share->moved)
+        run(apply, share, copied, merge->move, "m", expected_partial(share, share->moved));
+    if (share->moved && merge->load.mark_move)
+        run(apply, share, copied, merge->load.mark_move, "m", 0);
+    if (share->partial + share->moved > 0 && merge->load.list)
+        share->version->projection->load.listed = true;
+}
+
+static enum spate_rc merge_large(struct spate_apply *apply, const struct share *share, struct spate_err *err)
+{
+    const struct spate_version *version = share->version;
+    const struct spate_merge *merge = &version->sql.large;
+
+    clear_stage(apply, share);
+    stage_copy(apply, version);
+    merge_erase(apply, share, merge, true);
+    if (share->upserted) {
+        bool plain = may_be_plain(share) && apply->plain_pause == 0;
+
+        apply->plain_pause -= apply->plain_pause > 0;
+        if (plain && insert_plain(apply, version, err) != SPATE_OK)
+            return SPATE_FAIL;
+        if (!plain)
+            execute(apply, merge->upsert, version, 0);
+        if (merge->load.mark)
+            execute(apply, merge->load.mark, version, 0);
+    }
+    merge_partial(apply, share, merge, true);
+    return SPATE_OK;
+}
+
+static void merge_small(struct spate_apply *apply, const struct share *share)
+{
+    const struct spate_version *version = share->version;
+    const struct spate_merge *merge = &version->sql.small;
+
+    merge_erase(apply, share, merge, false);
+    if (share->upserted) {
+        execute_small(apply, merge->upsert, version, "ur", 0);
+        if (merge->load.mark)
+            execute_small(apply, merge->load.mark, version, "ur", 0);
+    }
+    merge_partial(apply, share, merge, false);
+}
+
+enum spate_rc spate_merge_piece(struct spate_apply *apply, struct spate_err *err)
+{
+    const struct spate_piece *piece = &apply->piece;
+    bool any_copy = false;
+
+    for (size_t i = 0; i < piece->version_count; i++) {
+        struct share share;
+        bool copy;
+
+        if (!piece->versions[i])
+            continue;
+        share = share_of(piece, piece->versions[i]);
+        if (share.rows == 0) /* the item that ended the piece was the first of its table */
+            continue;
+        copy = share.rows > SMALL_ROWS || share.bytes > SMALL_BYTES;
+        apply->rows += share.rows;
+        if (!copy)
+            merge_small(apply, &share);
+        else if (merge_large(apply, &share, err) != SPATE_OK)
+            return SPATE_FAIL;
+        any_copy |= copy;
+    }
+    /* COPY reads the piece while the script runs, and the next fold overwrites it. */
+    if (any_copy || apply->sql.len > 4 * SMALL_BYTES)
+        return spate_script_run(apply, err);
+    return SPATE_OK;
+}
