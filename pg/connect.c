@@ -33,6 +33,7 @@ static const struct pin pins[] = {
     {"statement_timeout", "0", NULL},            /* P78: nobody's defaults for people may cut us off */
     {"lock_timeout", "0", NULL},
     {"idle_in_transaction_session_timeout", "0", NULL},
+    {"jit", "off", NULL}, /* compiling a catalog query took half a second, running it a millisecond */
 };
 
 /* Unknown to older servers, which refuse a startup packet that names them: set afterwards. */
