@@ -41,6 +41,7 @@ enum field {
     FIELD_TABLES,
     FIELD_AGAIN,
     FIELD_APPEND,
+    FIELD_SOME,
     FIELD_CHUNK,
     FIELD_KEYS,
     FIELD_REASON,
@@ -75,6 +76,7 @@ static const struct {
     [FIELD_TABLES] = {"\"tables\"", OP(REQUEST) | OP(ACCEPTED) | OP(PROGRESS), OP(REQUEST) | OP(ACCEPTED)},
     [FIELD_AGAIN] = {"\"again\"", OP(REQUEST), NO_OP},
     [FIELD_APPEND] = {"\"append\"", OP(REQUEST), NO_OP},
+    [FIELD_SOME] = {"\"some\"", OP(REQUEST), NO_OP},
     [FIELD_CHUNK] = {"\"chunk\"", OP(REREAD), NO_OP},
     [FIELD_KEYS] = {"\"keys\"", OP(REREAD), OP(REREAD)},
     [FIELD_REASON] = {"\"reason\"", OP(REFUSED), OP(REFUSED)},
@@ -154,7 +156,11 @@ static bool read_name(struct reader *r, struct spate_slice *out)
 /* Of a schema, a table or a column. */
 static bool read_object_name(struct reader *r, struct spate_slice *out)
 {
-    return spate_json_name(&r->json, out) && (out->len != 0 || fail(r, "expected a name that is not empty"));
+    if (!spate_json_name(&r->json, out))
+        return false;
+    if (memchr(out->at, 0, out->len) != NULL)
+        return fail(r, spate_decode_nul);
+    return out->len != 0 || fail(r, "expected a name that is not empty");
 }
 
 static bool read_number(struct reader *r, double *out)
@@ -228,7 +234,8 @@ static bool read_condition(struct reader *r, struct spate_condition *out)
         else if (spate_decode_named(json, name, "\"op\""))
             ok = op = spate_json_string(json, &out->op);
         else if (spate_decode_named(json, name, "\"value\""))
-            ok = spate_decode_value(json, &value);
+            ok = spate_decode_value(json, &value) &&
+                 (!spate_decode_has_nul(&value) || fail(r, spate_decode_nul));
         else
             ok = spate_json_skip(json, NULL);
         if (!ok || !spate_json_after(json))
@@ -401,6 +408,8 @@ static bool read_field(struct reader *r, enum field field)
         return spate_json_bool(json, &out->again);
     case FIELD_APPEND:
         return spate_json_bool(json, &out->append);
+    case FIELD_SOME:
+        return spate_json_bool(json, &out->some);
     case FIELD_CHUNK:
         return spate_json_u64(json, UINT64_MAX, &out->chunk);
     case FIELD_KEYS:

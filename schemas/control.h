@@ -59,6 +59,7 @@ struct spate_control {
     size_t table_count;
     bool again;                        /* request: goes on from resume and chunk, also while it is active */
     bool append;                       /* request: rows without a key are welcome, too */
+    bool some;                         /* request: tables that cannot be read are left out, not refused */
     struct spate_slice schema, table;  /* reread */
     uint64_t chunk;                    /* reread: the greatest `no` taken of that table */
     struct spate_slice keys;           /* reread: JSON array of key objects, as it stands in the line */

@@ -171,6 +171,8 @@ void spate_encode_control(struct spate_buf *out, const struct spate_control *con
             SPATE_JSON_ADD(out, ",\"again\":true");
         if (control->append)
             SPATE_JSON_ADD(out, ",\"append\":true");
+        if (control->some)
+            SPATE_JSON_ADD(out, ",\"some\":true");
         break;
     case SPATE_CONTROL_REREAD:
         put_number(out, "\"chunk\"", control->chunk);

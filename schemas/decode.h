@@ -97,6 +97,11 @@ bool spate_decode_hex(struct spate_slice text, size_t count, uint64_t *out);
 /* Postgres' text again, from whatever kind of JSON it travelled as. */
 bool spate_decode_value(struct spate_json *json, struct spate_value *value);
 
+/* A value that goes back to Postgres: there is no text with a NUL, and where it ended there something else
+ * would be asked for. */
+extern const char spate_decode_nul[];
+bool spate_decode_has_nul(const struct spate_value *value);
+
 static inline uint64_t spate_field_bit(enum spate_field field)
 {
     return UINT64_C(1) << field;

@@ -83,6 +83,14 @@ bool spate_decode_value(struct spate_json *json, struct spate_value *value)
     }
 }
 
+const char spate_decode_nul[] = "a text of Postgres has no character 0";
+
+bool spate_decode_has_nul(const struct spate_value *value)
+{
+    return value->kind == SPATE_VALUE_TEXT && value->text.len != 0 &&
+           memchr(value->text.at, 0, value->text.len) != NULL;
+}
+
 /* An object of columns, or null. */
 static bool read_row(struct spate_decoder *decoder, const struct spate_table *table, const bool *want,
                      struct spate_value *values, bool *present)
@@ -330,11 +338,13 @@ enum spate_rc spate_decode_keys(struct spate_slice text, const struct spate_tabl
         if (table->key_count == 0)
             spate_json_fail(json, SPATE_JSON_SYNTAX, "the table has no key");
         read_key(&decoder, table, key);
-        for (size_t i = 0; i < table->key_count && json->why == NULL; i++)
-            if (key[i].kind == SPATE_VALUE_NULL) {
-                decoder.column = table->columns[table->key[i]].name;
+        for (size_t i = 0; i < table->key_count && json->why == NULL; i++) {
+            decoder.column = table->columns[table->key[i]].name;
+            if (key[i].kind == SPATE_VALUE_NULL)
                 spate_json_fail(json, SPATE_JSON_SYNTAX, "a column of a key is never null");
-            }
+            else if (spate_decode_has_nul(&key[i]))
+                spate_json_fail(json, SPATE_JSON_SYNTAX, spate_decode_nul);
+        }
         if (json->why != NULL)
             return refuse_keys(&decoder, table, *count + 1, err);
         ++*count;

@@ -70,7 +70,8 @@ static void make(struct examples *e, struct names names)
     e->all[i].tables = e->from;
     e->all[i].table_count = 1;
     e->all[i].again = true;
-    e->all[i++].append = true;
+    e->all[i].append = true;
+    e->all[i++].some = true;
     e->all[i].op = SPATE_CONTROL_REQUEST; /* for a sink */
     e->all[i++].to = names.sink;
     e->all[i].op = SPATE_CONTROL_CANCEL;
@@ -162,7 +163,7 @@ static void same(const struct spate_control *a, const struct spate_control *b)
     assert_true(spate_slice_eq(a->sink, b->sink));
     assert_true(spate_slice_eq(a->source, b->source));
     assert_true(a->wall_us == b->wall_us && a->epoch == b->epoch && a->chunk == b->chunk);
-    assert_true(a->again == b->again && a->append == b->append);
+    assert_true(a->again == b->again && a->append == b->append && a->some == b->some);
     assert_true(spate_slice_eq(a->schema, b->schema));
     assert_true(spate_slice_eq(a->table, b->table));
     assert_true(spate_slice_eq(a->keys, b->keys));
@@ -392,6 +393,9 @@ static void mistakes_are_named(void **state)
         {WHERE("{\"column\":\"id\",\"op\":\"is\",\"value\":true}"), "go with null only"},
         {WHERE("{\"column\":\"id\",\"op\":\"=\",\"value\":7},{\"column\":\"id\",\"op\":\"!=\",\"value\":8}"),
          "table a.t: condition 2: field \"op\""},
+        {WHERE("{\"column\":\"id\",\"op\":\"=\",\"value\":\"a\\u0000b\"}"), "no character 0"},
+        {WHERE("{\"column\":\"id\\u0000\",\"op\":\"=\",\"value\":1}"), "no character 0"},
+        {TABLE(",\"columns\":[\"$bytes:AA==\"]"), "no character 0"},
         {REREAD(",\"schema\":\"a\",\"table\":\"t\""), "field \"keys\""},
         {REREAD(",\"schema\":\"a\",\"keys\":[{}]"), "field \"table\""},
         {REREAD(",\"table\":\"t\",\"keys\":[{}]"), "field \"schema\""},

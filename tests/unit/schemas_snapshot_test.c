@@ -549,6 +549,16 @@ static void keys_come_back(void **state)
         }
         assert_true(spate_slice_is(values[4 * i + 3].text, keys[i][3].text.at[0] == 't' ? "true" : "false"));
     }
+    /* By hand: any order, and numbers as strings. */
+    assert_int_equal(spate_decode_keys(S("[ { \"paid\" : true, \"$bytes:JGJ5dGVzOng=\" : \"7\", "
+                                         "\"$bytes:Y2Fm6Q==\" : [ 1 ], \"a \\\"b\\\"\\u000a\" : 5 } ]"),
+                                       table, &values, &count, &arena, &err),
+                     SPATE_OK);
+    assert_int_equal(count, 1);
+    assert_true(spate_slice_is(values[0].text, "[ 1 ]"));
+    assert_true(spate_slice_is(values[1].text, "5"));
+    assert_true(spate_slice_is(values[2].text, "7"));
+    assert_true(spate_slice_is(values[3].text, "true"));
     assert_int_equal(spate_decode_keys(S(" [ ] "), table, &values, &count, &arena, &err), SPATE_OK);
     assert_int_equal(count, 0);
     spate_buf_fini(&text);
@@ -574,6 +584,8 @@ static void refuses_malformed_keys(void **state)
         {"[{\"id\":1,\"paid\":true}]", "not part of the table's key"},
         {"[{\"id\":1,\"z\":1}]", "no such column"},
         {"[{\"id\":{\"$bytes\":\"?\"}}]", "base64"},
+        {"[{\"id\":\"1\\u0000\"}]", "no character 0"},
+        {"[{\"id\":{\"$bytes\":\"AA==\"}}]", "no character 0"},
     };
     struct spate_table *orders = fixture_orders(SPATE_IDENTITY_DEFAULT), *kinds = fixture_kinds();
     struct spate_value *values;
