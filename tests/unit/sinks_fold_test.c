@@ -356,6 +356,54 @@ static void a_large_piece_leaves_a_small_one_clean(void **state)
     spate_piece_fini(&piece);
 }
 
+static void a_row_of_a_snapshot_may_have_been_there(void **state)
+{
+    struct spate_piece piece = {0};
+
+    (void)state;
+    add(SPATE_OP_READ, "1", NULL, "x", "big");
+    add(SPATE_OP_UPDATE, "1", NULL, "y", NULL);
+    add(SPATE_OP_UPDATE, "2", NULL, "p", NULL);
+    add(SPATE_OP_READ, "2", NULL, "q", "b2");
+    add(SPATE_OP_DELETE, "3", NULL, NULL, NULL);
+    add(SPATE_OP_READ, "3", NULL, "again", "b3");
+    add(SPATE_OP_READ, "4", NULL, "gone", "b4");
+    add(SPATE_OP_DELETE, "4", NULL, NULL, NULL);
+    assert_int_equal(spate_fold(&piece, items, count), count);
+    assert_entry(&piece, "1", 'u', "y", "big");
+    assert_entry(&piece, "2", 'u', "q", "b2");
+    assert_entry(&piece, "3", 'r', "again", "b3");
+    assert_entry(&piece, "4", 'd', NULL, NULL);
+    for (size_t i = 0; i < piece.count; i++)
+        assert_false(piece.entries[i].fresh);
+    spate_piece_fini(&piece);
+}
+
+/* A partial change before an answer and one after it end differently: the order has to be kept. */
+static void answered_keys_stand_among_themselves(void **state)
+{
+    struct spate_piece piece = {0};
+
+    (void)state;
+    add(SPATE_OP_UPDATE, "1", NULL, "p", NULL);
+    add(SPATE_OP_CHUNK, "1", NULL, NULL, NULL);
+    add(SPATE_OP_CHUNK, "2", NULL, NULL, NULL);
+    add(SPATE_OP_UPDATE, "1", NULL, "q", NULL);
+    for (size_t i = 1; i < 3; i++)
+        items[i].values = NULL;
+    assert_int_equal(spate_fold(&piece, items, count), 1);
+    assert_false(piece.answers);
+    assert_int_equal(spate_fold(&piece, items + 1, count - 1), 2);
+    assert_true(piece.answers);
+    assert_int_equal(piece.count, 2);
+    assert_int_equal(entry(&piece, "1")->op, 'k');
+    assert_null(entry(&piece, "2")->values);
+    assert_int_equal(spate_fold(&piece, items + 3, count - 3), 1);
+    assert_false(piece.answers);
+    assert_entry(&piece, "1", 'p', "q", NULL);
+    spate_piece_fini(&piece);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -367,6 +415,8 @@ int main(void)
         cmocka_unit_test_setup(truncate_and_a_new_version_end_the_piece, reset),
         cmocka_unit_test_setup(folded_equals_one_by_one, reset),
         cmocka_unit_test_setup(a_large_piece_leaves_a_small_one_clean, reset),
+        cmocka_unit_test_setup(a_row_of_a_snapshot_may_have_been_there, reset),
+        cmocka_unit_test_setup(answered_keys_stand_among_themselves, reset),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "sinks/generation.h"
 #include "sinks/projection.h"
 #include "tests/support/schemas_fixture.h"
 
@@ -342,6 +343,154 @@ static void assignments_keep_values_or_ask_for_a_cast(void **state)
     assert_true(spate_type_lossless(1114, 0, 1114, 6));
 }
 
+/* The statements of one kind of load; "%" in the words stands for the hash in names of ours. */
+static void assert_statements(struct world *w, enum spate_load_kind kind, const char *const *words)
+{
+    const char *hash = strstr(w->projection.load.marks, "mark_") + 5;
+    char text[400];
+
+    w->projection.load.kind = kind;
+    w->projection.load.target = kind == SPATE_LOAD_SHADOW ? w->projection.load.shadow : NULL;
+    w->projection.load.edition++;
+    spate_version_sql(w->version);
+    for (; *words; words++) {
+        bool absent = **words == '!';
+        const char *at = *words + absent, *mark = strchr(at, '%');
+
+        if (mark)
+            snprintf(text, sizeof text, "%.*s%.16s%s", (int)(mark - at), at, hash, mark + 1);
+        if ((strstr(w->version->sql.create, mark ? text : at) != NULL) == absent)
+            fail_msg("kind %d: %s is %s:\n%s", (int)kind, at, absent ? "there" : "not there",
+                     w->version->sql.create);
+    }
+}
+
+static void a_snapshot_adds_statements_and_leaves_the_others(void **state)
+{
+    static const char *const none[] = {"!_mark_", "!_list_", "!_new_", "PREPARE spate_u0_3_1 (integer)",
+                                       NULL};
+    static const char *const empty[] = {
+        "INSERT INTO \"team\".\"spate_list_%\" SELECT s.n0 FROM (SELECT \"id\" AS k0, \"id\" AS n0 FROM "
+        "pg_temp.spate_s0_3 WHERE \"~op\" = 'p') AS s WHERE NOT EXISTS (SELECT FROM \"team\".\"Inv\" AS o "
+        "WHERE o.\"id\" = s.k0) ON CONFLICT DO NOTHING",
+        "SELECT \"~old0\" AS k0, \"id\" AS n0 FROM pg_temp.spate_s0_3 WHERE \"~op\" = 'm'",
+        "!_mark_",
+        "!_new_",
+        "!spate_c0",
+        "PREPARE spate_fs0_3_2 (text[]",
+        NULL};
+    static const char *const marked[] = {
+        "INSERT INTO \"team\".\"spate_mark_%\" SELECT \"id\" AS k0 FROM pg_temp.spate_s0_3 WHERE \"~op\" IN "
+        "('u', 'r') ON CONFLICT DO NOTHING",
+        "DELETE FROM \"team\".\"spate_mark_%\" AS t USING (SELECT \"id\" AS k0 FROM pg_temp.spate_s0_3 WHERE "
+        "\"~op\" IN ('d', 'r')) AS s WHERE t.k0 = s.k0",
+        /* only rows of the generation are touched by a partial update */
+        "= 'p') AS s, \"team\".\"spate_mark_%\" AS o WHERE t.\"id\" = s.k0 AND o.k0 = s.k0",
+        "WHERE NOT EXISTS (SELECT FROM \"team\".\"spate_mark_%\" AS o WHERE o.k0 = s.k0) ON CONFLICT",
+        "UPDATE \"team\".\"spate_mark_%\" AS t SET k0 = s.n0",
+        "PREPARE spate_c0_3_3 (integer) AS DELETE FROM \"team\".\"Inv\"", NULL};
+    static const char *const shadow[] = {"INSERT INTO \"team\".\"spate_new_%\" (\"id\", ",
+                                         "UPDATE \"team\".\"spate_new_%\" AS t SET ", "!\"Inv\"", "!_mark_",
+                                         NULL};
+    static const char *const added[] = {"INSERT INTO \"team\".\"Inv\"", "spate_c0", "!_mark_", "!_new_",
+                                        NULL};
+    struct spate_err err = {0};
+    struct world w;
+
+    (void)state;
+    open_world(&w, SPATE_IDENTITY_DEFAULT, NULL, NULL, NULL);
+    fake_answers(&w, NULL, NULL);
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+    assert_statements(&w, SPATE_LOAD_NONE, none);
+    assert_null(w.version->sql.large.load.off);
+    assert_statements(&w, SPATE_LOAD_EMPTY, empty);
+    assert_statements(&w, SPATE_LOAD_MARKED, marked);
+    assert_string_equal(w.version->sql.small.load.mark_move, "EXECUTE spate_vs0_3_3");
+    assert_statements(&w, SPATE_LOAD_SHADOW, shadow);
+    assert_statements(&w, SPATE_LOAD_ADD, added);
+    close_world(&w);
+
+    /* Where no value comes unchanged there is nothing to read again; a row outside `where` is not marked. */
+    open_world(&w, SPATE_IDENTITY_FULL, "paid", NULL, NULL);
+    fake_answers(&w, NULL, "paid");
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+    assert_statements(
+        &w, SPATE_LOAD_MARKED,
+        (const char *const[]){"SELECT \"id\" AS k0 FROM pg_temp.spate_s0_3 WHERE CASE WHEN \"~op\" "
+                              "IN ('u', 'r') THEN (paid\n) ELSE false END ON CONFLICT DO NOTHING",
+                              "WHEN 'u' THEN (paid\n) IS NOT TRUE ELSE false END) AS s WHERE t.k0 "
+                              "= s.k0",
+                              "!INSERT INTO \"team\".\"spate_list_", NULL});
+    close_world(&w);
+}
+
+/* What changes the rows that are there changes the hash; what else the source alters does not. */
+static void the_hash_is_of_what_the_rows_are_written_by(void **state)
+{
+    static const char *const columns[] = {"id", "id", "t", "total", NULL}, *const other[] = {"id", "id", "t",
+                                                                                             "total + 1",
+                                                                                             NULL};
+    static const char *const uses[] = {NULL, "total"};
+    const struct {
+        const char *where;
+        const char *const *columns;
+        bool wider, same;
+    } cases[] = {{NULL, columns, false, true},
+                 {"paid", columns, false, false},
+                 {NULL, other, false, false},
+                 {NULL, NULL, false, false},
+                 {NULL, columns, true, true}};
+    char first[SPATE_LOAD_HASH] = "";
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct spate_err err = {0};
+        struct world w;
+        char hash[SPATE_LOAD_HASH];
+        struct spate_slice type;
+
+        open_world(&w, SPATE_IDENTITY_FULL, cases[i].where, cases[i].columns, NULL);
+        type = w.table->columns[5].type;
+        if (cases[i].wider) /* a column that the projection does not use is altered */
+            w.table->columns[5].type = spate_slice_str("bytea");
+        fake_answers(&w, cases[i].columns ? uses : NULL, cases[i].where);
+        assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+        w.projection.current = w.version;
+        spate_load_hash(&w.projection, hash);
+        if (i == 0)
+            strcpy(first, hash);
+        assert_int_equal(strcmp(first, hash) == 0, cases[i].same);
+        spate_load_compare(&w.projection);
+        assert_false(w.projection.load.changed); /* nothing is stored yet */
+        w.projection.load.stored_hash = spate_strdup(first);
+        spate_load_compare(&w.projection);
+        assert_int_equal(w.projection.load.changed, !cases[i].same);
+        w.table->columns[5].type = type;
+        close_world(&w);
+    }
+}
+
+static void a_rewind_forgets_what_was_not_stored(void **state)
+{
+    struct world w;
+
+    (void)state;
+    open_world(&w, SPATE_IDENTITY_DEFAULT, NULL, NULL, NULL);
+    spate_load_set(&w.projection, SPATE_LOAD_MARKED, "q1");
+    assert_string_equal(w.projection.load.request, "q1");
+    w.projection.load.chunk = 3;
+    spate_load_resume(&w.projection.load, spate_slice_str("token3"));
+    spate_load_stored(&w.projection);
+    w.projection.load.chunk = 5;
+    w.projection.load.ranges_known = w.projection.load.dirty = true;
+    spate_load_resume(&w.projection.load, spate_slice_str("token5"));
+    spate_load_rewind(&w.projection);
+    assert_int_equal(w.projection.load.chunk, 3);
+    assert_string_equal(w.projection.load.resume, "token3");
+    assert_false(w.projection.load.ranges_known || w.projection.load.dirty);
+    close_world(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -354,6 +503,9 @@ int main(void)
         cmocka_unit_test(odd_names_do_not_collide),
         cmocka_unit_test(more_columns_than_can_be_staged_are_refused),
         cmocka_unit_test(assignments_keep_values_or_ask_for_a_cast),
+        cmocka_unit_test(a_snapshot_adds_statements_and_leaves_the_others),
+        cmocka_unit_test(the_hash_is_of_what_the_rows_are_written_by),
+        cmocka_unit_test(a_rewind_forgets_what_was_not_stored),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
