@@ -291,6 +291,26 @@ static void fields_stand_in_any_order(void **state)
     spate_arena_fini(&arena);
 }
 
+static void the_documented_request_is_understood(void **state)
+{
+    static char line[4096];
+    struct spate_arena arena = {0};
+    struct spate_err err = {0};
+    struct spate_control out;
+    FILE *file = fopen("docs/examples/request.json", "r");
+
+    (void)state;
+    assert_non_null(file);
+    assert_non_null(fgets(line, sizeof(line), file)); /* with its newline: kcat sends a whole file so */
+    fclose(file);
+    if (decode(line, &out, &arena, &err) != SPATE_OK)
+        fail_msg("%s", err.text);
+    assert_int_equal(out.tables[0].column_count, 2);
+    assert_int_equal(out.tables[0].where_count, 2);
+    assert_true(out.tables[0].where[1].null);
+    spate_arena_fini(&arena);
+}
+
 static void later_ops_are_passed_by(void **state)
 {
     struct spate_arena arena = {0};
@@ -589,6 +609,7 @@ int main(void)
         cmocka_unit_test(the_head_of_the_stream_reads_them),
         cmocka_unit_test(unknown_numbers_are_null),
         cmocka_unit_test(fields_stand_in_any_order),
+        cmocka_unit_test(the_documented_request_is_understood),
         cmocka_unit_test(later_ops_are_passed_by),
         cmocka_unit_test(what_is_wrong_can_be_answered),
         cmocka_unit_test(mistakes_are_named),

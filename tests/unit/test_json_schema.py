@@ -2,6 +2,7 @@
 import copy
 import json
 import pathlib
+import re
 
 import jsonschema
 import pytest
@@ -289,6 +290,22 @@ def test_wrong_control_message_is_refused(op, change):
 def test_control_examples_are_valid():
     for example in load("control")["examples"]:
         validator("control", strict).validate(example)
+
+
+def test_documented_messages_are_valid():
+    """What docs/message-format.md shows, and the request that people copy."""
+    text = (ROOT / "docs/message-format.md").read_text()
+    lines = [line for block in re.findall(r"^```json\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    seen = set()
+    for line in lines + (ROOT / "docs/examples/request.json").read_text().splitlines():
+        message = json.loads(line)
+        seen.add(message["op"])
+        if message["op"] in CONTROL_OPS:
+            validator("control", strict).validate(message)
+        elif message["op"] != "schema":  # its fingerprint is left out there
+            STRICT[message["op"]].validate(message)
+    assert seen >= {"request", "reread", "finished", "snapshot-begin", "chunk", "read", "chunk-end", "ranges-end"}
+    assert (ROOT / "docs/examples/request.json").read_text() in text
 
 
 CLASSES = {16: 4, 20: 2, 21: 1, 23: 1, 700: 3, 701: 3, 3802: 5}
