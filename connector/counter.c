@@ -39,17 +39,20 @@ static void refuse(struct spate_desk *desk, struct spate_slice to, struct spate_
 {
     struct spate_control control = answer(desk, SPATE_CONTROL_REFUSED, to, request);
     char name[160], who[160], why[900], text[900];
+    unsigned hidden = 0;
 
     control.reason = reason;
     control.remedy = remedy;
     send(desk, &control);
+    if (!spate_log_due(&desk->refusal_limit, spate_clock_ms(), 1000, &hidden))
+        return;
     snprintf(text, sizeof text, "%.*s", SPATE_SLICE_ARG(request));
     spate_log_quote(name, sizeof name, text);
     snprintf(text, sizeof text, "%.*s", SPATE_SLICE_ARG(to));
     spate_log_quote(who, sizeof who, text);
     snprintf(text, sizeof text, "%.*s", SPATE_SLICE_ARG(reason));
-    spate_log(SPATE_LOG_WARN, "snapshot-refused", "request=%s to=%s reason=%s", name, who,
-              spate_log_quote(why, sizeof why, text));
+    spate_log(SPATE_LOG_WARN, "snapshot-refused", "request=%s to=%s reason=%s unsaid=%u", name, who,
+              spate_log_quote(why, sizeof why, text), hidden);
 }
 
 void spate_counter_refuse(struct spate_desk *desk, struct spate_slice to, struct spate_slice request,
@@ -443,6 +446,7 @@ void spate_counter_caught_up(struct spate_desk *desk)
 void spate_counter_fini(struct spate_desk *desk)
 {
     PQfinish(desk->conn);
+    free(desk->running);
     while (desk->known)
         spate_counter_drop(desk, &desk->known);
     while (desk->unheard)

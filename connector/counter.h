@@ -6,6 +6,7 @@
 
 #include "connector/admission.h"
 #include "connector/desk.h"
+#include "connector/rebuild.h"
 #include "core/arena.h"
 #include "core/log.h"
 #include "schemas/control.h"
@@ -84,7 +85,10 @@ struct spate_desk {
     bool live; /* between session and leave */
     uint64_t session, epoch;
     bool before_due;
-    int64_t before_ms;
+    int64_t before_ms;             /* when it is looked at again */
+    struct spate_running *running; /* owned; what may have been delivered before; NULL: not asked yet */
+    size_t running_count;
+    int64_t running_ms; /* when that was asked */
 
     char topic[256], stream[240];
     struct spate_bus *bus;
@@ -97,7 +101,7 @@ struct spate_desk {
     struct spate_unheard *unheard;
     size_t unheard_count;
     int64_t bus_ms, bus_pause_ms; /* when the bus is tried again */
-    struct spate_log_limit bus_limit, source_limit, foreign_limit;
+    struct spate_log_limit bus_limit, source_limit, foreign_limit, refusal_limit;
 
     struct spate_outgoing *outgoing, **outgoing_end;
     size_t outgoing_count;
@@ -112,6 +116,7 @@ struct spate_desk {
     size_t ended_next;
 
     PGconn *conn;
+    bool conn_kept;                    /* it was there already when it was wanted last */
     int64_t used_ms, source_ms;        /* when it was used; when it may be tried again */
     struct spate_arena arena, passing; /* of a line that comes in; of one that goes out */
 };
@@ -141,6 +146,7 @@ void spate_counter_leave(struct spate_desk *desk);
 void spate_counter_fini(struct spate_desk *desk);
 /* counter_work.c */
 void spate_counter_replan(struct spate_desk *desk, const struct spate_errand *errand);
+void spate_counter_before(struct spate_desk *desk, bool due); /* a session begins; or is over */
 /* What is due: admissions, plans, and the question which transactions an earlier session left. */
 void spate_counter_work(struct spate_desk *desk);
 

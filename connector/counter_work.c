@@ -2,7 +2,6 @@
  * finds what an earlier session left behind. */
 #include "connector/counter.h"
 
-#include "connector/rebuild.h"
 #include "core/alloc.h"
 #include "core/clock.h"
 #include "core/signals.h"
@@ -18,6 +17,8 @@
 #define TRY_MS       1000
 #define SOURCE_MS    2000 /* between two attempts to reach the source */
 #define TELL_MS      5000
+#define AGAIN_MS     100
+#define LASTING_MS   2000 /* a transaction that holds its xid for so long is looked for in the log */
 
 /* ---- the source ---- */
 
@@ -36,6 +37,7 @@ static enum spate_rc connect_source(struct spate_desk *desk, struct spate_err *e
 
     snprintf(application, sizeof application, "spate_%.50s_desk", config->name);
     desk->used_ms = spate_clock_ms();
+    desk->conn_kept = desk->conn != NULL;
     if (desk->conn)
         return SPATE_OK;
     rc = spate_pg_connect(&where, CONNECT_MS, &desk->conn, err);
@@ -56,49 +58,68 @@ static void source_failed(struct spate_desk *desk, const struct spate_err *err)
     unsigned hidden = 0;
 
     disconnect(desk);
+    if (desk->conn_kept && err->verdict == SPATE_RETRY)
+        return; /* one that had been idle, and may have been dead for long: a new one may do */
     desk->source_ms = spate_clock_ms() + SOURCE_MS;
     if (spate_log_due(&desk->source_limit, spate_clock_ms(), 60000, &hidden))
         spate_log_err(SPATE_LOG_WARN, "desk-source", err);
 }
 
-/* Which transactions may have been delivered before this session and cannot be seen yet. */
-static void find_before(struct spate_desk *desk)
+/* ---- what was delivered before ---- */
+
+void spate_counter_before(struct spate_desk *desk, bool due)
+{
+    free(desk->running);
+    desk->running = NULL;
+    desk->before_due = due;
+    desk->before_ms = 0;
+}
+
+/* Most are over in a moment: the log is only read for those that last. SPATE_AGAIN: wait a little. */
+static enum spate_rc find_before(struct spate_desk *desk, struct spate_err *err)
+{
+    enum spate_rc rc;
+
+    if (!desk->running) {
+        rc = spate_rebuild_running(desk->conn, &desk->running, &desk->running_count, err);
+        desk->running_ms = spate_clock_ms();
+    } else {
+        rc = spate_rebuild_still(desk->conn, desk->running, &desk->running_count, err);
+    }
+    if (rc != SPATE_OK || desk->running_count == 0)
+        return rc;
+    if (spate_clock_ms() - desk->running_ms < LASTING_MS)
+        return SPATE_AGAIN;
+    return spate_rebuild_scan(desk->bus, desk->stream, desk->epoch, desk->running, &desk->running_count, err);
+}
+
+static void answer_before(struct spate_desk *desk)
+{
+    struct spate_order *order = spate_zalloc(sizeof *order);
+
+    order->kind = SPATE_ORDER_BEFORE;
+    order->xids = spate_zalloc((desk->running_count + 1) * sizeof *order->xids);
+    order->xid_count = desk->running_count;
+    for (size_t i = 0; i < desk->running_count; i++)
+        order->xids[i] = desk->running[i].xid;
+    spate_desk_hand(desk, order);
+    spate_counter_before(desk, false);
+}
+
+static void look_before(struct spate_desk *desk)
 {
     struct spate_err err = {0};
-    struct spate_running *running = NULL;
-    struct spate_order *order;
-    size_t count = 0;
     enum spate_rc rc = connect_source(desk, &err);
 
     if (rc == SPATE_OK)
-        rc = spate_rebuild_running(desk->conn, &running, &count, &err);
-    if (rc == SPATE_FAIL)
-        source_failed(desk, &err);
-    if (rc == SPATE_END)
+        rc = find_before(desk, &err);
+    desk->before_ms = spate_clock_ms() + AGAIN_MS;
+    if (rc == SPATE_OK)
+        answer_before(desk);
+    else if (rc == SPATE_FAIL)
+        source_failed(desk, &err); /* or the bus: both are tried again */
+    else if (rc == SPATE_END)
         disconnect(desk);
-    if (rc != SPATE_OK)
-        return;
-    if (count)
-        rc = spate_rebuild_scan(desk->bus, desk->stream, desk->epoch, running, &count, &err);
-    if (rc == SPATE_FAIL) {
-        unsigned hidden = 0;
-
-        desk->before_ms = spate_clock_ms() + SOURCE_MS;
-        if (spate_log_due(&desk->bus_limit, spate_clock_ms(), 60000, &hidden))
-            spate_log_err(SPATE_LOG_WARN, "desk-stream", &err);
-    }
-    if (rc == SPATE_OK) {
-        order = spate_zalloc(sizeof *order);
-        order->kind = SPATE_ORDER_BEFORE;
-        order->session = desk->session;
-        order->xids = spate_zalloc((count + 1) * sizeof *order->xids);
-        order->xid_count = count;
-        for (size_t i = 0; i < count; i++)
-            order->xids[i] = running[i].xid;
-        spate_desk_hand(desk, order);
-        desk->before_due = false;
-    }
-    free(running);
 }
 
 /* ---- admission ---- */
@@ -157,6 +178,10 @@ static bool lasting(struct spate_desk *desk, struct spate_known *known, const st
                     struct spate_refusal *refusal)
 {
     source_failed(desk, err);
+    if (desk->conn_kept && err->verdict == SPATE_RETRY) {
+        known->next_ms = 0;
+        return false;
+    }
     if (err->verdict == SPATE_RETRY) {
         tell_waiting(desk, known, spate_slice_str(err->text));
         return false;
@@ -269,7 +294,7 @@ void spate_counter_work(struct spate_desk *desk)
     if (spate_signals_stop() || now_ms < desk->source_ms)
         return;
     if (desk->before_due && now_ms >= desk->before_ms)
-        find_before(desk);
+        look_before(desk);
     for (struct spate_known **link = &desk->known; *link && !atomic_load(&desk->stopping);) {
         bool stays = true;
 

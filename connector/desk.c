@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 #define READ_MOST     256 /* records per turn */
-#define BUSY_MS       10  /* a reader has no descriptor: so long errands may wait */
+#define PUBLISH_MOST  64
+#define BUSY_MS       10 /* a reader has no descriptor: so long errands may wait */
 #define CALM_MS       50
 #define PAUSE_FIRST   200
 #define PAUSE_LAST    5000
@@ -202,31 +203,45 @@ static void durable(void *arg, uint64_t token)
         outgoing_remove(desk, &desk->outgoing);
 }
 
+/* Offers the lines from *at on, as many as one call takes: on the local bus each call waits for the disk. *at
+ * moves behind what was taken. */
+static enum spate_rc publish_batch(struct spate_desk *desk, struct spate_outgoing **at, struct spate_err *err)
+{
+    struct spate_record records[PUBLISH_MOST];
+    struct spate_outgoing *line = *at;
+    size_t count = 0, taken = 0;
+    enum spate_rc rc;
+
+    for (; line && count < PUBLISH_MOST; line = line->next)
+        records[count++] = (struct spate_record){
+            .value = spate_buf_view(&line->line), .ts_us = spate_clock_wall_us(), .token = line->token};
+    rc = spate_writer_publish(desk->writer, records, count, &taken, err);
+    for (line = *at; taken > 0; taken--, line = line->next)
+        line->sent = true;
+    *at = line;
+    return rc;
+}
+
 static enum spate_rc publish(struct spate_desk *desk, struct spate_err *err)
 {
-    struct spate_outgoing **link = &desk->outgoing;
+    struct spate_outgoing **link = &desk->outgoing, *line;
+    enum spate_rc rc = SPATE_OK;
 
-    while (*link) {
-        struct spate_outgoing *line = *link;
-        const struct spate_record record = {
-            .value = spate_buf_view(&line->line), .ts_us = spate_clock_wall_us(), .token = line->token};
-        enum spate_rc rc = SPATE_OK;
-        size_t taken;
-
-        if (!line->sent)
-            rc = spate_writer_publish(desk->writer, &record, 1, &taken, err);
-        if (rc == SPATE_AGAIN)
-            break;
-        if (rc == SPATE_FAIL && err->verdict == SPATE_QUARANTINE) {
-            spate_log_err(SPATE_LOG_WARN, "control-unsaid", err);
-            outgoing_remove(desk, link);
+    while (*link && (*link)->sent)
+        link = &(*link)->next;
+    for (line = *link; line && rc == SPATE_OK;) {
+        rc = publish_batch(desk, &line, err);
+        if (rc != SPATE_FAIL || err->verdict != SPATE_QUARANTINE)
             continue;
-        }
-        if (rc == SPATE_FAIL)
-            return rc;
-        line->sent = true;
-        link = &line->next;
+        spate_log_err(SPATE_LOG_WARN, "control-unsaid", err); /* too large for this bus, or the like */
+        while (*link != line)
+            link = &(*link)->next;
+        outgoing_remove(desk, link);
+        line = *link;
+        rc = SPATE_OK;
     }
+    if (rc == SPATE_FAIL)
+        return rc;
     return spate_writer_poll(desk->writer, 0, durable, desk, err) == SPATE_FAIL ? SPATE_FAIL : SPATE_OK;
 }
 
@@ -324,13 +339,12 @@ static void run_errand(struct spate_desk *desk, const struct spate_errand *erran
         desk->catching_up = true;
         desk->session = errand->session;
         desk->epoch = errand->epoch;
-        desk->before_due = true;
-        desk->before_ms = 0;
+        spate_counter_before(desk, true);
         spate_counter_started(desk);
         break;
     case SPATE_ERRAND_LEAVE:
         desk->live = false;
-        desk->before_due = false;
+        spate_counter_before(desk, false);
         spate_counter_leave(desk);
         break;
     case SPATE_ERRAND_REPLAN:
