@@ -216,6 +216,16 @@ static bool one_of(const char *state, const char *const *states, size_t count)
     return false;
 }
 
+static const char *what_of(const struct spate_job *job, char out[200])
+{
+    if (!job->table)
+        snprintf(out, 200, "asking the source for a snapshot");
+    else
+        snprintf(out, 200, "reading %.*s.%.*s for a snapshot", SPATE_SLICE_ARG(job->table->table->schema),
+                 SPATE_SLICE_ARG(job->table->table->name));
+    return out;
+}
+
 static void add_text(struct spate_err *err, const char *text)
 {
     size_t len = strlen(err->text);
@@ -247,21 +257,27 @@ static void remedy_rights(struct spate_fetch *fetch, struct spate_job *job, cons
     spate_buf_fini(&role);
 }
 
-/* The words of a value that does not fit never leave the server: which column it was for is said instead. */
+/* The words of a value that does not fit stay on the server: which column it was for is said instead. */
 static void remedy_value(struct spate_job *job)
 {
-    const char *between = ": the value does not fit its column, in a condition on ";
+    const struct spate_plan_table *table = job->table;
+    struct spate_buf names = {0};
+    char what[200];
 
-    if (job->kind == SPATE_JOB_KEYS)
-        between = ": a value does not fit its column, in one of the keys, or in a condition on ";
-    for (size_t i = 0; i < job->table->where_count; i++) {
-        struct spate_slice name = job->table->table->columns[job->table->where[i].column].name;
-        char text[200];
-
-        snprintf(text, sizeof text, "%s%.*s", between, SPATE_SLICE_ARG(name));
-        add_text(&job->err, text);
-        between = ", ";
+    for (size_t i = 0; i < table->where_count; i++) {
+        spate_buf_puts(&names, i ? ", " : "");
+        spate_buf_slice(&names, table->table->columns[table->where[i].column].name);
     }
+    (void)!spate_fail(&job->err, SPATE_QUARANTINE, "%s: %s: %s%s%s", what_of(job, what),
+                      spate_pg_condition(job->err.sqlstate),
+                      job->kind == SPATE_JOB_KEYS
+                          ? "one of the keys that were asked for does not fit its column"
+                      : names.len ? ""
+                                  : "the publication's row filter fails on one of the rows",
+                      job->kind == SPATE_JOB_KEYS && names.len ? ", or " : "",
+                      names.len ? "a value does not fit its column, in a condition on " : "");
+    add_text(&job->err, spate_buf_str(&names));
+    spate_buf_fini(&names);
 }
 
 /* The job's outcome of a failure that err tells; res may be NULL. */
@@ -283,16 +299,6 @@ static void fail_job(struct spate_fetch *fetch, struct spate_job *job, const PGr
     } else if (strncmp(state, "22", 2) == 0 && job->table) {
         remedy_value(job);
     }
-}
-
-static const char *what_of(const struct spate_job *job, char out[200])
-{
-    if (!job->table)
-        snprintf(out, 200, "asking the source for a snapshot");
-    else
-        snprintf(out, 200, "reading %.*s.%.*s for a snapshot", SPATE_SLICE_ARG(job->table->table->schema),
-                 SPATE_SLICE_ARG(job->table->table->name));
-    return out;
 }
 
 /* From the rc of waiting: the job's outcome. */
@@ -370,12 +376,27 @@ static void roll_back(struct spate_fetch *fetch)
 }
 
 /* Index and sequential scans are no way to read a range; parallel ones would not come in order. The catalog's
- * indexes are needed by the questions about stamps, so those are forbidden only for the COPY of a range. */
-static const char session_sql[] =
-    "SET enable_seqscan = off; SET enable_tidscan = on; SET enable_hashjoin = off; SET enable_mergejoin = "
-    "off;"
-    " SET max_parallel_workers_per_gather = 0; SET jit = off; SET synchronize_seqscans = off;"
-    " SELECT pg_catalog.current_setting('wal_block_size')";
+ * indexes are needed by the questions about stamps, so those are forbidden only for the COPY of a range.
+ * Planning that question takes longer than its answer: it is prepared. */
+static void session_sql(struct spate_fetch *fetch)
+{
+    struct spate_buf *sql = &fetch->sql, publication = {0};
+
+    spate_pg_literal(&publication, spate_slice_str(fetch->publication));
+    spate_buf_reset(sql);
+    spate_buf_puts(sql, "SET enable_seqscan = off; SET enable_tidscan = on; SET enable_hashjoin = off;"
+                        " SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0; SET jit = off;"
+                        " SET synchronize_seqscans = off; SET plan_cache_mode = force_generic_plan;"
+                        " PREPARE spate_look(oid[], text) AS SELECT pg_catalog.pg_current_snapshot(), ");
+    spate_query_stamp(sql, PQserverVersion(fetch->conn), "o.oid", spate_buf_str(&publication));
+    spate_buf_puts(sql,
+                   ", pg_catalog.pg_relation_size(o.oid) / pg_catalog.current_setting('block_size')::int8,"
+                   " pg_catalog.pg_is_in_recovery(), o.oid = pg_catalog.to_regclass(nullif($2, '')) FROM "
+                   "(VALUES (1)) one"
+                   " LEFT JOIN unnest($1) WITH ORDINALITY o(oid, n) ON true ORDER BY o.n;"
+                   " SELECT pg_catalog.current_setting('wal_block_size')");
+    spate_buf_fini(&publication);
+}
 
 static bool connect_source(struct spate_fetch *fetch, struct spate_job *job)
 {
@@ -391,7 +412,8 @@ static bool connect_source(struct spate_fetch *fetch, struct spate_job *job)
         return false;
     }
     PQsetnonblocking(fetch->conn, 1);
-    if (!command(fetch, job, session_sql, 0, NULL, CONNECT_MS, &res)) {
+    session_sql(fetch);
+    if (!command(fetch, job, spate_buf_str(&fetch->sql), 0, NULL, CONNECT_MS, &res)) {
         fetch->broken = true; /* it must not be used without its settings */
         return false;
     }
@@ -426,7 +448,7 @@ static void take_position(const struct spate_fetch *fetch, struct spate_job *job
 static void begin_sql(struct spate_fetch *fetch, const struct spate_job *job, int limit_ms)
 {
     const struct spate_plan_table *table = job->table;
-    struct spate_buf *sql = &fetch->sql, name = {0}, publication = {0};
+    struct spate_buf *sql = &fetch->sql, name = {0};
     bool range = job->kind == SPATE_JOB_RANGE;
 
     if (range)
@@ -437,23 +459,14 @@ static void begin_sql(struct spate_fetch *fetch, const struct spate_job *job, in
     spate_buf_printf(sql,
                      "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = %d;"
                      " SET LOCAL statement_timeout = %d; SET LOCAL row_security = off;"
-                     " LOCK TABLE %s IN ACCESS SHARE MODE; SELECT pg_catalog.pg_current_snapshot(), ",
+                     " LOCK TABLE %s IN ACCESS SHARE MODE; EXECUTE spate_look('{",
                      LOCK_MS, limit_ms, spate_buf_str(&name));
-    spate_pg_literal(&publication, spate_slice_str(fetch->publication));
-    spate_query_stamp(sql, PQserverVersion(fetch->conn), "o.oid", spate_buf_str(&publication));
-    spate_buf_puts(sql,
-                   ", pg_catalog.pg_relation_size(o.oid) / pg_catalog.current_setting('block_size')::int8,"
-                   " pg_catalog.pg_is_in_recovery(), o.oid = pg_catalog.to_regclass(");
-    if (range)
-        spate_pg_literal(sql, spate_slice_str(table->leaves[job->leaf].name));
-    else
-        spate_buf_puts(sql, "NULL");
-    spate_buf_puts(sql, ") FROM (VALUES (1)) one LEFT JOIN unnest('{");
     for (size_t i = range ? job->leaf : 0; i < (range ? job->leaf + 1 : table->leaf_count); i++)
         spate_buf_printf(sql, "%s%" PRIu32, sql->data[sql->len - 1] == '{' ? "" : ",", table->leaves[i].oid);
-    spate_buf_puts(sql, "}'::oid[]) WITH ORDINALITY o(oid, n) ON true ORDER BY o.n");
+    spate_buf_puts(sql, "}', ");
+    spate_pg_literal(sql, spate_slice_str(range ? table->leaves[job->leaf].name : ""));
+    spate_buf_putc(sql, ')');
     spate_buf_fini(&name);
-    spate_buf_fini(&publication);
 }
 
 /* Is the table still what was planned? For a look-up it may have been rewritten. */

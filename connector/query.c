@@ -7,9 +7,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* %1 is the OID, %2 the publication. What is hashed: the leaf and all its ancestors with their columns, keys
- * and identity; what the publication says about them. Rows of the catalog as JSON, so that a column which a
- * later server adds to it counts as well. hashtextextended, since md5 is refused under FIPS. */
+/* What is hashed: the leaf and all its ancestors with their columns, keys and identity; what the publication
+ * says about them. Rows of the catalog as JSON, so that a column which a later server adds to it counts as
+ * well. hashtextextended, since md5 is refused under FIPS. Every chunk asks this, so each table of the
+ * catalog is entered by an index, however many tables there are. */
 static const char stamp_head[] =
     "(SELECT coalesce(pg_catalog.pg_relation_filenode(sc.oid), 0) || '/' || pg_catalog.to_hex("
     "pg_catalog.hashtextextended(pg_catalog.concat_ws('|', "
@@ -21,28 +22,26 @@ static const char stamp_head[] =
     " (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', si.indexrelid, si.indkey, si.indnkeyatts,"
     " si.indisprimary, si.indisreplident, si.indimmediate, si.indisvalid), ';' ORDER BY si.indexrelid)"
     " FROM pg_catalog.pg_index si WHERE si.indrelid = sr.oid AND (si.indisprimary OR si.indisreplident))"
-    "), '|' ORDER BY sr.oid) FROM pg_catalog.pg_class sr WHERE ";
-static const char stamp_publication[] = "(SELECT (pg_catalog.to_jsonb(sp) - 'pubowner' - 'pubname')::text"
-                                        " FROM pg_catalog.pg_publication sp WHERE sp.pubname = ";
-static const char stamp_listed[] =
-    "(SELECT pg_catalog.string_agg(pg_catalog.to_jsonb(spr)::text, '|' ORDER BY spr.oid)"
-    " FROM pg_catalog.pg_publication_rel spr JOIN pg_catalog.pg_publication sp ON sp.oid = spr.prpubid"
-    " JOIN pg_catalog.pg_class sr ON sr.oid = spr.prrelid WHERE ";
+    "), '|' ORDER BY sr.oid) FROM pg_catalog.pg_class sr WHERE sr.oid = ANY (st.tree)),"
+    " (pg_catalog.to_jsonb(sp) - 'pubowner' - 'pubname')::text,"
+    " (SELECT pg_catalog.string_agg(pg_catalog.to_jsonb(spr)::text, '|' ORDER BY spr.oid)"
+    " FROM pg_catalog.pg_publication_rel spr WHERE spr.prrelid = ANY (st.tree) AND spr.prpubid = sp.oid)";
 static const char stamp_schemas[] =
-    "(SELECT pg_catalog.string_agg(pg_catalog.to_jsonb(spn)::text, '|' ORDER BY spn.oid)"
-    " FROM pg_catalog.pg_publication_namespace spn JOIN pg_catalog.pg_publication sp ON sp.oid = spn.pnpubid"
-    " WHERE spn.pnnspid IN (SELECT sr.relnamespace FROM pg_catalog.pg_class sr WHERE ";
-static const char of_tree[] =
-    "(sr.oid = sc.oid OR sr.oid IN (SELECT sx.relid FROM pg_catalog.pg_partition_ancestors(sc.oid) sx))";
+    ", (SELECT pg_catalog.string_agg(pg_catalog.to_jsonb(spn)::text, '|' ORDER BY spn.oid)"
+    " FROM pg_catalog.pg_publication_namespace spn WHERE spn.pnpubid = sp.oid AND spn.pnnspid = ANY ("
+    "ARRAY(SELECT sr.relnamespace FROM pg_catalog.pg_class sr WHERE sr.oid = ANY (st.tree))))";
 
 void spate_query_stamp(struct spate_buf *sql, int server_version, const char *oid, const char *publication)
 {
     spate_buf_puts(sql, stamp_head);
-    spate_buf_printf(sql, "%s), %s%s), %s%s AND sp.pubname = %s)", of_tree, stamp_publication, publication,
-                     stamp_listed, of_tree, publication);
     if (server_version >= 150000)
-        spate_buf_printf(sql, ", %s%s) AND sp.pubname = %s)", stamp_schemas, of_tree, publication);
-    spate_buf_printf(sql, "), 0)) FROM pg_catalog.pg_class sc WHERE sc.oid = %s)", oid);
+        spate_buf_puts(sql, stamp_schemas);
+    spate_buf_printf(
+        sql,
+        "), 0)) FROM pg_catalog.pg_class sc CROSS JOIN LATERAL (SELECT pg_catalog.array_append("
+        "ARRAY(SELECT sx.relid::oid FROM pg_catalog.pg_partition_ancestors(sc.oid) sx), sc.oid)"
+        " AS tree) st LEFT JOIN pg_catalog.pg_publication sp ON sp.pubname = %s WHERE sc.oid = %s)",
+        publication, oid);
 }
 
 bool spate_query_same_shape(const char *stamp, const char *other)
@@ -53,28 +52,30 @@ bool spate_query_same_shape(const char *stamp, const char *other)
 }
 
 /* Strategies of a btree: 1 <, 2 <=, 3 =, 4 >=, 5 >. */
-static const char bind_tail[] =
-    ") o(i, type, op, value) CROSS JOIN LATERAL ("
-    "WITH RECURSIVE d(oid, typtype, typbasetype, typnamespace) AS ("
-    " SELECT t.oid, t.typtype, t.typbasetype, t.typnamespace FROM pg_catalog.pg_type t WHERE t.oid = o.type"
-    " UNION ALL SELECT u.oid, u.typtype, u.typbasetype, u.typnamespace"
-    " FROM d JOIN pg_catalog.pg_type u ON d.typtype = 'd' AND u.oid = d.typbasetype)"
-    " SELECT d.oid, d.typnamespace FROM d WHERE d.typtype <> 'd') b"
-    " LEFT JOIN LATERAL (SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, e.oprname) AS op"
+static const char bind_head[] =
+    "SELECT pg_catalog.format_type(b.oid, -1),"
+    " CASE WHEN b.typnamespace = 'pg_catalog'::regnamespace THEN o.op ELSE coalesce(("
+    "SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, e.oprname)"
     " FROM pg_catalog.pg_opclass c JOIN pg_catalog.pg_amop a ON a.amopfamily = c.opcfamily"
     " AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype AND a.amopstrategy ="
     " CASE o.op WHEN '<' THEN 1 WHEN '<=' THEN 2 WHEN '=' THEN 3 WHEN '<>' THEN 3 WHEN '>=' THEN 4 ELSE 5 END"
     " JOIN pg_catalog.pg_operator p ON p.oid = a.amopopr"
     " JOIN pg_catalog.pg_operator e ON e.oid = CASE o.op WHEN '<>' THEN p.oprnegate ELSE p.oid END"
     " JOIN pg_catalog.pg_namespace n ON n.oid = e.oprnamespace"
-    " WHERE c.opcmethod = 403 AND c.opcdefault AND c.opcintype = b.oid"
-    " AND b.typnamespace <> 'pg_catalog'::regnamespace) q ON true ORDER BY o.i";
+    " WHERE c.opcmethod = 403 AND c.opcdefault AND c.opcintype = b.oid), o.op) END,"
+    " pg_catalog.length(pg_catalog.set_config('spate.v' || o.i, o.value, true))"
+    " FROM (VALUES ";
+static const char bind_tail[] =
+    ") o(i, type, op, value) CROSS JOIN LATERAL ("
+    "WITH RECURSIVE d(oid, typtype, typbasetype, typnamespace) AS ("
+    " SELECT t.oid, t.typtype, t.typbasetype, t.typnamespace FROM pg_catalog.pg_type t WHERE t.oid = o.type"
+    " UNION ALL SELECT u.oid, u.typtype, u.typbasetype, u.typnamespace"
+    " FROM d JOIN pg_catalog.pg_type u ON d.typtype = 'd' AND u.oid = d.typbasetype)"
+    " SELECT d.oid, d.typnamespace FROM d WHERE d.typtype <> 'd') b ORDER BY o.i";
 
 void spate_query_bind(struct spate_buf *sql, const struct spate_query_term *terms, size_t count)
 {
-    spate_buf_puts(sql, "SELECT pg_catalog.format_type(b.oid, -1), coalesce(q.op, o.op),"
-                        " pg_catalog.length(pg_catalog.set_config('spate.v' || o.i, o.value, true))"
-                        " FROM (VALUES ");
+    spate_buf_puts(sql, bind_head);
     for (size_t i = 0; i < count; i++)
         spate_buf_printf(sql, "%s(%zu, %" PRIu32 "::oid, '%s', $%zu::text)", i ? ", " : "", i, terms[i].type,
                          terms[i].op, i + 1);
