@@ -268,22 +268,14 @@ static void moved(struct spate_weave *weave, const struct spate_slot *slot)
     weave->counts.rows += weave->emit.count;
     if (slot->reread)
         return;
-    if (slot->by_keys || slot->job->reached >= table->sent_end) {
+    if (slot->by_keys || slot->job->reached >= table->ends[slot->leaf]) {
         table->sent_leaf = slot->by_keys ? table->plan->leaf_count : slot->leaf + 1;
-        table->sent_next = table->sent_end = 0;
+        table->sent_next = 0;
     } else {
         table->sent_leaf = slot->leaf;
         table->sent_next = slot->job->reached;
     }
     table->sent = table->sent_leaf == table->plan->leaf_count;
-}
-
-/* The leaf's end was learned from its first chunk. */
-static void begin_leaf(struct spate_asked_table *table, const struct spate_slot *slot)
-{
-    if (!slot->by_keys && table->sent_end == 0)
-        table->sent_end = SPATE_TID(slot->job->pages, 0) > slot->job->reached ? SPATE_TID(slot->job->pages, 0)
-                                                                              : slot->job->reached;
 }
 
 static enum spate_rc close_chunk(struct spate_weave *weave, struct spate_stream *stream,
@@ -321,7 +313,6 @@ enum spate_rc spate_emit_chunk(struct spate_weave *weave, struct spate_stream *s
     enum spate_rc rc = SPATE_OK;
 
     if (!weave->emit.headed) {
-        begin_leaf(slot->table, slot);
         rc = open_chunk(weave, stream, slot, err);
     }
     if (rc == SPATE_OK)

@@ -105,8 +105,10 @@ static void asked_free(struct spate_asked *asked)
         asked->slots = slot->next;
         spate_slot_free(slot);
     }
-    for (size_t i = 0; i < asked->count; i++)
+    for (size_t i = 0; i < asked->count; i++) {
         free(asked->tables[i].token);
+        free(asked->tables[i].ends);
+    }
     for (size_t i = 0; i < asked->old_count; i++)
         spate_plan_free(asked->old_plans[i]);
     free(asked->old_plans);
@@ -144,8 +146,8 @@ static enum spate_rc set_plan(struct spate_stream *stream, struct spate_asked_ta
     table->plan = plan;
     table->leaf = table->sent_leaf = 0;
     table->next = table->sent_next = 0;
-    table->end = table->sent_end = 0;
-    table->end_known = false;
+    free(table->ends);
+    table->ends = spate_zalloc((plan->leaf_count + 1) * sizeof *table->ends);
     table->read = table->sent = plan->leaf_count == 0;
     table->rows = 0;
     free(table->token);

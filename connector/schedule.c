@@ -199,22 +199,32 @@ static void split(struct spate_weave *weave, struct spate_slot *slot)
     slot->to = reached;
 }
 
+/* What was given out reaches the leaf's end: the next one is next. */
+static void leave_leaf(struct spate_asked_table *table)
+{
+    const uint64_t end = table->ends[table->leaf];
+
+    if (end == 0 || table->next < end)
+        return;
+    table->leaf++;
+    table->next = 0;
+    table->read = table->leaf == table->plan->leaf_count;
+}
+
 /* The leaf's size, as its first chunk saw it: taken after R, so that what was written beyond it is in the
- * stream. */
+ * stream. The chunk may be read again and see another size: the first one stays. */
 static void learn_end(struct spate_asked_table *table, const struct spate_slot *slot)
 {
-    if (slot->by_keys || table->end_known || slot->leaf != table->leaf)
+    uint64_t *end;
+
+    if (slot->by_keys || table->ends[slot->leaf])
         return;
-    table->end = SPATE_TID(slot->job->pages, 0);
-    if (table->end < slot->to)
-        table->end = slot->to;
-    table->end_known = true;
-    if (table->next >= table->end) {
-        table->leaf++;
-        table->next = 0;
-        table->end_known = false;
-        table->read = table->leaf == table->plan->leaf_count;
-    }
+    end = &table->ends[slot->leaf];
+    *end = SPATE_TID(slot->job->pages, 0);
+    if (*end < slot->to)
+        *end = slot->to;
+    if (slot->leaf == table->leaf)
+        leave_leaf(table);
 }
 
 static void was_read(struct spate_weave *weave, struct spate_slot *slot, int64_t now_ms)
@@ -235,8 +245,8 @@ static void was_read(struct spate_weave *weave, struct spate_slot *slot, int64_t
     }
     slot->state = SPATE_SLOT_READY;
     asked->why[0] = 0;
-    split(weave, slot);
     learn_end(table, slot);
+    split(weave, slot);
     if (!slot->by_keys)
         spate_pace_learn(&table->pace, slot->job);
     weave->allowance -= (double)slot->job->row_count;
@@ -373,7 +383,7 @@ static bool next_slot(struct spate_weave *weave, struct spate_asked *asked)
     if (asked->current == asked->count)
         return false;
     table = &asked->tables[asked->current];
-    if (table->replanning || (table->next > 0 && !table->end_known))
+    if (table->replanning || (table->next > 0 && !table->ends[table->leaf]))
         return false; /* the leaf's first chunk tells where it ends */
     slot = spate_zalloc(sizeof *slot);
     slot->asked = asked;
@@ -384,17 +394,14 @@ static bool next_slot(struct spate_weave *weave, struct spate_asked *asked)
         keys_from_conditions(slot, table->plan);
         table->read = true;
     } else {
+        const uint64_t end = table->ends[table->leaf];
+
         slot->from = table->next;
         slot->to = ((table->next >> 16) + table->pace.pages) << 16;
-        if (table->end_known && slot->to > table->end)
-            slot->to = table->end;
+        if (end && slot->to > end)
+            slot->to = end;
         table->next = slot->to;
-        if (table->end_known && table->next >= table->end) {
-            table->leaf++;
-            table->next = 0;
-            table->end_known = false;
-            table->read = table->leaf == table->plan->leaf_count;
-        }
+        leave_leaf(table);
     }
     *tail_of(asked) = slot;
     return true;

@@ -37,7 +37,7 @@ void spate_token_write(const struct spate_asked_table *table, struct spate_buf *
 {
     spate_buf_printf(out, "1:%016" PRIx64 ":%016" PRIx64 ":%zx:%" PRIx64 ":%" PRIx64 ":%" PRIu64,
                      stamps(table->plan), table->plan->table->fingerprint, table->sent_leaf, table->sent_next,
-                     table->sent_end, table->rows);
+                     table->sent_next ? table->ends[table->sent_leaf] : 0, table->rows);
 }
 
 bool spate_token_read(struct spate_asked_table *table, const char *token)
@@ -51,12 +51,13 @@ bool spate_token_read(struct spate_asked_table *table, const char *token)
         token[used] != 0)
         return false;
     if (stamp != stamps(table->plan) || fingerprint != table->plan->table->fingerprint ||
-        leaf > table->plan->leaf_count || (leaf == table->plan->leaf_count && (next || end)) || next > end)
+        leaf > table->plan->leaf_count || (leaf == table->plan->leaf_count && (next || end)) || next > end ||
+        (end && !next))
         return false;
     table->leaf = table->sent_leaf = leaf;
     table->next = table->sent_next = next;
-    table->end = table->sent_end = end;
-    table->end_known = end != 0;
+    if (end)
+        table->ends[leaf] = end;
     table->read = table->sent = leaf == table->plan->leaf_count;
     table->rows = rows;
     return true;

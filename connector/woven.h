@@ -18,16 +18,17 @@ struct spate_asked_table {
     struct spate_plan_table *plan;     /* the request's plan's, or the replan's */
     const struct spate_table *version; /* with a v */
     uint32_t watch;                    /* its number in H */
-    uint64_t no;        /* greatest `no` that was given out to a chunk that was put into the stream */
-    size_t leaf;        /* what is to be read next */
-    uint64_t next, end; /* tids; end 0: not known before the leaf's first chunk */
-    bool end_known;
+    uint64_t no;   /* greatest `no` that was given out to a chunk that was put into the stream */
+    size_t leaf;   /* what is to be read next */
+    uint64_t next; /* a tid */
+    uint64_t
+        *ends; /* by leaf: where its range ends, learned from its first chunk, and once; 0: not yet; owned */
     struct spate_pace pace;
     bool replanning;  /* its shape changed: nothing more is read before the desk has planned it anew */
     bool read;        /* all of it was given to readers */
     bool sent;        /* and put into the stream */
     size_t sent_leaf; /* what is in the stream: the resume token's place */
-    uint64_t sent_next, sent_end;
+    uint64_t sent_next;
     char *token;   /* the last one given out, "" at the beginning; owned */
     uint64_t rows; /* put into the stream, as far as the requester told us before too */
 };
