@@ -173,9 +173,9 @@ static void finish(struct spate_sink *sink)
         return; /* said at the next turn */
     spate_log(SPATE_LOG_INFO, "snapshot-finished", "request=%s rows=%" PRIu64 " s=%.1f", loading->request,
               spate_loading_rows(sink), (double)(spate_clock_ms() - loading->asked_ms) / 1000.0);
+    loading->finished++;
     clear(loading);
     spate_asking_rest(&loading->asking);
-    spate_sink_status_state(sink->config->status, SPATE_SINK_STREAMING, NULL);
 }
 
 /* ---- what is stored ---- */
@@ -419,14 +419,16 @@ static void refuse(struct spate_sink *sink, const struct spate_control *wish, co
     (void)say(sink, &control);
 }
 
-/* Marks what a person asked for. False: a table that this sink does not have. */
+/* Marks what a person asked for. False: a table that this sink does not have; of those that a pattern stood
+ * for (`some`) only when it has none. */
 static bool mark_wish(struct spate_sink *sink, const struct spate_control *wish,
                       struct spate_control_table *unknown)
 {
     struct spate_loading_table *tables = sink->loading.tables;
+    bool any = wish->table_count == 0, all = true;
 
     for (size_t p = 0; p < sink->projection_count; p++)
-        tables[p].asked = wish->table_count == 0;
+        tables[p].asked = any;
     for (size_t t = 0; t < wish->table_count; t++) {
         const struct spate_control_table *table = &wish->tables[t];
         bool found = false;
@@ -441,12 +443,12 @@ static bool mark_wish(struct spate_sink *sink, const struct spate_control *wish,
                 .asked = true, .wanted = tables[p].wanted, .conditional = table->where_count > 0};
             found = true;
         }
-        if (!found) {
+        if (!found)
             *unknown = *table;
-            return false;
-        }
+        any |= found;
+        all &= found;
     }
-    return true;
+    return any && (all || wish->some);
 }
 
 /* `spate snapshot --sink NAME`: the request is this sink's own from here on, under the name that the person
@@ -605,7 +607,6 @@ static enum spate_rc give_up(struct spate_sink *sink, struct spate_err *err)
     loading->rest = true;
     clear(loading);
     spate_asking_rest(&loading->asking);
-    spate_sink_status_state(sink->config->status, SPATE_SINK_STREAMING, NULL);
     return SPATE_OK;
 }
 

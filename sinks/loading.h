@@ -43,6 +43,7 @@ struct spate_loading {
     double percent;            /* as the connector says; -1: it has not */
     int64_t left_s;            /* the same */
     uint64_t estimate;         /* rows; 0: unknown */
+    uint64_t finished;         /* requests */
     uint64_t broken, repeated; /* chunks dropped: not whole or not the next one, taken before */
     struct spate_log_limit unheard, lost_log;
 };

@@ -13,6 +13,7 @@ const char *const spate_sink_states[] = {"starting",
                                          "waiting-for-connector",
                                          "waiting-for-owner",
                                          "opening",
+                                         "loading",
                                          "streaming",
                                          "retrying",
                                          "stopped",
@@ -68,6 +69,20 @@ static const struct spate_metric table[] = {
      .help = "Updates and deletes that found no row in the target, since the sink was made."},
     {"skipped_total", SPATE_METRIC_COUNT, AT(progress.skipped),
      .help = "Unreadable records passed by because --skip named them, in this process."},
+    {"snapshot_request", SPATE_METRIC_TEXT, AT(progress.request),
+     .help = "The request for everything that is under way."},
+    {"snapshot_rows", SPATE_METRIC_NUMBER, AT(progress.snapshot_rows),
+     .help = "Rows of it that came, in this process."},
+    {"snapshot_percent", SPATE_METRIC_NUMBER, AT(progress.snapshot_percent),
+     .help = "How much of it the connector has read, as it says."},
+    {"snapshot_left_seconds", SPATE_METRIC_SECONDS, AT(progress.snapshot_left_us),
+     .help = "How long the rest will take it, as it says."},
+    {"snapshots_total", SPATE_METRIC_COUNT, AT(progress.snapshots),
+     .help = "Snapshots that were completed, in this process."},
+    {"chunks_dropped_total", SPATE_METRIC_COUNT, AT(progress.chunks_dropped),
+     .help = "Chunks that did not come whole, or not the next one; they are asked for again."},
+    {"chunks_repeated_total", SPATE_METRIC_COUNT, AT(progress.chunks_repeated),
+     .help = "Chunks passed by because they had come before."},
     {"batches_total", SPATE_METRIC_COUNT, AT(progress.batches), .help = "Batches brought into the target."},
     {"apply_seconds_total", SPATE_METRIC_SECONDS, AT(progress.apply_us), .help = "Time that took."},
     {"last_batch_changes", SPATE_METRIC_NUMBER, AT(progress.last_batch),
@@ -119,7 +134,15 @@ static void derive_streaming(struct spate_sink_facts *facts, int64_t now_ms)
                 facts->progress.heard_n);
     } else {
         facts->now.ready = 1;
-        because(facts, "streaming");
+        if (facts->progress.loading)
+            facts->now.state = SPATE_SINK_LOADING;
+        if (facts->progress.loading && facts->progress.snapshot_percent >= 0)
+            because(facts, "loading: %" PRId64 " %% of request %s", facts->progress.snapshot_percent,
+                    facts->progress.request);
+        else if (facts->progress.loading)
+            because(facts, "loading: request %s waits for the connector", facts->progress.request);
+        else
+            because(facts, "streaming");
     }
 }
 
@@ -137,6 +160,7 @@ void spate_sink_report_derive(struct spate_sink_facts *facts, int64_t wall_us, i
                             : 0;
     facts->now.lag_changes = progress->heard_n > progress->n ? (int64_t)(progress->heard_n - progress->n) : 0;
     switch (facts->state) {
+    case SPATE_SINK_LOADING:
     case SPATE_SINK_STREAMING:
         derive_streaming(facts, now_ms);
         return;

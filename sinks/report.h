@@ -17,6 +17,7 @@ enum spate_sink_state {
     SPATE_SINK_WAITING_CONNECTOR, /* the bus, or the stream on it, is not there yet */
     SPATE_SINK_WAITING_OWNER,     /* another process owns the sink */
     SPATE_SINK_OPENING,           /* connecting to the target, checking its tables, finding the place */
+    SPATE_SINK_LOADING,           /* streaming, while a snapshot that it asked for is not complete */
     SPATE_SINK_STREAMING,
     SPATE_SINK_RETRYING, /* the target, or the bus, failed; the next attempt comes after a pause */
     SPATE_SINK_STOPPED,  /* in order, because it was asked to */
@@ -39,6 +40,11 @@ struct spate_sink_progress {
     int hole;                        /* something is missing before the next change */
     uint64_t applied, duplicates, holes, missing; /* since the sink was made */
     uint64_t skipped; /* records that a person asked to pass by, and that came, in this process */
+    /* Of the snapshot that is asked for or under way; -1: not known, or there is none. */
+    int loading;
+    char request[64];
+    int64_t snapshot_rows, snapshot_percent, snapshot_left_us;
+    uint64_t snapshots, chunks_dropped, chunks_repeated; /* in this process */
     uint64_t batches;
     int64_t apply_us, last_apply_us, longest_apply_us, last_batch;
 };

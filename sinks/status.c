@@ -144,6 +144,8 @@ static void status_init(struct spate_sink_status *status, const struct spate_sin
     status->facts.progress.behind_since_us = status->facts.started_us;
     status->facts.progress.lag_bytes = status->facts.progress.lag_messages = -1;
     status->facts.progress.last_batch = status->facts.progress.last_apply_us = -1;
+    status->facts.progress.snapshot_rows = status->facts.progress.snapshot_percent = -1;
+    status->facts.progress.snapshot_left_us = -1;
 }
 
 struct spate_sinks_status *spate_sinks_status_open(const struct spate_sink_config *configs, size_t count,
@@ -287,6 +289,21 @@ static void sample_lag(struct spate_sink_progress *progress, const struct spate_
     progress->lag_messages = unit && strcmp(unit, "messages") == 0 ? lag : -1;
 }
 
+static void sample_snapshot(struct spate_sink_progress *progress, const struct spate_sink *sink)
+{
+    const struct spate_loading *loading = &sink->loading;
+    const bool any = loading->request[0] != '\0';
+
+    progress->loading = any;
+    memcpy(progress->request, loading->request, sizeof progress->request);
+    progress->snapshot_rows = any ? (int64_t)spate_loading_rows(sink) : -1;
+    progress->snapshot_percent = any && loading->percent >= 0 ? (int64_t)loading->percent : -1;
+    progress->snapshot_left_us = any && loading->left_s >= 0 ? loading->left_s * 1000000 : -1;
+    progress->snapshots = loading->finished;
+    progress->chunks_dropped = loading->broken;
+    progress->chunks_repeated = loading->repeated;
+}
+
 static void sample(struct spate_sink_status *status, const struct spate_sink *sink, int64_t now_ms)
 {
     struct spate_sink_progress progress = status->facts.progress; /* nobody else writes it */
@@ -305,6 +322,7 @@ static void sample(struct spate_sink_status *status, const struct spate_sink *si
         spate_bus_pos_format(sink->feed.driver, mark->at, progress.bus_position);
     }
     sample_lag(&progress, sink);
+    sample_snapshot(&progress, sink);
     grow(&progress.applied, counts.applied);
     grow(&progress.duplicates, counts.duplicates);
     grow(&progress.holes, counts.holes);

@@ -287,8 +287,10 @@ static enum spate_rc taken(struct spate_sink *sink, struct spate_event *event,
         if (taking->by_keys && add_answers(sink, projection->current, event->head.n, err) != SPATE_OK)
             return SPATE_FAIL;
         projection->load.chunk = end->chunk.no;
-        if (!taking->by_keys)
+        if (!taking->by_keys) {
             spate_load_resume(&projection->load, end->resume);
+            projection->load.ranges_known = false; /* after ranges-end: the table began again */
+        }
         projection->load.dirty = true;
         loading->tables[projection->index].rows += end->count;
         if (taking->by_keys)

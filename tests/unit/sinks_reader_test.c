@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "core/log.h"
+#include "schemas/snapshot.h"
 #include "sinks/reader.h"
 #include "tests/support/schemas_fixture.h"
 
@@ -53,8 +54,16 @@ static enum spate_rc canned_wait(struct spate_reader *reader, int timeout_ms, st
 static enum spate_rc canned_seek(struct spate_reader *reader, struct spate_start start, struct spate_err *err)
 {
     (void)err;
-    ((struct canned *)reader)->at = start.from == SPATE_START_AT ? start.pos.at : oldest;
+    ((struct canned *)reader)->at = start.from == SPATE_START_AT    ? start.pos.at
+                                    : start.from == SPATE_START_NOW ? visible
+                                                                    : oldest;
     return SPATE_OK;
+}
+
+static struct spate_bus_pos canned_end(struct spate_reader *reader)
+{
+    (void)reader;
+    return (struct spate_bus_pos){visible};
 }
 
 static void canned_close(struct spate_reader *reader)
@@ -63,7 +72,7 @@ static void canned_close(struct spate_reader *reader)
 }
 
 static const struct spate_reader_ops canned_reader = {
-    .next = canned_next, .wait = canned_wait, .seek = canned_seek, .close = canned_close};
+    .next = canned_next, .wait = canned_wait, .seek = canned_seek, .end = canned_end, .close = canned_close};
 
 static enum spate_rc canned_open(struct spate_bus *bus, const char *topic, enum spate_visibility see,
                                  struct spate_start start, struct spate_reader **reader,
@@ -382,15 +391,116 @@ static void K29_garbage_stops_it_with_the_place(void **state)
     fails_with(SPATE_EXIT_REFUSED, "topic shop at local:0000000000000001", "upgrade this sink");
 }
 
+static void write_begin(uint64_t epoch, uint64_t n, const char *to, const char *request)
+{
+    struct spate_snapshot_begin message = {.head = {.at = n,
+                                                    .epoch = epoch,
+                                                    .to = spate_slice_str(to),
+                                                    .request = spate_slice_str(request),
+                                                    .wall_us = FIXTURE_US,
+                                                    .source = S("shop")},
+                                           .end = 1500};
+    struct spate_buf buf = {0};
+
+    spate_encode_snapshot_begin(&buf, &message);
+    keep(&buf);
+}
+
+static void a_sink_that_asks_begins_at_its_own_snapshot(void **state)
+{
+    struct spate_err err = {0};
+
+    (void)state;
+    write_epoch(1, false, 0);
+    write_change(1, 1, 1100, 1, true);
+    write_begin(1, 1, "NAME", "r1"); /* before it asked: of an earlier life, by chance of the same name */
+    feed.request = "r1";
+    assert_int_equal(spate_feed_await(&feed, false, &err), SPATE_OK);
+    spate_feed_epoch(&feed, 1, "00000000-0000-4000-8000-000000000001");
+    write_change(1, 2, 1200, 1, true);
+    write_heartbeat(1, 2, 1300);
+    write_begin(1, 2, "other", "r1");
+    write_begin(1, 2, "NAME", "r0");
+    nothing_more();
+    /* The stream goes on in another epoch meanwhile: what was asked for comes in that one. */
+    write_epoch(2, true, 2);
+    write_begin(1, 2, "NAME", "r1"); /* a zombie's */
+    nothing_more();
+    write_begin(2, 0, "NAME", "r1");
+    write_change(2, 1, 2100, 1, true);
+    next_is(SPATE_EVENT_SNAPSHOT, 0, true);
+    assert_int_equal(feed.mark.place.epoch, 2);
+    assert_int_equal(feed.mark.place.pos.commit_lsn, 1500);
+    assert_string_equal(feed.mark.uuid, "00000000-0000-4000-8000-000000000002");
+    next_is(SPATE_EVENT_CHANGE, 1, true);
+
+    /* Its target failed before that was stored: it waits again from the same place. */
+    assert_int_equal(spate_feed_await(&feed, true, &err), SPATE_OK);
+    spate_feed_epoch(&feed, 2, "00000000-0000-4000-8000-000000000002");
+    next_is(SPATE_EVENT_SNAPSHOT, 0, true);
+
+    /* Retention took what came meanwhile: what was asked for may be in it. */
+    oldest = visible;
+    assert_int_equal(spate_feed_await(&feed, true, &err), SPATE_OK);
+    nothing_more();
+    assert_true(feed.gap);
+}
+
+static void what_is_for_others_is_passed_by(void **state)
+{
+    (void)state;
+    write_change(1, 1, 1100, 1, true);
+    write_begin(1, 1, "other", "r9");
+    write_begin(1, 1, "NAME", "r1");
+    write_begin(1, 0, "NAME", "r1"); /* a zombie's, of a place that was passed */
+    write_heartbeat(1, 1, 1400);
+    write_begin(1, 2, "NAME", "r1"); /* beyond what was heard */
+    resume(1, 1, 1100, 1, 0);
+    feed.request = "r1";
+    next_is(SPATE_EVENT_PASSED, 1, true);
+    assert_int_equal(feed.mark.at.at, 1);
+    next_is(SPATE_EVENT_SNAPSHOT, 1, false); /* the caller moves the mark */
+    assert_int_equal(feed.mark.at.at, 1);
+    feed.holding = true; /* a chunk is open: whatever stands in it is no place to go on from */
+    next_is(SPATE_EVENT_PASSED, 1, false);
+    assert_int_equal(feed.mark.at.at, 1);
+    assert_int_equal(feed.count.duplicates, 1);
+    nothing_more();
+    assert_int_equal(feed.count.holes, 1);
+}
+
+static void an_end_that_a_snapshot_makes_up_for_is_told_apart(void **state)
+{
+    (void)state;
+    write_change(1, 1, 1100, 1, true);
+    write_epoch(2, false, 1);
+    resume(1, 1, 1100, 1, 0);
+    fails_with(SPATE_EXIT_FENCED, "STALE", "--restart");
+    assert_true(feed.stale);
+    written = 1;
+    write_change(1, 2, 1050, 1, true);
+    resume(1, 1, 1100, 1, 0);
+    fails_with(SPATE_EXIT_FENCED, "history diverged", "n=2");
+    assert_false(feed.stale); /* which of two histories is the right one, only a person knows */
+}
+
 int main(void)
 {
 #define FEED(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        FEED(a_new_sink_begins_at_the_epoch),      FEED(a_new_sink_begins_inside_a_running_stream),
-        FEED(a_known_sink_goes_on_after_its_mark), FEED(holes_heal_or_make_it_stale),
-        FEED(a_gap_names_what_was_missed),         FEED(a_gap_before_a_heartbeat_counts_too),
-        FEED(another_history_is_refused),          FEED(a_lost_end_is_noticed),
-        FEED(epochs_are_entered_or_refused),       FEED(K29_garbage_stops_it_with_the_place),
+        FEED(a_new_sink_begins_at_the_epoch),
+        FEED(a_new_sink_begins_inside_a_running_stream),
+        FEED(a_known_sink_goes_on_after_its_mark),
+        FEED(holes_heal_or_make_it_stale),
+        FEED(a_gap_names_what_was_missed),
+        FEED(a_gap_before_a_heartbeat_counts_too),
+        FEED(another_history_is_refused),
+        FEED(a_lost_end_is_noticed),
+        FEED(epochs_are_entered_or_refused),
+        FEED(K29_garbage_stops_it_with_the_place),
+        FEED(a_sink_that_asks_begins_at_its_own_snapshot),
+        FEED(what_is_for_others_is_passed_by),
+        FEED(an_end_that_a_snapshot_makes_up_for_is_told_apart),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
