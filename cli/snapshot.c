@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 
 #include "core/alloc.h"
+#include "core/glob.h"
 #include "core/hash.h"
 #include "core/log.h"
 
@@ -68,6 +69,12 @@ static const struct option options[] = {{"config", required_argument, NULL, 'c'}
 
 static enum spate_exit add_glob(struct spate_snapshot *snapshot, char *pattern)
 {
+    struct spate_glob *glob;
+    struct spate_err err = {0};
+
+    if (spate_glob_new(pattern, &glob, &err) != SPATE_OK)
+        return spate_cli_misuse(&text, "--tables: %s", err.text);
+    spate_glob_free(glob);
     snapshot->globs = spate_realloc(snapshot->globs, (snapshot->glob_count + 1) * sizeof *snapshot->globs);
     snapshot->globs[snapshot->glob_count++] = pattern;
     return SPATE_EXIT_OK;

@@ -35,10 +35,12 @@ struct spate_snapshot {
 struct spate_snapshot_tables {
     struct spate_control_table *at; /* owned, and so are their names; columns and where are alike in all */
     size_t count;
+    bool some; /* a pattern stands for several: those that cannot be read are left out */
     struct spate_slice *columns;
     struct spate_condition *where;
 };
 enum spate_exit spate_snapshot_resolve(struct spate_snapshot *snapshot, struct spate_snapshot_tables *tables);
+void spate_snapshot_table_fini(struct spate_control_table *table);
 void spate_snapshot_tables_fini(struct spate_snapshot_tables *tables);
 
 /* `<connector>._control`, read and written. */

@@ -123,6 +123,7 @@ static enum spate_exit resolve_glob(struct spate_snapshot *snapshot, const char 
         if (!spate_glob_match(glob, table->schema, table->name))
             continue;
         add_table(tables, table->schema, table->name);
+        tables->some = tables->some || !spate_glob_exact(glob);
         found = true;
     }
     /* The connector knows more tables than were ever in the stream, and says what is wrong with this one. */
@@ -179,12 +180,16 @@ enum spate_exit spate_snapshot_resolve(struct spate_snapshot *snapshot, struct s
     return result;
 }
 
+void spate_snapshot_table_fini(struct spate_control_table *table)
+{
+    free((char *)(uintptr_t)table->schema.at);
+    free((char *)(uintptr_t)table->table.at);
+}
+
 void spate_snapshot_tables_fini(struct spate_snapshot_tables *tables)
 {
-    for (size_t i = 0; i < tables->count; i++) {
-        free((char *)(uintptr_t)tables->at[i].schema.at);
-        free((char *)(uintptr_t)tables->at[i].table.at);
-    }
+    for (size_t i = 0; i < tables->count; i++)
+        spate_snapshot_table_fini(&tables->at[i]);
     free(tables->at);
     free(tables->columns);
     free(tables->where);

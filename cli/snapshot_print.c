@@ -15,6 +15,7 @@
 
 #define TURN_MS    20            /* how long the loop sleeps at the stream before it looks at _control */
 #define SILENT_MS  30000         /* nothing was heard of the request: it is sent again */
+#define UNHEARD_MS 5000          /* all is said to be sent, and is not here */
 #define LOST_MS    2000          /* between two requests for the same lost chunk */
 #define PAUSE_MS   200           /* before keys are asked for again that were being changed just now */
 #define HOLE_MS    60000         /* as for a sink: what is missing by then will not come */
@@ -31,9 +32,12 @@ struct printer {
     struct spate_cli_out out;
     struct spate_book_entry *entry; /* our request; NULL until it was heard of */
     bool talkative;                 /* progress is shown */
+    bool begun;                     /* what is left out was said */
     bool started;                   /* the connector said so, and was not told yet what we ask for */
     int64_t sent_ms, heard_ms, lost_ms, keys_ms, hole_ms;
     uint64_t keys_asked; /* keys are on their way; 0: none */
+    uint64_t chunks;     /* that were taken when one was taken last */
+    int64_t moved_ms;
 };
 
 static enum spate_exit failed(const struct spate_err *err)
@@ -44,6 +48,26 @@ static enum spate_exit failed(const struct spate_err *err)
 /* --- saying
  * -------------------------------------------------------------------------------------------------- */
 
+/* Keeps the tables of the request in step with those that are taken. */
+static void forget_left_out(struct spate_snapshot_tables *tables, const struct spate_take *take)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < tables->count; i++) {
+        struct spate_control_table *table = &tables->at[i];
+
+        if (kept < take->table_count && spate_slice_is(table->table, take->tables[kept].name) &&
+            spate_slice_is(table->schema, take->tables[kept].schema)) {
+            tables->at[kept++] = *table;
+            continue;
+        }
+        fprintf(stderr, "spate: %.*s.%.*s is left out: it cannot be read (name it without * to hear why)\n",
+                SPATE_SLICE_ARG(table->schema), SPATE_SLICE_ARG(table->table));
+        spate_snapshot_table_fini(table);
+    }
+    tables->count = kept;
+}
+
 /* The request, with the tokens that we hold. `again`: begin from them, whatever is on its way. */
 static enum spate_exit ask(struct printer *printer, bool lost)
 {
@@ -53,13 +77,15 @@ static enum spate_exit ask(struct printer *printer, bool lost)
         .request = spate_slice_str(snapshot->own_id),
         .sink = spate_slice_str(snapshot->name),
         .tables = printer->tables.at,
-        .table_count = printer->tables.count,
         .again = lost,
         .append = true,
+        .some = printer->tables.some,
     };
     struct spate_err err = {0};
 
-    for (size_t i = 0; i < printer->tables.count; i++) {
+    forget_left_out(&printer->tables, &printer->take);
+    request.table_count = printer->tables.count;
+    for (size_t i = 0; i < request.table_count; i++) {
         const struct spate_take_table *table = &printer->take.tables[i];
 
         printer->tables.at[i].chunk = table->taken;
@@ -175,6 +201,10 @@ static enum spate_exit drain(struct printer *printer, bool *done)
             spate_cli_out_flush(&printer->out); /* what was printed is said to be not all */
             return failed(&err);
         }
+        if (printer->take.begun && !printer->begun) {
+            printer->begun = true;
+            forget_left_out(&printer->tables, &printer->take);
+        }
         *done = spate_take_done(&printer->take);
         if (*done)
             break;
@@ -194,6 +224,16 @@ static enum spate_exit due_requests(struct printer *printer, int64_t now_ms)
 {
     struct spate_take *take = &printer->take;
 
+    if (take->chunks != printer->chunks || !printer->moved_ms) {
+        printer->chunks = take->chunks;
+        printer->moved_ms = now_ms;
+    }
+    /* The connector has said its last, and we have not heard it: it did not stand where it was true. */
+    if (!take->ended && printer->entry && strcmp(printer->entry->state, "sent") == 0 &&
+        now_ms - printer->moved_ms >= UNHEARD_MS) {
+        take->lost = true;
+        printer->moved_ms = now_ms;
+    }
     if (take->lost && now_ms - printer->lost_ms >= LOST_MS) {
         take->lost = false;
         printer->lost_ms = now_ms;
@@ -327,6 +367,9 @@ static enum spate_exit last_words(struct printer *printer, enum spate_exit resul
     struct spate_err err = {0};
 
     if (done) {
+        if (printer->talkative)
+            fprintf(stderr, "%s %s: finished, %" PRIu64 " lines\n", printer->snapshot->name,
+                    printer->snapshot->own_id, take->count);
         if (say(printer, SPATE_CONTROL_FINISHED, &err) != SPATE_OK)
             fprintf(stderr, "spate: everything came, but that could not be said on %s: %s\n",
                     printer->line.topic, err.text);

@@ -282,6 +282,7 @@ enum spate_exit spate_snapshot_for_sink(struct spate_snapshot *snapshot)
         result = spate_snapshot_resolve(snapshot, &tables);
     wish.tables = tables.at;
     wish.table_count = tables.count;
+    wish.some = tables.some;
     if (result == SPATE_EXIT_OK)
         result = spate_snapshot_line_open(snapshot, &line, false);
     if (result == SPATE_EXIT_OK)

@@ -19,14 +19,18 @@ void spate_take_add(struct spate_take *take, struct spate_slice schema, struct s
         .schema = spate_strndup(schema.at, schema.len), .name = spate_strndup(table.at, table.len)};
 }
 
+static void forget(struct spate_take_table *table)
+{
+    free(table->schema);
+    free(table->name);
+    free(table->resume);
+    spate_keys_clear(&table->again);
+}
+
 void spate_take_fini(struct spate_take *take)
 {
-    for (size_t i = 0; i < take->table_count; i++) {
-        free(take->tables[i].schema);
-        free(take->tables[i].name);
-        free(take->tables[i].resume);
-        spate_keys_clear(&take->tables[i].again);
-    }
+    for (size_t i = 0; i < take->table_count; i++)
+        forget(&take->tables[i]);
     free(take->tables);
     spate_buf_fini(&take->held);
     spate_buf_fini(&take->keys);
@@ -139,7 +143,9 @@ static void end_chunk(struct spate_take *take, const struct spate_chunk_end *end
     spate_buf_slice(out, spate_buf_view(&take->held));
     take->count += take->reads;
     table->taken = take->chunk.no;
-    if (!take->by_keys) { /* keys that were read again do not move a range on */
+    take->chunks++;
+    if (!take->by_keys) {    /* keys that were read again do not move a range on */
+        take->ended = false; /* behind the end: the table begins anew (TRUNCATE, a rewrite) */
         free(table->resume);
         table->resume = end->resume.len ? spate_strndup(end->resume.at, end->resume.len) : NULL;
     } else {
@@ -267,12 +273,38 @@ static bool ours(const struct spate_take *take, const struct spate_head *head)
     return spate_slice_is(head->request, take->request) && spate_slice_is(head->to, take->to);
 }
 
-/* We begin at our own snapshot-begin: everything up to its `end` is on the bus before it. */
-static void begin(struct spate_take *take, const struct spate_head *head)
+/* Tables that came from a pattern and cannot be read are not among those that are. */
+static void leave_out(struct spate_take *take, const struct spate_snapshot_begin *begin)
 {
+    size_t kept = 0;
+
+    for (size_t i = 0; i < take->table_count; i++) {
+        bool there = false;
+
+        for (size_t j = 0; j < begin->count && !there; j++)
+            there = spate_slice_is(begin->tables[j].table, take->tables[i].name) &&
+                    spate_slice_is(begin->tables[j].schema, take->tables[i].schema);
+        if (!there)
+            forget(&take->tables[i]);
+        else
+            take->tables[kept++] = take->tables[i];
+    }
+    take->table_count = kept;
+}
+
+/* We begin at our own snapshot-begin: everything up to its `end` is on the bus before it. */
+static enum spate_rc begin(struct spate_take *take, struct spate_slice line, const struct spate_head *head,
+                           struct spate_err *err)
+{
+    struct spate_snapshot_begin begin;
+
+    if (spate_decode_snapshot_begin(line, &begin, &take->arena, err) != SPATE_OK)
+        return SPATE_FAIL;
+    leave_out(take, &begin);
     take->follower.last = (struct spate_place){.epoch = head->epoch, .n = head->n, .pos = {head->end, 0}};
     take->follower.complete = take->follower.last;
     take->begun = true;
+    return SPATE_OK;
 }
 
 static enum spate_rc broken(struct spate_err *err, const char *what)
@@ -332,7 +364,7 @@ static enum spate_rc judge(struct spate_take *take, struct spate_slice line, str
         return SPATE_FAIL;
     if (!take->begun) {
         if (head.op == SPATE_OP_SNAPSHOT_BEGIN && ours(take, &head))
-            begin(take, &head);
+            return begin(take, line, &head, err);
         return SPATE_OK;
     }
     switch (spate_follower_judge(&take->follower, &head)) {

@@ -32,13 +32,14 @@ struct spate_take {
     struct spate_take_table *tables; /* owned */
     size_t table_count;
     struct spate_follower follower;
-    bool begun;     /* snapshot-begin was met */
-    bool ended;     /* ranges-end was met, and all chunks that it counts were taken */
-    bool lost;      /* a chunk is missing: ask again from the tokens; whoever does clears it */
-    bool hole;      /* records before the one that came last are missing */
-    bool reread;    /* keys were answered for; cleared by whoever looks */
-    bool dropped;   /* some of them were not, and stay on the list */
-    uint64_t count; /* lines handed out */
+    bool begun;      /* snapshot-begin was met */
+    bool ended;      /* ranges-end was met, and all chunks that it counts were taken */
+    bool lost;       /* a chunk is missing: ask again from the tokens; whoever does clears it */
+    bool hole;       /* records before the one that came last are missing */
+    bool reread;     /* keys were answered for; cleared by whoever looks */
+    bool dropped;    /* some of them were not, and stay on the list */
+    uint64_t count;  /* lines handed out */
+    uint64_t chunks; /* taken */
     uint64_t foreign, truncated;
     /* the chunk that is open */
     struct spate_take_table *in; /* NULL: none */

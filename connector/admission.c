@@ -76,7 +76,8 @@ bool spate_admission_may(const struct spate_connector_config *config, const stru
     for (size_t i = 0; i < request->table_count; i++) {
         const struct spate_control_table *table = &request->tables[i];
 
-        if (!spate_permits_table(config, request->sink, table->schema, table->table)) {
+        if (!request->some &&
+            !spate_permits_table(config, request->sink, table->schema, table->table)) {
             not_allowed(config, request, table, refusal);
             return false;
         }
@@ -208,6 +209,10 @@ static enum spate_rc take_table(const struct spate_connector_config *config, PGc
     enum spate_rc rc;
 
     *taken = false;
+    if (!spate_permits_table(config, request->sink, from->schema, from->table)) {
+        not_allowed(config, request, from, refusal);
+        return SPATE_OK;
+    }
     table->resume = spate_strndup(from->resume.len ? from->resume.at : "", from->resume.len);
     table->chunk = from->chunk;
     rc = spate_admission_look(config, conn, from, request->append, table, refusal, err);
@@ -232,11 +237,19 @@ enum spate_rc spate_admission_plan(const struct spate_connector_config *config, 
     made->again = request->again;
     made->append = request->append;
     made->tables = spate_zalloc((request->table_count + 1) * sizeof *made->tables);
-    for (size_t i = 0; rc == SPATE_OK && taken && i < request->table_count; i++) {
-        made->count = i + 1;
-        rc = take_table(config, conn, request, &request->tables[i], &made->tables[i], &taken, refusal, err);
+    for (size_t i = 0; rc == SPATE_OK && (taken || request->some) && i < request->table_count; i++) {
+        struct spate_plan_table *table = &made->tables[made->count++];
+
+        spate_buf_reset(&refusal->reason);
+        spate_buf_reset(&refusal->remedy);
+        rc = take_table(config, conn, request, &request->tables[i], table, &taken, refusal, err);
+        if (rc == SPATE_OK && !taken && request->some) {
+            spate_plan_table_fini(table);
+            *table = (struct spate_plan_table){0};
+            made->count--;
+        }
     }
-    if (rc == SPATE_OK && taken) {
+    if (rc == SPATE_OK && made->count > 0 && (taken || request->some)) {
         *plan = made;
         return SPATE_OK;
     }

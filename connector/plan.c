@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-static void table_fini(struct spate_plan_table *table)
+void spate_plan_table_fini(struct spate_plan_table *table)
 {
     for (size_t i = 0; i < table->leaf_count; i++) {
         free(table->leaves[i].name);
@@ -26,7 +26,7 @@ void spate_plan_free(struct spate_plan *plan)
     if (!plan)
         return;
     for (size_t i = 0; i < plan->count; i++)
-        table_fini(&plan->tables[i]);
+        spate_plan_table_fini(&plan->tables[i]);
     free(plan->tables);
     free(plan->request);
     free(plan->sink);

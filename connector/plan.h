@@ -49,5 +49,6 @@ struct spate_plan {
 };
 
 void spate_plan_free(struct spate_plan *plan); /* accepts NULL */
+void spate_plan_table_fini(struct spate_plan_table *table);
 
 #endif

@@ -152,6 +152,24 @@ static void rows_are_handed_out_chunk_by_chunk(void **state)
     assert_false(f->take.lost);
     assert_int_equal(f->take.count, 2);
     assert_string_equal(f->take.tables[0].resume, "t2");
+    chunk(f, "aaaaaaaa", 3, RANGE); /* a rewrite behind the end: the table begins anew, and ends again */
+    end_of_chunk(f, "aaaaaaaa", 3, 0, "t3");
+    assert_false(spate_take_done(&f->take));
+    end_of_ranges(f, 3, "t3");
+    assert_true(spate_take_done(&f->take));
+}
+
+/* Names that came from a pattern. */
+static void tables_that_are_not_read_are_left_out(void **state)
+{
+    struct fixture *f = *state;
+
+    spate_take_add(&f->take, spate_slice_str("public"), spate_slice_str("gone"));
+    begin(f);
+    assert_int_equal(f->take.table_count, 1);
+    assert_string_equal(f->take.tables[0].name, "t");
+    end_of_ranges(f, 0, "");
+    assert_true(spate_take_done(&f->take));
 }
 
 static void what_is_not_for_us_is_passed_by(void **state)
@@ -381,6 +399,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TAKE_TEST(rows_are_handed_out_chunk_by_chunk),
+        TAKE_TEST(tables_that_are_not_read_are_left_out),
         TAKE_TEST(what_is_not_for_us_is_passed_by),
         TAKE_TEST(two_writers_of_one_chunk_are_told_apart),
         TAKE_TEST(a_broken_chunk_is_dropped_and_asked_for_again),
