@@ -76,8 +76,7 @@ bool spate_admission_may(const struct spate_connector_config *config, const stru
     for (size_t i = 0; i < request->table_count; i++) {
         const struct spate_control_table *table = &request->tables[i];
 
-        if (!request->some &&
-            !spate_permits_table(config, request->sink, table->schema, table->table)) {
+        if (!request->some && !spate_permits_table(config, request->sink, table->schema, table->table)) {
             not_allowed(config, request, table, refusal);
             return false;
         }

@@ -1,7 +1,8 @@
 /* connector/admission.h - may this be read, and how: a request against the connector's file and the source's
  * catalog. Every refusal says why and gives the statement that mends it; nothing else is disturbed by one.
  *
- * Thread: the desk's. Blocks: on the source, with short statements; a lock is waited for at most a second. */
+ * Thread: the desk's. Blocks: on the source, with short statements; a lock is waited for a moment only, since
+ * others queue up behind it. */
 #ifndef SPATE_CONNECTOR_ADMISSION_H
 #define SPATE_CONNECTOR_ADMISSION_H
 

@@ -118,8 +118,8 @@ static bool is_true(const PGresult *res, int row, int column)
 enum spate_rc spate_admission_prepare(PGconn *conn, struct spate_err *err)
 {
     return spate_pg_exec(conn,
-                         "SET lock_timeout = '1s'; SET statement_timeout = '8s'; SET row_security = off;"
-                         " SET default_transaction_read_only = on; SET jit = off",
+                         "SET lock_timeout = '200ms'; SET statement_timeout = '8s'; SET row_security = off;"
+                         " SET default_transaction_read_only = on",
                          PGRES_COMMAND_OK, NULL, err);
 }
 

@@ -250,6 +250,17 @@ def test_one_bad_table_refuses_the_whole_request(control, desk):
     refused(control, desk, control.ask(), "table", ".")
 
 
+def test_a_pattern_asks_for_what_can_be_asked(control, desk):
+    """`some`: what cannot be read is left out, unless nothing is left."""
+    plan = admitted(control, desk, table("parted_1"), table("orders"), table("a_view"), table("parted"), table("half_abroad"), some=True)
+    assert [t["table"] for t in plan] == ["orders", "parted"]
+    plan = admitted(control, desk, table("unheard_of"), table("orders"), sink="other_1", some=True)
+    assert [t["table"] for t in plan] == ["orders"]
+    refused(control, desk, control.ask(table("parted_1"), table("a_view"), some=True), "is a view", ".")
+    said = control.answer(control.ask(table("pairs"), table("parted"), sink="other_1", some=True), "refused")
+    assert "allows it other tables" in said["reason"]
+
+
 MALFORMED = [
     ({"tables": "orders"}, "tables"),
     ({"tables": [{"schema": "public"}]}, "table"),
@@ -467,3 +478,97 @@ def test_a_flood_of_nonsense_disturbs_nobody(control, desk):
     finally:
         stop.set()
         thread.join()
+
+
+# With the whole connector, on both buses.
+
+
+@pytest.fixture
+def asked(each_world):
+    made = []
+
+    def start(**snapshots):
+        each_world.config["snapshots"] = {"chunk_bytes": "64KiB", **snapshots}
+        each_world.connector()
+        made.append(Control(each_world))
+        return made[0]
+
+    yield start
+    for control in made:
+        control.close()
+
+
+def begun(control, request):
+    control.wait(lambda said: said.get("request") == request and said.get("op") == "progress" and said["state"] == "reading" and said["rows"] > 0,
+                 f"{request} is being read", 20)
+
+
+def test_a_request_by_hand_to_its_end(each_world, asked):
+    """As a person writes it; what is refused beside it disturbs neither it nor the stream."""
+    world = each_world
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE empty (id int PRIMARY KEY); CREATE VIEW w AS TABLE t;"
+              "INSERT INTO t SELECT g, 'v' || g FROM generate_series(1, 500) g; ANALYZE t")
+    control = asked()
+    assert control.wait(lambda said: said.get("op") == "started", "started")["epoch"] == 1
+    control.tell('{"spate": 1, "sink": "me", "tables": [{"table": "t", "schema": "public", "where": [{"column": "id", "op": "<=", "value": "100"}]},'
+                 ' {"schema": "public", "table": "empty"}], "op": "request", "request": "by hand"}')
+    control.tell('{"spate": 1, "sink": "me", "tables": [{"table": "w", "schema": "public"}], "op": "request", "request": "wrong"}')
+    control.tell("{}")
+    accepted = control.answer("by hand", "accepted")
+    assert accepted["to"] == "me" and [t["table"] for t in accepted["tables"]] == ["t", "empty"] and accepted["tables"][0]["rows"] == 500
+    assert "is a view" in control.answer("wrong", "refused")["reason"]
+    world.src("INSERT INTO t VALUES (1000, 'meanwhile')")
+    control.answer("by hand", "progress", state="sent", seconds=20)
+    control.about("by hand", "finished")
+    control.answer("by hand", "progress", state="finished")
+    stream = world.messages()
+    mine = [m for m in stream if m.get("request") == "by hand"]
+    assert [m["op"] for m in mine if m["op"] != "read"] == ["snapshot-begin"] + ["chunk", "chunk-end"] * (len([m for m in mine if m["op"] == "chunk"])) + ["ranges-end"]
+    assert sorted(m["key"]["id"] for m in mine if m["op"] == "read") == list(range(1, 101)) and {m["to"] for m in mine} == {"me"}
+    assert not [m for m in stream if m.get("request") == "wrong"] and [m["key"]["id"] for m in stream if m["op"] == "insert"] == [1000]
+
+
+def test_a_table_that_goes_away_while_it_is_read(each_world, asked):
+    """Dropped, taken out of the publication, or no longer granted: its requester is told; another request goes on."""
+    world = each_world
+    role = f"reader_{world.name}"
+    names = ("dropped", "unpublished", "revoked", "stays")
+    try:
+        world.src("".join(f"CREATE TABLE {name} (id int PRIMARY KEY, v text); INSERT INTO {name} SELECT g, repeat('x', 500) FROM generate_series(1, {1500 if name == 'stays' else 6000}) g;"
+                          for name in names))
+        world.src("CREATE PUBLICATION spate FOR TABLE " + ", ".join(names) +
+                  f"; CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        world.src(f"SELECT pg_create_logical_replication_slot('{world.slot()}', 'pgoutput')")
+        world.config["source"]["postgres"].update(url=world.source.url(world.db, role), create=False)
+        control = asked(rows_per_second=1500)
+        ids = {name: control.ask(table(name)) for name in names}
+        for name in names:
+            begun(control, ids[name])
+        world.src(f"DROP TABLE dropped; ALTER PUBLICATION spate DROP TABLE unpublished; REVOKE SELECT ON revoked FROM {role}")
+        for name, reason in (("dropped", "there is no table|dropped"), ("unpublished", "not in publication"), ("revoked", "may not read|permission")):
+            said = control.answer(ids[name], "refused", seconds=30)
+            assert said["to"] == "team" and re.search(reason, said["reason"]) and said["remedy"], said
+        control.answer(ids["stays"], "progress", state="sent", seconds=30)
+        control.about(ids["stays"], "finished")
+        control.answer(ids["stays"], "progress", state="finished")
+        assert world.connector_process.running()
+        assert len([m for m in world.messages("--op", "read,message") if m.get("request") == ids["stays"]]) == 1500
+    finally:
+        world.stop_all()
+        if world.source.sql("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]):
+            world.src(f"DROP OWNED BY {role}")
+            world.source.sql(f"DROP ROLE {role}")
+
+
+def test_cancelled_while_it_is_read(each_world, asked):
+    world = each_world
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, 5000) g")
+    control = asked(rows_per_second=1000)
+    first, second = control.ask(table("t")), control.ask(table("t"), sink="another")
+    begun(control, first)
+    begun(control, second)
+    control.about(first, "cancel")
+    control.answer(first, "progress", state="cancelled")
+    at = len(control.said)
+    control.wait(lambda said: said.get("request") == second and said.get("state") == "reading", "the other goes on", 20, at)
+    assert not [said for said in control.said[at:] if said.get("request") == first and "to" in said]

@@ -11,9 +11,9 @@ _built = set()
 
 
 def tool(name):
-    path = os.path.join("build", "release", "tests", "support", name)
+    path = os.path.join("build", os.environ.get("SPATE_TOOLS", "release"), "tests", "support", name)
     if name not in _built:
-        subprocess.run(["make", "-s", "--no-print-directory", "-C", scratch.ROOT, path], check=True)
+        subprocess.run(["make", "-s", "--no-print-directory", "-C", scratch.ROOT, "VARIANT=" + path.split("/")[1], path], check=True)
         _built.add(name)
     return os.path.join(scratch.ROOT, path)
 
