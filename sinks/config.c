@@ -75,7 +75,7 @@ static const struct spate_option sink_options[] = {
     {.key = "snapshot",
      .type = SPATE_OPT_ENUM,
      .offset = offsetof(struct spate_sink_config, snapshot),
-     .fallback = "manual",
+     .fallback = "auto",
      .choices = snapshot_modes,
      .doc = "When the sink asks the connector for all rows that exist. auto: when it is new, when a table is "
             "new or its lines in this file changed, and when it missed a part of the stream. manual: only "
