@@ -127,9 +127,13 @@ class Demo:
         self.target.create_database("teams")
         self.pgbench("-i", "-I", "dtp", "-q")
         self.source.sql(self.file("source.sql"), db="shop")
+        self.source.sql(self.file("load.sql"), db="shop")
+        self.pgbench("-i", "-I", "g", "-q")
         self.target.sql("CREATE ROLE billing LOGIN; CREATE ROLE search LOGIN;"
                         "CREATE SCHEMA billing AUTHORIZATION billing; CREATE SCHEMA search AUTHORIZATION search", db="teams")
-        say("source tables: customers (with a long note), orders, order_lines, and pgbench's own")
+        counts = ", ".join(f"{self.source.one('SELECT count(*) FROM ' + table, db='shop'):,} {name}" for table, name in
+                           (("customers", "customers"), ("orders", "orders"), ("order_lines", "order lines"), ("pgbench_accounts", "accounts of pgbench's")))
+        say(f"the shop has been open for a while: {counts}")
 
     def pgbench(self, *arguments):
         return scratch.run([bin_dir() + "/pgbench", "-h", self.source.dir, "-p", str(self.source.port), "-U", "postgres", *arguments, "shop"],
@@ -142,6 +146,7 @@ class Demo:
         self.start("connector", "connector", "-c", self.connector_file)
         self.until(lambda: self.source.sql("SELECT 1 FROM pg_stat_replication WHERE state IN ('catchup', 'streaming')"),
                    "the connector streams from the shop's database")
+        self.asked = time.monotonic()
         self.start("sink", "sink", "-c", sinks[0], "-c", sinks[1])
         say("spate connector -c connector.yaml")
         say("spate sink -c billing.yaml -c search.yaml")
@@ -167,14 +172,26 @@ class Demo:
         except psycopg2.errors.UndefinedTable:
             return None
 
-    def load(self):
-        step("data: the first customers and orders, and pgbench's 100 000 accounts, written while the connector runs")
-        begin = time.monotonic()
-        self.source.sql(self.file("load.sql"), db="shop")
-        self.pgbench("-i", "-I", "g", "-q")
-        self.visible()
-        say(f"loaded, and visible to both teams after {time.monotonic() - begin:.1f} s")
+    def snapshot(self, *arguments):
+        done = scratch.run([binary(), "snapshot", "-c", self.connector_file, *arguments], check=False)
+        if done.returncode:
+            raise scratch.Failure(f"spate snapshot {' '.join(arguments)} ended with exit code {done.returncode}: {done.stdout}")
+        return done.stdout.splitlines()
 
+    def before(self):
+        step("what was there before: a new team asks for everything, and gets it while the stream goes on")
+        self.until(lambda: sum("finished" in line for line in self.snapshot("--list", "--all")) == 2, "both teams have all that was there", 60, 0.1)
+        seconds = time.monotonic() - self.asked
+        for line in self.snapshot("--list", "--all"):
+            say(line)
+        rows = sum(self.target.one(f"SELECT count(*) FROM {table}", db="teams") for table in COLUMNS)
+        say(paint("1;32", f"{rows:,} rows in both teams' tables {seconds:.1f} s after they were started") + ", nothing was stopped for it")
+        say("anyone may ask, with `spate snapshot`:")
+        say("spate snapshot --tables public.orders --where \"id <= 3\" --columns status,amount_cents --rows")
+        for line in self.snapshot("--tables", "public.orders", "--where", "id <= 3", "--columns", "status,amount_cents", "--rows"):
+            say("  " + line)
+
+    def load(self):
         step(f"load: pgbench for {SECONDS} s, its own script and the shop's")
         self.marker("begin")
         begin = time.monotonic()
@@ -239,7 +256,8 @@ class Demo:
     def look(self):
         step("messages: what anyone may hear with `spate tap`")
         width = max(100, shutil.get_terminal_size((160, 24)).columns) - 4
-        shown = self.tap("public.orders", "--from", "oldest", "--op", "insert", "-n", "1")
+        shown = self.tap("public.orders", "--from", "oldest", "--op", "read", "-n", "1")
+        shown += self.tap("public.orders", "--from", "oldest", "--op", "insert", "-n", "1")
         shown += self.tap("public.orders", "--from", "oldest", "--op", "update", "-n", "1")
         wanted = self.tap("public.customers", "--from", "oldest", "--op", "update", until=lambda line: '"unchanged":["note"]' in line)
         shown += [line for line in wanted if '"unchanged":["note"]' in line][:1]
@@ -299,6 +317,9 @@ class Demo:
         say(f"    {psql} '{self.source.dsn('shop')}' -c \"UPDATE orders SET status = 'paid' WHERE status = 'open'\"")
         say("see it arrive at billing:")
         say(f"    {psql} '{self.target.dsn('teams')}' -c 'SELECT count(*), sum(net) FROM billing.invoices'")
+        say("ask for rows, or have a team's tables brought up to the source:")
+        say(f"    {spate} snapshot -c {self.connector_file} --tables public.orders --where \"status = 'open'\" --rows")
+        say(f"    {spate} snapshot -c {os.path.join(self.dir, 'billing.yaml')} --sink billing --follow")
         say("more load:")
         say(f"    {bin_dir()}/pgbench -h {self.source.dir} -p {self.source.port} -U postgres -n -c 4 -T 30 -f {HERE}/shop.sql shop")
         say(f"kill the connector or the sink as hard as you like, and start it again (logs and files are in {self.dir}):")
@@ -320,6 +341,7 @@ def main():
     try:
         demo.servers()
         demo.daemons()
+        demo.before()
         demo.load()
         demo.latency()
         demo.look()

@@ -1,4 +1,4 @@
--- The shop's first customers and orders, loaded while the connector runs.
+-- The shop's customers and orders of before: they are there when the connector comes.
 INSERT INTO customers (name, email, country, note)
 SELECT initcap(substr(md5('first' || i), 1, 6)) || ' ' || initcap(substr(md5('last' || i), 1, 8)),
        'Customer' || i || '@Example' || i % 7 || '.com', (ARRAY['DE', 'FR', 'IT', 'PL', 'SE'])[1 + i % 5],
