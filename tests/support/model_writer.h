@@ -321,9 +321,10 @@ static inline void emit_chunk(struct writer *w)
         return;
     rows = world.source.rows[world.base[w->tx.epoch] + at];
     if (spate_publisher_flush(&w->publisher, &err) == SPATE_OK) {
-        spate_buf_printf(
-            &line, "{\"spate\":1,\"op\":\"chunk\",\"at\":%" PRIu64 ",\"epoch\":%" PRIu64 ",\"request\":\"",
-            at, w->tx.epoch);
+        spate_buf_printf(&line,
+                         "{\"spate\":1,\"op\":\"chunk\",\"at\":%" PRIu64 ",\"epoch\":%" PRIu64
+                         ",\"to\":\"m\",\"request\":\"",
+                         at, w->tx.epoch);
         for (size_t i = 0; i < KEYS; i++)
             spate_buf_printf(&line, "%" PRIu64 ",", rows[i]);
         spate_buf_puts(&line, "\",\"schema\":\"public\",\"table\":\"t\"}");

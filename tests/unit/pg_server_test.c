@@ -100,10 +100,15 @@ static void say_settings(int fd, const char *sql)
 {
     static const struct {
         const char *name, *value;
-    } settings[] = {{"datestyle", "ISO, MDY"},     {"intervalstyle", "postgres"},
-                    {"extra_float_digits", "3"},   {"bytea_output", "hex"},
-                    {"timezone", "UTC"},           {"lc_monetary", "C"},
-                    {"search_path", "pg_catalog"}, {"standard_conforming_strings", "on"}};
+    } settings[] = {{"jit", "off"},
+                    {"datestyle", "ISO, MDY"},
+                    {"intervalstyle", "postgres"},
+                    {"extra_float_digits", "3"},
+                    {"bytea_output", "hex"},
+                    {"timezone", "UTC"},
+                    {"lc_monetary", "C"},
+                    {"search_path", "pg_catalog"},
+                    {"standard_conforming_strings", "on"}};
     struct spate_buf names = {0}, values = {0};
     unsigned count = 0;
 
