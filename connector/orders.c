@@ -202,6 +202,19 @@ static enum spate_rc take_request(struct spate_weave *weave, struct spate_stream
     return SPATE_OK;
 }
 
+/* A requester has one request at a time: a sink that was started again before it heard of its first one does
+ * not know that one's id any more. */
+static void supersede(struct spate_weave *weave, const char *sink, int64_t now_ms)
+{
+    for (struct spate_asked *at = weave->asked; at; at = at->next) {
+        if (at->dead || strcmp(at->sink, sink) != 0)
+            continue;
+        spate_answer_over(weave, at, "cancelled", now_ms);
+        spate_desk_forget(weave->desk, at->id);
+        spate_weave_drop(weave, at);
+    }
+}
+
 static enum spate_rc on_request(struct spate_weave *weave, struct spate_stream *stream,
                                 struct spate_order *order, int64_t now_ms, struct spate_err *err)
 {
@@ -221,6 +234,7 @@ static enum spate_rc on_request(struct spate_weave *weave, struct spate_stream *
     }
     if (known)
         spate_weave_drop(weave, known);
+    supersede(weave, order->sink, now_ms);
     for (const struct spate_asked *at = weave->asked; at; at = at->next)
         active += !at->dead;
     if (active >= MOST_REQUESTS) {

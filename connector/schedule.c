@@ -51,6 +51,7 @@ void spate_weave_submit(struct spate_weave *weave, enum spate_job_kind kind)
         return;
     job = spate_zalloc(sizeof *job);
     job->kind = kind;
+    job->from = weave->session;
     spate_readers_submit(weave->readers, job);
 }
 
@@ -303,6 +304,10 @@ void spate_weave_jobs(struct spate_weave *weave, int64_t now_ms)
     while (weave->readers && (job = spate_readers_take(weave->readers)) != NULL) {
         if (job->owner) {
             take_slot(weave, job, now_ms);
+            continue;
+        }
+        if (job->from != weave->session) {
+            spate_job_free(job); /* of the source as it was before */
             continue;
         }
         if (job->kind == SPATE_JOB_LOOK) {

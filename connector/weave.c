@@ -86,7 +86,9 @@ void spate_weave_session(struct spate_weave *weave, uint64_t epoch)
     weave->before_known = weave->nudge_off = false;
     spate_order_free(weave->before);
     weave->before = NULL;
+    spate_snapshot_fini(&weave->seen.snapshot);
     weave->seen.set = false;
+    weave->looking = weave->nudging = false;
     weave->memo.table = NULL;
     weave->live = true;
     weave->due_lsn = UINT64_MAX;
