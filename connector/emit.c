@@ -291,7 +291,8 @@ static enum spate_rc close_chunk(struct spate_weave *weave, struct spate_stream 
     if (rc != SPATE_OK)
         return rc;
     moved(weave, slot);
-    if (!slot->by_keys) { /* an answer to keys says nothing of where the ranges go on: no requester takes it */
+    /* An answer to keys says nothing of where the ranges go on: no requester takes its token. */
+    if (!slot->by_keys) {
         spate_token_write(slot->table, &token);
         free(slot->table->token);
         slot->table->token = spate_strndup(token.data, token.len);
