@@ -22,7 +22,7 @@ class Lines:
     """A child that is told lines and says lines."""
 
     def __init__(self, argv, log=None):
-        self.said = []
+        self.said, self.lock = [], threading.Lock()
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(log, "ab") if log else None,
                                         preexec_fn=scratch.child_setup())
         self.thread = threading.Thread(target=self._read, daemon=True)
@@ -36,9 +36,9 @@ class Lines:
                 self.said.append({"op": None, "line": line})
 
     def tell(self, line):
-        self.process.stdin.write(line if isinstance(line, bytes) else line.encode())
-        self.process.stdin.write(b"\n")
-        self.process.stdin.flush()
+        with self.lock:
+            self.process.stdin.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
+            self.process.stdin.flush()
 
     def wait(self, condition, what, seconds=10, after=0):
         """The first thing said, from number `after` on, for which the condition holds."""
