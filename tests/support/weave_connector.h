@@ -25,7 +25,7 @@ enum control {
     NO_REREAD,     /* the re-read list is not asked for */
     NO_GENERATION, /* partial updates are applied to stale rows */
     LATE_BEGIN,    /* marks are kept from the first chunk on only */
-    NO_BY,         /* rows of two writers' chunks may mix */
+    NO_BY,         /* a chunk is what stands between a beginning and an end, whoever wrote it */
     NO_SINCE,      /* chunks are chained by their number alone */
     NO_END_CHAIN,  /* ranges-end counts whoever wrote it */
     HOLE_KEEPS,    /* token, marks and list outlive a hole */
@@ -43,7 +43,7 @@ struct token {
     int filenode, next, end; /* all 0: none */
 };
 
-enum kind { CHANGE, BEGIN, CHUNK, READ, CHUNK_END, RANGES_END };
+enum kind { CHANGE, HEARTBEAT, BEGIN, CHUNK, READ, CHUNK_END, RANGES_END };
 
 struct record {
     enum kind kind;
@@ -80,7 +80,7 @@ static void append_zombie(void)
 
 static void publish(struct record record)
 {
-    while (bus.zombie_at < bus.zombie_count && percent(25))
+    if (bus.zombie_at < bus.zombie_count && percent(70))
         append_zombie();
     append(record);
 }
@@ -562,6 +562,8 @@ static void connector_emit(int sink)
 {
     struct asked *asked = &connector.asked[sink];
 
+    if (at_boundary() && percent(2))
+        publish((struct record){.kind = HEARTBEAT, .n = connector.last, .sink = -1});
     if (!asked->active || !at_boundary())
         return;
     if (!asked->begun) {

@@ -206,7 +206,7 @@ static void take_end(struct sink *sink, const struct record *record)
     if (!belongs(sink, record))
         return;
     sink->chunk.open = false;
-    if (record->count != sink->chunk.count) {
+    if (record->count != sink->chunk.count && control != NO_BY) {
         sink->lost = true;
         return;
     }
@@ -288,6 +288,7 @@ static void sink_take(int i)
         take_ranges_end(sink, record);
         break;
     case CHANGE:
+    case HEARTBEAT:
         break;
     }
 }
@@ -353,6 +354,8 @@ static void sink_ask(int i)
 
     if (held->phase == COMPLETE)
         return;
+    if (held->pos == bus.durable && percent(1)) /* all was sent long ago, and it is not here */
+        sink->lost = true;
     if (sink->asked && !sink->lost && !control_of[i].started)
         return;
     say(i, (struct message){.word = REQUEST,
