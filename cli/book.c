@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define HOUR_US INT64_C(3600000000)
+
 void spate_book_fini(struct spate_book *book)
 {
     for (size_t i = 0; i < book->count; i++) {
@@ -138,9 +140,11 @@ static void read_entry(struct spate_book_entry *entry, const struct spate_contro
         break;
     case SPATE_CONTROL_FINISHED:
         enter_state(entry, "finished");
+        keep(&entry->why, (struct spate_slice){0});
         break;
     case SPATE_CONTROL_CANCEL:
         enter_state(entry, "cancelled");
+        keep(&entry->why, (struct spate_slice){0});
         break;
     default:
         break;
@@ -170,6 +174,16 @@ struct spate_book_entry *spate_book_read(struct spate_book *book, struct spate_s
     if (!entry->asked_us)
         entry->asked_us = entry->heard_us;
     return entry;
+}
+
+void spate_book_settle(struct spate_book *book, int64_t now_us)
+{
+    for (size_t i = 0; i < book->count; i++) {
+        struct spate_book_entry *entry = book->entries[i];
+
+        if (!entry->answered && !entry->over && now_us - entry->heard_us > HOUR_US)
+            enter_state(entry, "expired");
+    }
 }
 
 static void put_span(struct spate_buf *out, int64_t seconds)

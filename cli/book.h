@@ -41,6 +41,9 @@ void spate_book_fini(struct spate_book *book);
 struct spate_book_entry *spate_book_read(struct spate_book *book, struct spate_slice line, int64_t wall_us);
 struct spate_book_entry *spate_book_find(const struct spate_book *book, const char *request);
 
+/* Requests that nobody answered within an hour are over: no connector takes them up any more. */
+void spate_book_settle(struct spate_book *book, int64_t now_us);
+
 /* "reading 1200 of about 50000 rows, 2.4 %, 800 rows/s, 61 s left" */
 void spate_book_describe(const struct spate_book_entry *entry, struct spate_buf *out);
 

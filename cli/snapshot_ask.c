@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define RETRY_MS 100
@@ -320,9 +321,13 @@ void spate_snapshot_progress_show(struct spate_snapshot_progress *progress,
 {
     const bool terminal = isatty(STDERR_FILENO) == 1;
     struct spate_buf words = {0};
+    struct winsize size;
 
     spate_buf_printf(&words, "%s %s: ", entry->requester, entry->request);
     spate_book_describe(entry, &words);
+    if (terminal && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 &&
+        words.len >= size.ws_col)
+        words.len = size.ws_col - 1u; /* a line that wraps cannot be rewritten */
     spate_buf_str(&words);
     if (strncmp(progress->last, words.data, sizeof progress->last - 1) != 0) {
         snprintf(progress->last, sizeof progress->last, "%s", words.data);

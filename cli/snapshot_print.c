@@ -32,6 +32,7 @@ struct printer {
     struct spate_cli_out out;
     struct spate_book_entry *entry; /* our request; NULL until it was heard of */
     bool talkative;                 /* progress is shown */
+    bool silent;                    /* said once that nobody answers */
     bool begun;                     /* what is left out was said */
     bool started;                   /* the connector said so, and was not told yet what we ask for */
     int64_t sent_ms, heard_ms, lost_ms, keys_ms, hole_ms;
@@ -141,8 +142,10 @@ static void heard(void *arg, struct spate_book_entry *entry)
         return;
     if (strcmp(entry->request, printer->snapshot->own_id) == 0) {
         printer->entry = entry;
-        if (entry->answered)
+        if (entry->answered) {
             printer->heard_ms = spate_clock_ms();
+            printer->silent = false;
+        }
     }
 }
 
@@ -243,6 +246,12 @@ static enum spate_exit due_requests(struct printer *printer, int64_t now_ms)
     if (printer->started ||
         (printer->entry && printer->entry->answered && now_ms - printer->heard_ms >= SILENT_MS &&
          now_ms - printer->sent_ms >= SILENT_MS)) {
+        if (!printer->started && !printer->silent)
+            fprintf(stderr,
+                    "spate: nothing was heard of request %s for %d s; it is sent again. Is connector %s "
+                    "running?\n",
+                    printer->snapshot->own_id, SILENT_MS / 1000, printer->snapshot->stream.name);
+        printer->silent = !printer->started;
         printer->started = false;
         printer->keys_asked = 0; /* another connector knows nothing of them */
         return ask(printer, false);

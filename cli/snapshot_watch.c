@@ -96,6 +96,7 @@ enum spate_exit spate_snapshot_list(struct spate_snapshot *snapshot)
     for (int i = 0; i < COLUMNS; i++)
         spate_buf_puts(&cells[i], titles[i]);
     put_row(&sheet, cells);
+    spate_book_settle(&line.book, now_us);
     for (size_t i = 0; i < line.book.count; i++) {
         const struct spate_book_entry *entry = line.book.entries[i];
 
@@ -120,13 +121,14 @@ out:
  * --------------------------------------------------------------------------------------------- */
 
 /* The one with this id; without one, the only one that is under way. */
-static enum spate_exit choose(struct spate_snapshot *snapshot, const struct spate_book *book, const char *id,
+static enum spate_exit choose(struct spate_snapshot *snapshot, struct spate_book *book, const char *id,
                               struct spate_book_entry **chosen)
 {
     struct spate_buf names = {0};
     enum spate_exit result = SPATE_EXIT_OK;
     size_t active = 0;
 
+    spate_book_settle(book, spate_clock_wall_us());
     *chosen = id ? spate_book_find(book, id) : NULL;
     for (size_t i = 0; i < book->count && !*chosen; i++) {
         if (book->entries[i]->over)

@@ -28,6 +28,9 @@ static char scratch[64], path[96], hot[96];
 #define ORDER ",\"epoch\":1,\"schema\":\"public\",\"table\":\"orders\",\"pos\":\"00000000016B3748.0000000"
 #define META  "\",\"xid\":745,\"ts\":\"2026-11-21T09:14:03.123456Z\",\"source\":\"shop\""
 
+#define ADDRESS ",\"epoch\":1,\"to\":\"billing\",\"request\":\"r1\""
+#define STAMP   ",\"ts\":\"2026-11-21T09:14:03.123456Z\",\"source\":\"shop\""
+
 static const char *const lines[] = {
     HEAD "\"insert\",\"n\":1" ORDER "1" META
          ",\"v\":1,\"key\":{\"id\":1},\"before\":null,\"after\":{\"id\":1}}",
@@ -45,6 +48,13 @@ static const char *const lines[] = {
     HEAD
     "\"heartbeat\",\"at\":4,\"epoch\":1,\"end\":\"00000000016B3790\",\"ts\":\"2026-11-21T09:14:03.123456Z\","
     "\"source\":\"shop\"}",
+    HEAD "\"snapshot-begin\",\"at\":4" ADDRESS ",\"end\":\"00000000016B3790\"" STAMP
+         ",\"tables\":[{\"schema\":\"a\",\"table\":\"b\"},{\"schema\":\"public\",\"table\":\"orders\"}]}",
+    HEAD "\"ranges-end\",\"at\":4" ADDRESS STAMP
+         ",\"tables\":[{\"schema\":\"a\",\"table\":\"b\",\"chunks\":0,\"resume\":\"\"}]}",
+    HEAD "\"read\",\"at\":4" ADDRESS
+         ",\"schema\":\"public\",\"table\":\"orders\",\"v\":1,\"by\":\"0a1b2c3d\","
+         "\"no\":1,\"key\":{\"id\":1},\"after\":{\"id\":1}}",
 };
 
 static void publish(struct spate_bus *bus, const char *topic, const char *const *texts, size_t count)
@@ -180,11 +190,11 @@ static void everything_as_it_stands(void **state)
     SHOWS(0, 1, 2, 3, 4, 5);
 }
 
-static void tables_and_their_truncates(void **state)
+static void tables_and_what_names_them_among_others(void **state)
 {
-    const char *args[] = {"-c", file, "--from=oldest", "--count=3", "public.orders", NULL};
+    const char *args[] = {"-c", file, "--from=oldest", "--count=5", "public.orders", NULL};
 
-    SHOWS(0, 1, 3);
+    SHOWS(0, 1, 3, 6, 8);
 }
 
 static void quoted_tables(void **state)
@@ -374,7 +384,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everything_as_it_stands),
-        cmocka_unit_test(tables_and_their_truncates),
+        cmocka_unit_test(tables_and_what_names_them_among_others),
         cmocka_unit_test(quoted_tables),
         cmocka_unit_test(ops),
         cmocka_unit_test(positions_lead_back),
