@@ -1,6 +1,7 @@
 """spate snapshot: rows on request, printed or for a sink; what it says when it cannot."""
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -282,3 +283,32 @@ def test_a_sink_is_told_to_ask(world):
     code, _, err = ask(w, "--sink", "billing", "--tables", "public.*", "--where", "id <= 50", "--follow")
     assert code == 0, err + w.logs()
     w.wait_rows("SELECT count(*) FROM billing.orders", [(2950,)], sink=sink)
+
+
+def documented():
+    """The commands of the manual page and of docs/operating.md, as they stand there."""
+    found = []
+    for name, heading in (("docs/spate-snapshot.1.md", "## EXAMPLES"), ("docs/operating.md", "**By hand**:")):
+        with open(os.path.join(scratch.ROOT, name)) as file:
+            block = file.read().split(heading)[1].split("```")[1]
+        found += [line.split(" #")[0].rstrip() for line in block.splitlines() if line.startswith("spate snapshot ")]
+    return found
+
+
+def test_the_documented_commands_run(world):
+    w = world
+    commands = documented()
+    assert len(commands) >= 10
+    shop(w)
+    w.sink(w.sink_file("billing", {"orders": {"from": "public.orders", "key": ["id"]}}))
+    w.wait_rows("SELECT count(*) FROM billing.orders", [(3000,)])
+    scratch.until(lambda: "finished" in ask(w, "--list", "--all", check=0)[1], "the sink's own request is over", 20)
+    for command in commands:
+        if "--cancel" in command:  # of something that goes on
+            continue
+        done = subprocess.run(["sh", "-c", re.sub("^spate ", binary() + " ", command)], cwd=w.dir, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=30, preexec_fn=scratch.child_setup())
+        assert done.returncode == 0, (command, done.stderr, w.logs())
+        if "--sink" in command and "--follow" not in command:  # one wish after the other
+            w.run("snapshot", "-c", "billing.yaml", "--follow", done.stdout.strip(), check=0)
+    w.wait_equal([("SELECT id, status FROM orders", "SELECT id, status FROM billing.orders")])
