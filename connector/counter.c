@@ -208,10 +208,28 @@ static void take_line(struct spate_known *known, struct spate_slice line)
     known->told_ms = 0;
 }
 
+/* A requester has one request at a time: one that was restarted before it heard an answer asks with another
+ * id. The data plane sees to those that it has. */
+static void supersede(struct spate_desk *desk, struct spate_slice sink)
+{
+    for (struct spate_known **link = &desk->known; *link;) {
+        struct spate_known *known = *link;
+
+        if (known->handed || !spate_slice_is(sink, known->sink)) {
+            link = &known->next;
+            continue;
+        }
+        spate_counter_tell(desk, sink, spate_slice_str(known->request), "cancelled",
+                           spate_slice_str("the same requester sent another request"));
+        spate_counter_drop(desk, link);
+    }
+}
+
 static void hear_new(struct spate_desk *desk, const struct spate_control *control, struct spate_slice line)
 {
     struct spate_refusal refusal = {0};
 
+    supersede(desk, control->sink);
     if (desk->known_count >= SPATE_DESK_KNOWN) {
         refuse(desk, control->sink, control->request,
                spate_slice_str("64 requests are being answered, and more are not held"),

@@ -47,7 +47,7 @@ def world(source):
     new.src(f"CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}; GRANT SELECT ON closed.t TO {role};"
             f"REVOKE SELECT ON ungranted FROM {role}")
     new.config["source"]["postgres"].update(url=source.url(new.db, role), create=False)
-    new.config["snapshots"] = {"allow": {"team": "*.*", "other*": "public.orders", "snapshot-*": "*"}}
+    new.config["snapshots"] = {"allow": {"team*": "*.*", "other*": "public.orders", "snapshot-*": "*"}}
     yield new
     new.src(f"DROP OWNED BY {role}")
     new.close()
@@ -333,6 +333,22 @@ def test_a_cancelled_request(control, desk):
     desk.tell(f"forget\t{request}")
 
 
+def test_a_requester_has_one_request_at_a_time(world, control, desk):
+    """One that was restarted before it was answered asks with another id."""
+    holder = world.source.connect(world.db, autocommit=False)
+    holder.cursor().execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+    first = control.ask(table("orders"), sink="team_1")
+    control.answer(first, "progress", state="waiting")
+    second, beside = control.ask(table("orders"), sink="team_1"), control.ask(table("orders"), sink="team_2")
+    assert "another request" in control.answer(first, "progress", state="cancelled")["why"]
+    holder.rollback()
+    holder.close()
+    for request in (second, beside):
+        desk.order("request", request)
+        desk.tell(f"forget\t{request}")
+    assert not desk.orders(first)
+
+
 def test_a_lock_in_the_way_is_waited_for(world, control, desk):
     holder = world.source.connect(world.db, autocommit=False)
     holder.cursor().execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
@@ -341,7 +357,7 @@ def test_a_lock_in_the_way_is_waited_for(world, control, desk):
     assert str(holder.info.backend_pid) in told["why"] and "orders" in told["why"], told
     # Another one is not held up by it, nor is what it cannot have.
     begin = time.monotonic()
-    assert admitted(control, desk, table("pairs"))
+    assert admitted(control, desk, table("pairs"), sink="team_2")
     assert time.monotonic() - begin < 3
     assert not desk.orders(request)
     holder.rollback()
@@ -395,7 +411,7 @@ def test_a_table_is_planned_anew(world, control, desk):
 
 def test_more_than_64_at_once(own_desk):
     control, desk = own_desk("many")
-    ids = [control.ask(table("orders")) for _ in range(66)]
+    ids = [control.ask(table("orders"), sink=f"team_{i}") for i in range(66)]
     for request in ids[64:]:
         said = control.answer(request, "refused", seconds=20)
         assert "64 requests" in said["reason"] and "--list" in said["remedy"]
@@ -409,9 +425,9 @@ def test_what_was_asked_while_nobody_listened(own_desk):
     """Before the connector has the stream it says nothing: another one may have it. Then it takes up what nobody answered."""
     control, desk = own_desk("later", session=None)
     now = int(time.time() * 1e6)
-    asked = control.ask(table("orders"), at_us=now - 600 * 10**6)
-    old = control.ask(table("orders"), at_us=now - 3700 * 10**6)
-    answered, over, gone = (control.ask(table("orders")) for _ in range(3))
+    asked = control.ask(table("orders"), sink="team_1", at_us=now - 600 * 10**6)
+    old = control.ask(table("orders"), sink="team_2", at_us=now - 3700 * 10**6)
+    answered, over, gone = (control.ask(table("orders"), sink=f"team_{i}") for i in (3, 4, 5))
     control.tell(json.dumps({"spate": 1, "op": "accepted", "to": "team", "request": answered, "tables": []}))
     control.about(over, "cancel")
     control.about(gone, "finished")
@@ -428,14 +444,14 @@ def test_what_was_asked_while_nobody_listened(own_desk):
     assert not control.answers(old) and not control.answers(over) and not control.answers(gone)
     # The session is over, and another one begins: what it had is forgotten, what comes between is taken up.
     desk.tell("leave")
-    between, to_another = control.ask(table("orders")), control.ask(table("orders"))
+    between, to_another = control.ask(table("orders"), sink="team_6"), control.ask(table("orders"))
     control.tell(json.dumps({"spate": 1, "op": "refused", "to": "team", "request": to_another, "reason": "another connector said so", "remedy": "-"}))
     scratch.until(lambda: any(s.get("reason") == "another connector said so" for s in control.said), "it was said")
     at = len(desk.said)
     desk.session(6, 3)
     desk.order("before", after=at)
     assert desk.order("request", between)["session"] == 6
-    control.ask(table("orders", resume="1:y", chunk=1), request=asked)  # its requester saw `started`
+    control.ask(table("orders", resume="1:y", chunk=1), request=asked, sink="team_1")  # its requester saw `started`
     order = desk.order("request", asked, after=at)
     assert order["plan"][0]["resume"] == "1:y"
     assert not desk.orders(to_another)
@@ -537,13 +553,13 @@ def test_a_table_that_goes_away_while_it_is_read(each_world, asked):
         world.src(f"SELECT pg_create_logical_replication_slot('{world.slot()}', 'pgoutput')")
         world.config["source"]["postgres"].update(url=world.source.url(world.db, role), create=False)
         control = asked(rows_per_second=1500)
-        ids = {name: control.ask(table(name)) for name in names}
+        ids = {name: control.ask(table(name), sink=name) for name in names}
         for name in names:
             begun(control, ids[name])
         world.src(f"DROP TABLE dropped; ALTER PUBLICATION spate DROP TABLE unpublished; REVOKE SELECT ON revoked FROM {role}")
         for name, reason in (("dropped", "there is no table|dropped"), ("unpublished", "not in publication"), ("revoked", "may not read|permission")):
             said = control.answer(ids[name], "refused", seconds=30)
-            assert said["to"] == "team" and re.search(reason, said["reason"]) and said["remedy"], said
+            assert said["to"] == name and re.search(reason, said["reason"]) and said["remedy"], said
         control.answer(ids["stays"], "progress", state="sent", seconds=30)
         control.about(ids["stays"], "finished")
         control.answer(ids["stays"], "progress", state="finished")
