@@ -113,6 +113,7 @@ static void step(bool quiet)
     uint32_t what = chance(100);
 
     steps_taken++;
+    idle = quiet;
     if (what < 20)
         step_source(quiet);
     else if (what < 60)
