@@ -241,47 +241,54 @@ static void add_sweep(struct spate_apply *apply, const struct spate_projection *
     spate_buf_fini(&sql);
 }
 
+static void add_columns(const struct spate_version *version, const char *alias, bool keys,
+                        struct spate_buf *sql)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < version->output_count; i++) {
+        struct spate_buf name = {0};
+
+        if (version->outputs[i].key && !keys)
+            continue;
+        spate_pg_ident(&name, spate_slice_str(version->outputs[i].name));
+        spate_buf_puts(sql, count++ ? ", " : "");
+        if (keys)
+            spate_buf_printf(sql, "%s%s", alias, spate_buf_str(&name));
+        else
+            spate_buf_printf(sql, "%s = EXCLUDED.%s", spate_buf_str(&name), spate_buf_str(&name));
+        spate_buf_fini(&name);
+    }
+}
+
 /* The old table takes over what differs, so that what the team hung on it - grants, views, keys, indexes,
- * columns of its own - stays. Compared by image, which every type has, and which tells 1.0 from 1.00. */
+ * columns of its own - stays; what is equal is not written. */
 static void add_takeover(struct spate_apply *apply, const struct spate_projection *projection)
 {
     const struct spate_version *version = projection->current;
-    struct spate_buf sql = {0}, names = {0}, ours = {0}, theirs = {0}, set = {0};
-    size_t rest = 0;
+    bool only_key = version->output_count == version->key_count;
+    struct spate_buf sql = {0};
 
-    for (size_t i = 0; i < version->output_count; i++) {
-        struct spate_buf quoted = {0};
-        const char *name;
-
-        spate_pg_ident(&quoted, spate_slice_str(version->outputs[i].name));
-        name = spate_buf_str(&quoted);
-        spate_buf_printf(&names, "%s%s", i ? ", " : "", name);
-        if (!version->outputs[i].key) {
-            spate_buf_printf(&ours, "%st.%s", rest ? ", " : "", name);
-            spate_buf_printf(&theirs, "%sEXCLUDED.%s", rest ? ", " : "", name);
-            spate_buf_printf(&set, "%s%s = EXCLUDED.%s", rest++ ? ", " : "", name, name);
-        }
-        spate_buf_fini(&quoted);
+    spate_buf_printf(&sql, "INSERT INTO %s (", projection->target);
+    add_columns(version, "", true, &sql);
+    spate_buf_puts(&sql, ") SELECT ");
+    add_columns(version, "t.", true, &sql);
+    spate_buf_printf(&sql, " FROM %s AS t WHERE NOT EXISTS (SELECT FROM %s AS o", projection->load.shadow,
+                     projection->target);
+    join_key(version, &sql, false);
+    if (!only_key) {
+        spate_buf_puts(&sql, " AND ");
+        spate_version_compare(version, "o", "t", "*=", &sql);
     }
-    spate_buf_printf(&sql, "INSERT INTO %s AS t (%s) SELECT %s FROM %s ON CONFLICT (", projection->target,
-                     spate_buf_str(&names), spate_buf_str(&names), projection->load.shadow);
+    spate_buf_puts(&sql, ") ON CONFLICT (");
     for (size_t k = 0; k < version->key_count; k++) {
         spate_buf_puts(&sql, k ? ", " : "");
         spate_pg_ident(&sql, spate_slice_str(key_name(version, k)));
     }
-    if (rest)
-        spate_buf_printf(&sql,
-                         ") DO UPDATE SET %s WHERE ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) "
-                         "ROW(%s)::pg_catalog.record",
-                         spate_buf_str(&set), spate_buf_str(&ours), spate_buf_str(&theirs));
-    else
-        spate_buf_puts(&sql, ") DO NOTHING");
+    spate_buf_puts(&sql, only_key ? ") DO NOTHING" : ") DO UPDATE SET ");
+    add_columns(version, "", false, &sql);
     add(apply, &sql);
     spate_buf_fini(&sql);
-    spate_buf_fini(&names);
-    spate_buf_fini(&ours);
-    spate_buf_fini(&theirs);
-    spate_buf_fini(&set);
 }
 
 static void add_end(struct spate_apply *apply, const struct spate_projection *projection, const char *more)

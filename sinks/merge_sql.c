@@ -216,10 +216,40 @@ static void come_in(const struct spate_version *version, const struct names *nam
         spate_buf_printf(create, "\"%sop\" IN ('u', 'r')", names->prefix);
 }
 
+/* A snapshot over rows that are there finds most of them as they should be: those are not written again. */
+static bool may_be_equal(const struct spate_version *version)
+{
+    enum spate_load_kind kind = version->projection->load.kind;
+
+    return kind == SPATE_LOAD_MARKED || kind == SPATE_LOAD_ADD;
+}
+
+/* Compared by image, which every type has, and which tells 1.0 from 1.00. */
+void spate_version_compare(const struct spate_version *version, const char *a, const char *b, const char *op,
+                           struct spate_buf *sql)
+{
+    const char *sides[] = {a, b};
+
+    for (size_t side = 0; side < 2; side++) {
+        size_t count = 0;
+
+        spate_buf_puts(sql, "ROW(");
+        for (size_t i = 0; i < version->output_count; i++) {
+            if (version->outputs[i].key)
+                continue;
+            spate_buf_printf(sql, "%s%s.", count++ ? ", " : "", sides[side]);
+            ident(sql, version->outputs[i].name);
+        }
+        spate_buf_puts(sql, ")::pg_catalog.record");
+        if (side == 0)
+            spate_buf_printf(sql, " OPERATOR(pg_catalog.%s) ", op);
+    }
+}
+
 static void insert_sql(const struct spate_version *version, const struct names *names,
                        struct spate_buf *create)
 {
-    spate_buf_printf(create, "INSERT INTO %s (", target_of(version));
+    spate_buf_printf(create, "INSERT INTO %s%s (", target_of(version), may_be_equal(version) ? " AS t" : "");
     for (size_t i = 0; i < version->output_count; i++) {
         spate_buf_puts(create, i ? ", " : "");
         ident(create, version->outputs[i].name);
@@ -252,6 +282,10 @@ static void upsert_sql(const struct spate_version *version, const struct names *
     }
     if (set == 0)
         spate_buf_puts(create, "NOTHING");
+    else if (may_be_equal(version)) {
+        spate_buf_puts(create, " WHERE ");
+        spate_version_compare(version, "t", "EXCLUDED", "*<>", create);
+    }
 }
 
 /* Which character of the mask tells whether the output's one column came; -1: it always does. */

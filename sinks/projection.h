@@ -134,6 +134,9 @@ SPATE_CHECKED enum spate_rc spate_version_plan(struct spate_version *version, st
 /* Builds version->sql, for the kind of load that is under way. Pure. */
 void spate_version_sql(struct spate_version *version);
 void spate_version_forget_sql(struct spate_version *version);
+/* Appends "ROW(a.x, ...) *= ROW(b.x, ...)" over what is no key; an operator of images. */
+void spate_version_compare(const struct spate_version *version, const char *a, const char *b, const char *op,
+                           struct spate_buf *sql);
 /* Makes the target table, or compares the one that is there (sinks/preflight.c). */
 SPATE_CHECKED enum spate_rc spate_version_preflight(struct spate_version *version, struct spate_store *store,
                                                     struct spate_err *err);

@@ -250,6 +250,23 @@ def test_any_schedule_ends_with_what_exists(drive, world, seed, kind):
         world.tgt("DROP SCHEMA team CASCADE")
 
 
+def test_truncate_ends_what_was_known(drive, world):
+    """F39: of rows that are gone nothing is to be read again, and no mark keeps another from taking their place."""
+    for ends in ("sweep", "swap"):
+        sink = drive(ends=ends)
+        world.tgt("INSERT INTO team.t VALUES (1, 1, 'stale'), (9, 9, 'stale')")
+        sink.open().ok("begin all q1 t", "commit 1", "r t 1 1 one", "r t 2 2 two", "u t 5 5 -", "commit 2 t 1 x")
+        assert sink.ok("keys t 9") == '[{"id":5}]'
+        sink.ok("t t", "commit 3")
+        assert sink.ok("keys t 9") == "[]"
+        assert all(world.tgt(f"SELECT count(*) FROM team.{table}") == [(0,)] for table in own_tables(world))
+        assert len(rows(world)) == (0 if ends == "sweep" else 2)
+        sink.ok("i t 7 7 seven", "m t 7 1 8 -", "r t 3 3 three", "commit 4 t 2 y", "finish t")
+        assert rows(world) == [(1, 8, "seven"), (3, 3, "three")]
+        sink.close()
+        world.tgt("DROP SCHEMA team CASCADE")
+
+
 def test_a_conditional_snapshot_adds_and_corrects_and_removes_nothing(drive, world):
     sink = drive()
     sink.ok("i t 1 1 one", "i t 2 2 two", "commit 1", "begin all q1 t", "commit 2", "r t 1 1 one", "r t 2 2 two", "commit 3 t 1 x", "finish t")
