@@ -1,5 +1,5 @@
-"""Random kill -9 of the connector and of the sinks under W1-W4, and of the broker; the checker has the last word
-(F1, F50, F61)."""
+"""Random kill -9 of the connector and of the sinks under W1-W4 and W8, while snapshots are asked for, and of the broker; the
+checker has the last word (F1, F43, F44, F50, F61)."""
 import os
 
 import pytest
@@ -8,6 +8,7 @@ from tests.support.chaos import Chaos
 
 pytestmark = pytest.mark.kill
 KILLS = int(os.environ.get("KILLS") or 25)
+ASKS = ["ask mirror", "ask swap", "ask words", "ask rows", "ask some", "cancel request"]
 
 
 def kill(chaos, faults):
@@ -22,10 +23,11 @@ def kill(chaos, faults):
 
 def test_kill_9_at_random(source, target, seed):
     print(f"\n   SEED={seed}: {KILLS} kills of the connector, {KILLS} of the sink process", flush=True)
-    kill(Chaos(source, target, seed), ["kill connector"] * KILLS + ["kill sink"] * KILLS)
+    kill(Chaos(source, target, seed, requests=True), ["kill connector"] * KILLS + ["kill sink"] * KILLS + ASKS * (KILLS // 8))
 
 
 def test_kill_9_at_random_over_kafka(source, target, own_kafka, seed):
     kills = KILLS // 2
     print(f"\n   SEED={seed}, Kafka: {kills} kills of the connector, {kills} of the sink process, 3 of the broker", flush=True)
-    kill(Chaos(source, target, seed, kafka=own_kafka), ["kill connector"] * kills + ["kill sink"] * kills + ["kill broker"] * 3)
+    kill(Chaos(source, target, seed, kafka=own_kafka, requests=True),
+         ["kill connector"] * kills + ["kill sink"] * kills + ["kill broker"] * 3 + ASKS * (kills // 8))
