@@ -66,7 +66,8 @@ static void add_keys_table(struct spate_apply *apply, const struct spate_project
     spate_buf_fini(&sql);
 }
 
-/* Which of these tables refer to each other or to themselves, and which hold any row: two words for each. */
+/* Which of these tables refer to each other or to themselves, which hold any row, and which have another key
+ * than the one by which rows come, that a row from before may hold on to: three words for each. */
 static enum spate_rc look(struct spate_apply *apply, struct spate_projection *const *tables, size_t count,
                           PGresult **res, struct spate_err *err)
 {
@@ -85,7 +86,8 @@ static enum spate_rc look(struct spate_apply *apply, struct spate_projection *co
                    "AND f.conrelid IN (SELECT oid FROM t)))), CASE i");
     for (size_t i = 0; i < count; i++)
         spate_buf_printf(&sql, " WHEN %zu THEN EXISTS (SELECT FROM %s)", i, tables[i]->target);
-    spate_buf_puts(&sql, " END FROM t ORDER BY i");
+    spate_buf_puts(&sql, " END, EXISTS (SELECT FROM pg_catalog.pg_constraint u WHERE u.conrelid = t.oid AND "
+                         "u.contype IN ('u', 'x') AND u.condeferrable) FROM t ORDER BY i");
     rc = spate_pg_exec(apply->store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, res, err);
     spate_buf_fini(&sql);
     return rc;
@@ -157,10 +159,11 @@ static enum spate_load_kind choose(const struct spate_apply *apply, const PGresu
                                    bool conditional)
 {
     bool related = PQgetvalue(res, row, 0)[0] == 't', rows = PQgetvalue(res, row, 1)[0] == 't';
+    bool unique = PQgetvalue(res, row, 2)[0] == 't';
 
     if (conditional)
         return SPATE_LOAD_ADD;
-    if (related || apply->store->config->on_snapshot == SPATE_SINK_SWAP)
+    if (related || (rows && unique) || apply->store->config->on_snapshot == SPATE_SINK_SWAP)
         return SPATE_LOAD_SHADOW;
     return rows ? SPATE_LOAD_MARKED : SPATE_LOAD_EMPTY;
 }

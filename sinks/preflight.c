@@ -49,9 +49,11 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
         return spate_version_refuse(
             version, err,
             "%s was dropped, and what it held is not in the stream from here on. Restore it; or "
-            "let the sink begin anew with `spate sink -c %s --restart %s`, and load older rows by "
-            "hand",
-            version->projection->target, store->config->path, store->config->name);
+            "let the sink begin anew with `spate sink -c %s --restart %s`%s",
+            version->projection->target, store->config->path, store->config->name,
+            store->config->snapshot == SPATE_SINK_AUTO
+                ? ", which brings every row again"
+                : ", and have all rows brought by `spate snapshot --sink`");
     spate_buf_printf(&sql, "CREATE TABLE %s (", version->projection->target);
     for (size_t i = 0; i < version->output_count; i++) {
         spate_buf_puts(&sql, i ? ", " : "");
