@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #define ASK_MS     10     /* how often the server is asked how far it has come */
+#define CHOKED_MS  1      /* what is durable now wakes nobody */
 #define NUDGE_MS   20     /* a chunk that waits longer than this is worth a message */
 #define EXPIRES_MS 600000 /* nothing was heard of a requester that has everything */
 #define LOOK_AT    4096   /* transactions in H that are worth a look at what is visible */
@@ -83,6 +84,7 @@ void spate_weave_session(struct spate_weave *weave, uint64_t epoch)
     spate_uuid(uuid);
     weave->by = (uint32_t)spate_fnv64(SPATE_FNV64_START, uuid, 36);
     weave->reached = weave->last_commit = 0;
+    weave->marks[0] = weave->marks[1] = 0;
     weave->before_known = weave->nudge_off = false;
     spate_order_free(weave->before);
     weave->before = NULL;
@@ -187,6 +189,22 @@ bool spate_weave_wants(const struct spate_weave *weave, const struct spate_strea
     return weave->live && weave->reached >= weave->due_lsn && at_boundary(stream);
 }
 
+/* What is published is durable in order, so a change that comes now waits for all chunks before it: for two
+ * of them at most, however slow the disk is, and not for as much as the bus takes. */
+static bool choked(const struct spate_weave *weave, const struct spate_stream *stream)
+{
+    return weave->marks[weave->mark] > spate_writer_durable(stream->publisher.stream).at;
+}
+
+static enum spate_rc mark_end(struct spate_weave *weave, struct spate_stream *stream, struct spate_err *err)
+{
+    enum spate_rc rc = spate_publisher_flush(&stream->publisher, err);
+
+    weave->marks[weave->mark] = spate_writer_end(stream->publisher.stream).at;
+    weave->mark = !weave->mark;
+    return rc == SPATE_FAIL ? rc : SPATE_OK;
+}
+
 /* From which LSN on something can be put into the stream; UINT64_MAX: nothing waits for it. */
 static uint64_t due_lsn(const struct spate_weave *weave)
 {
@@ -199,7 +217,7 @@ static uint64_t due_lsn(const struct spate_weave *weave)
             continue;
         if (!at->begun || (spate_asked_all_sent(at) && !at->ranges_end))
             return 0;
-        if (at->slots && at->slots->state == SPATE_SLOT_READY && at->slots->job->lsn < due)
+        if (!weave->choked && at->slots && at->slots->state == SPATE_SLOT_READY && at->slots->job->lsn < due)
             due = at->slots->job->lsn;
     }
     return due;
@@ -234,7 +252,7 @@ static enum spate_rc emit_head_slot(struct spate_weave *weave, struct spate_stre
     asked->moved_ms = now_ms;
     asked->why[0] = 0;
     spate_slot_free(slot);
-    return SPATE_OK;
+    return mark_end(weave, stream, err);
 }
 
 static enum spate_rc emit_one(struct spate_weave *weave, struct spate_stream *stream,
@@ -253,7 +271,8 @@ static enum spate_rc emit_one(struct spate_weave *weave, struct spate_stream *st
         spate_log(SPATE_LOG_INFO, "snapshot-begin", "request=%s sink=%s tables=%zu n=%" PRIu64, asked->id,
                   asked->sink, asked->count, stream->tx.next_n - 1);
     }
-    if (asked->slots && asked->slots->state == SPATE_SLOT_READY && asked->slots->job->lsn <= weave->reached)
+    if (asked->slots && asked->slots->state == SPATE_SLOT_READY && asked->slots->job->lsn <= weave->reached &&
+        !choked(weave, stream))
         return emit_head_slot(weave, stream, asked, now_ms, err);
     if (spate_asked_all_sent(asked) && !asked->ranges_end) {
         rc = spate_emit_ranges_end(weave, stream, asked, err);
@@ -362,6 +381,7 @@ enum spate_rc spate_weave_turn(struct spate_weave *weave, struct spate_stream *s
     if (rc == SPATE_OK || rc == SPATE_AGAIN) {
         spate_weave_schedule(weave, now_ms);
         look(weave, now_ms);
+        weave->choked = choked(weave, stream);
         weave->due_lsn = due_lsn(weave);
         hurry(weave, stream, now_ms);
         tell_all(weave, now_ms);
@@ -382,6 +402,8 @@ int spate_weave_due_ms(const struct spate_weave *weave, int64_t now_ms)
         return 0;
     if (weave->due_lsn != UINT64_MAX)
         due = ASK_MS;
+    if (weave->choked)
+        due = CHOKED_MS;
     for (const struct spate_asked *at = weave->asked; at; at = at->next)
         for (const struct spate_slot *slot = at->slots; slot; slot = slot->next)
             if (slot->state == SPATE_SLOT_DUE && slot->due_ms - now_ms < due)

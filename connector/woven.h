@@ -121,6 +121,9 @@ struct spate_weave {
         uint64_t count;
         struct spate_buf head, line;
     } emit;
+    uint64_t marks[2]; /* where the last two chunks end on the bus */
+    unsigned mark;
+    bool choked; /* a chunk waits until the one before the last is durable */
     int64_t ask_ms, wait_ms;
     bool nudging, nudge_off, looking;
     unsigned busy;    /* slots of all requests */
