@@ -286,7 +286,7 @@ static void bus_failed(struct spate_desk *desk, struct spate_err *err)
  * again by its requester. */
 static enum spate_rc bus_open(struct spate_desk *desk, struct spate_err *err)
 {
-    struct spate_start start = {.from = desk->log_id ? SPATE_START_AT : SPATE_START_OLDEST,
+    struct spate_start start = {.from = desk->placed ? SPATE_START_AT : SPATE_START_OLDEST,
                                 .pos = desk->next};
     enum spate_rc rc = spate_bus_open(&desk->config->bus, &desk->bus, err);
 
@@ -303,7 +303,6 @@ static enum spate_rc bus_open(struct spate_desk *desk, struct spate_err *err)
         return rc;
     free(desk->log_id);
     desk->log_id = spate_strdup(spate_reader_log_id(desk->reader));
-    desk->bus_pause_ms = 0;
     return SPATE_OK;
 }
 
@@ -317,6 +316,7 @@ static enum spate_rc read_some(struct spate_desk *desk, struct spate_err *err)
             if (desk->catching_up)
                 spate_counter_caught_up(desk);
             desk->catching_up = false;
+            desk->bus_pause_ms = 0;
             return SPATE_AGAIN;
         }
         if (rc != SPATE_OK)

@@ -1,9 +1,12 @@
 """Who asks, for what, and what is answered: requests written by hand onto `_control`, and the desk that reads them.
 Every refusal says why and how to mend it; where that is a statement, the statement is run and the request sent again."""
 import json
+import os
 import re
+import shutil
 import threading
 import time
+import types
 
 import psycopg2
 import pytest
@@ -455,6 +458,28 @@ def test_what_was_asked_while_nobody_listened(own_desk):
     order = desk.order("request", asked, after=at)
     assert order["plan"][0]["resume"] == "1:y"
     assert not desk.orders(to_another)
+
+
+def test_a_topic_that_was_removed_is_made_anew(world, own_desk):
+    """Whatever happens to it, nothing but requests is held up, and those only as long as it lasts."""
+    control, desk = own_desk("gone")
+    desk.order("request", control.ask(table("orders"), sink="team_1"))
+    for root in (world.bus["local"]["path"], world.bus["local"]["hot"]):
+        for folder, _, _ in os.walk(root):
+            if os.path.basename(folder) == "shop_gone._control":
+                shutil.rmtree(folder)
+                break
+    def asked_again():
+        try:
+            again = Control(types.SimpleNamespace(kafka=None, bus=world.bus, stream="shop_gone"))
+            request = again.ask(table("pairs"), sink="team_2")
+            scratch.until(lambda: desk.orders(request), "an order", 2)
+            return True
+        except (scratch.Failure, OSError):
+            return False
+        finally:
+            again.process.kill()
+    scratch.until(asked_again, "it is read again", 20)
 
 
 def test_the_lock_is_not_held_after_the_answer(world, control, desk):
