@@ -211,12 +211,20 @@ static enum spate_exit run(struct spate_snapshot *snapshot)
     return spate_snapshot_follow(snapshot);
 }
 
-static void make_names(struct spate_snapshot *snapshot)
+void spate_snapshot_new_id(struct spate_snapshot *snapshot)
 {
     char uuid[37];
 
     spate_uuid(uuid);
     snprintf(snapshot->own_id, sizeof snapshot->own_id, "%.8s%.4s", uuid, uuid + 9);
+}
+
+static void make_names(struct spate_snapshot *snapshot)
+{
+    char uuid[37];
+
+    spate_uuid(uuid);
+    spate_snapshot_new_id(snapshot);
     snprintf(snapshot->own_name, sizeof snapshot->own_name, "snapshot-%.8s", uuid + 28);
     if (!snapshot->name)
         snapshot->name = snapshot->own_name;

@@ -28,6 +28,8 @@ struct spate_snapshot {
     const struct spate_cli_text *text;
 };
 
+void spate_snapshot_new_id(struct spate_snapshot *snapshot); /* own_id; in place */
+
 /* --- what every way of asking needs (cli/snapshot_ask.c) ---------------------------------------------------
  */
 

@@ -15,6 +15,7 @@
 
 #define TURN_MS    20            /* how long the loop sleeps at the stream before it looks at _control */
 #define SILENT_MS  30000         /* nothing was heard of the request: it is sent again */
+#define RENEW_MS   1000          /* between two requests of new names */
 #define UNHEARD_MS 5000          /* all is said to be sent, and is not here */
 #define LOST_MS    2000          /* between two requests for the same lost chunk */
 #define PAUSE_MS   200           /* before keys are asked for again that were being changed just now */
@@ -236,6 +237,13 @@ static enum spate_exit due_requests(struct printer *printer, int64_t now_ms)
         now_ms - printer->moved_ms >= UNHEARD_MS) {
         take->lost = true;
         printer->moved_ms = now_ms;
+    }
+    if (take->renew && now_ms - printer->sent_ms >= RENEW_MS) {
+        spate_snapshot_new_id(printer->snapshot); /* take.request is that buffer */
+        spate_take_renew(take);
+        printer->entry = NULL;
+        printer->keys_asked = 0;
+        return ask(printer, false);
     }
     if (take->lost && now_ms - printer->lost_ms >= LOST_MS) {
         take->lost = false;

@@ -187,6 +187,10 @@ static enum spate_rc addressed(struct spate_take *take, struct spate_slice line,
         struct spate_ranges_end ranges;
     } got;
 
+    if (!take->begun) { /* its begin did not reach us: what it left out is not known to be in our changes */
+        take->lost = true;
+        return SPATE_OK;
+    }
     switch (head->op) {
     case SPATE_OP_CHUNK:
         if (spate_decode_chunk(line, &got.chunk, &take->arena, err) != SPATE_OK)
@@ -205,7 +209,7 @@ static enum spate_rc addressed(struct spate_take *take, struct spate_slice line,
             return SPATE_FAIL;
         end_ranges(take, &got.ranges);
         break;
-    default: /* snapshot-begin: the connector was started again, and we have begun */
+    default:
         break;
     }
     return SPATE_OK;
@@ -301,10 +305,40 @@ static enum spate_rc begin(struct spate_take *take, struct spate_slice line, con
     if (spate_decode_snapshot_begin(line, &begin, &take->arena, err) != SPATE_OK)
         return SPATE_FAIL;
     leave_out(take, &begin);
-    take->follower.last = (struct spate_place){.epoch = head->epoch, .n = head->n, .pos = {head->end, 0}};
-    take->follower.complete = take->follower.last;
-    take->begun = true;
+    if (!take->placed) {
+        take->follower.last = (struct spate_place){.epoch = head->epoch, .n = head->n, .pos = {head->end, 0}};
+        take->follower.complete = take->follower.last;
+    }
+    take->placed = take->begun = true;
     return SPATE_OK;
+}
+
+/* The begin of a flow of our request. Its chunks leave out what was touched behind it: whoever has begun
+ * behind that place has not heard all of it, and needs a flow of its own. It happens where two writers wrote
+ * (K15): a paused one's begin stands in the stream before that of the one that took over, which goes on
+ * further back. */
+static enum spate_rc flow(struct spate_take *take, struct spate_slice line, const struct spate_head *head,
+                          enum spate_judgement judgement, struct spate_err *err)
+{
+    if (!take->begun && (!take->placed || judgement == SPATE_JUDGE_PASS))
+        return begin(take, line, head, err);
+    if (judgement == SPATE_JUDGE_DUPLICATE || (!take->begun && judgement == SPATE_JUDGE_HOLE))
+        take->renew = true;
+    return SPATE_OK;
+}
+
+void spate_take_renew(struct spate_take *take)
+{
+    for (size_t i = 0; i < take->table_count; i++) {
+        struct spate_take_table *table = &take->tables[i];
+
+        table->taken = 0;
+        free(table->resume);
+        table->resume = NULL;
+        spate_keys_clear(&table->again);
+    }
+    take->in = NULL;
+    take->begun = take->ended = take->lost = take->renew = false;
 }
 
 static enum spate_rc broken(struct spate_err *err, const char *what)
@@ -358,21 +392,24 @@ static enum spate_rc taken(struct spate_take *take, struct spate_slice line, con
 static enum spate_rc judge(struct spate_take *take, struct spate_slice line, struct spate_buf *out,
                            struct spate_err *err)
 {
+    enum spate_judgement judgement;
     struct spate_head head;
+    bool begins;
 
     if (spate_decode_head(line, &head, &take->arena, err) != SPATE_OK)
         return SPATE_FAIL;
-    if (!take->begun) {
-        if (head.op == SPATE_OP_SNAPSHOT_BEGIN && ours(take, &head))
-            return begin(take, line, &head, err);
+    begins = head.op == SPATE_OP_SNAPSHOT_BEGIN && ours(take, &head);
+    if (!take->placed && !begins)
         return SPATE_OK;
-    }
-    switch (spate_follower_judge(&take->follower, &head)) {
+    judgement = spate_follower_judge(&take->follower, &head);
+    if (begins && flow(take, line, &head, judgement, err) != SPATE_OK)
+        return SPATE_FAIL;
+    switch (begins ? spate_follower_judge(&take->follower, &head) : judgement) {
     case SPATE_JUDGE_TAKE:
         return taken(take, line, &head, out, err);
     case SPATE_JUDGE_PASS:
         take->hole = false;
-        return ours(take, &head) ? addressed(take, line, &head, out, err) : SPATE_OK;
+        return ours(take, &head) && !begins ? addressed(take, line, &head, out, err) : SPATE_OK;
     case SPATE_JUDGE_EPOCH:
         return epoch(take, line, err);
     case SPATE_JUDGE_HOLE:

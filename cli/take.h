@@ -32,7 +32,9 @@ struct spate_take {
     struct spate_take_table *tables; /* owned */
     size_t table_count;
     struct spate_follower follower;
-    bool begun;      /* snapshot-begin was met */
+    bool placed;     /* we stand in the stream */
+    bool begun;      /* a snapshot-begin of this request was met where we stood */
+    bool renew;      /* ask anew, under another id, after spate_take_renew */
     bool ended;      /* ranges-end was met, and all chunks that it counts were taken */
     bool lost;       /* a chunk is missing: ask again from the tokens; whoever does clears it */
     bool hole;       /* records before the one that came last are missing */
@@ -58,6 +60,9 @@ void spate_take_fini(struct spate_take *take);
  * continuity is broken (FENCED), or the record was written by a newer program; nothing more can be taken. */
 SPATE_CHECKED enum spate_rc spate_take_line(struct spate_take *take, struct spate_slice line,
                                             struct spate_buf *out, struct spate_err *err);
+
+/* Forgets what was taken; the place in the stream stays. `request` is to be another one then. */
+void spate_take_renew(struct spate_take *take);
 
 /* Everything came, and nothing is to be read again. */
 bool spate_take_done(const struct spate_take *take);

@@ -278,6 +278,48 @@ static void keys_do_not_move_a_range_on(void **state)
     assert_string_equal(f->take.tables[0].resume, "at page 8");
 }
 
+static void begin_at(struct fixture *f, int at)
+{
+    uint64_t n = f->n;
+
+    f->n = (uint64_t)at;
+    begin(f);
+    f->n = n;
+}
+
+/* A writer that took over further back than where we began: its chunks leave out what 4 and 5 touched, which
+ * we have not heard. */
+static void a_flow_that_began_behind_us_is_not_taken(void **state)
+{
+    struct fixture *f = *state;
+
+    begin(f);
+    change_of(f, "update", "t", 2, PARTIAL);
+    begin_at(f, 5); /* at or behind our begin, though we went on: it repeats itself */
+    assert_true(f->take.renew);
+    spate_take_renew(&f->take);
+    assert_false(f->take.begun);
+    assert_null(spate_take_again(&f->take));
+    chunk(f, "aaaaaaaa", 1, RANGE); /* of the new request, whose begin was not met */
+    assert_true(f->take.lost);
+    f->take.lost = false;
+    change_of(f, "insert", "t", 7, WHOLE); /* we stand where we stood */
+    assert_int_equal(printed(f, "\"id\":7"), 1);
+    begin_at(f, 8); /* behind a hole: not where we stand */
+    assert_true(f->take.renew);
+    spate_take_renew(&f->take);
+    begin(f);
+    assert_true(f->take.begun);
+    assert_false(f->take.renew);
+    begin(f); /* the connector was started again, and goes on from here */
+    assert_false(f->take.renew);
+    chunk(f, "aaaaaaaa", 1, RANGE);
+    row(f, "aaaaaaaa", 1, 1);
+    end_of_chunk(f, "aaaaaaaa", 1, 1, "t1");
+    end_of_ranges(f, 1, "t1");
+    assert_true(spate_take_done(&f->take));
+}
+
 static void behind_a_hole_nothing_is_taken(void **state)
 {
     struct fixture *f = *state;
@@ -405,6 +447,7 @@ int main(void)
         TAKE_TEST(a_broken_chunk_is_dropped_and_asked_for_again),
         TAKE_TEST(a_range_must_go_on_where_the_last_one_ended),
         TAKE_TEST(keys_do_not_move_a_range_on),
+        TAKE_TEST(a_flow_that_began_behind_us_is_not_taken),
         TAKE_TEST(behind_a_hole_nothing_is_taken),
         TAKE_TEST(changes_come_in_their_place),
         TAKE_TEST(without_changes_their_rows_are_read_again),
