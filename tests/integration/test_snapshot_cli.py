@@ -209,7 +209,7 @@ def test_requests_can_be_listed_followed_and_cancelled(world):
 
     def listed():
         row[:] = [line.split() for line in ask(w, "--list", check=0)[1].splitlines()[1:]]
-        return row and row[0][2] == "reading"
+        return row and row[0][2] in ("reading", "waiting", "accepted")
 
     scratch.until(listed, "the request is listed", 20)
     request = row[0][0]
