@@ -25,6 +25,7 @@ enum control {
     NO_REREAD,     /* the re-read list is not asked for */
     NO_GENERATION, /* partial updates are applied to stale rows */
     LATE_BEGIN,    /* marks are kept from the first chunk on only */
+    ANY_BEGIN,     /* chunks are taken wherever their flow began */
     NO_BY,         /* a chunk is what stands between a beginning and an end, whoever wrote it */
     NO_SINCE,      /* chunks are chained by their number alone */
     NO_END_CHAIN,  /* ranges-end counts whoever wrote it */

@@ -139,12 +139,22 @@ static void forget_load(struct held *held)
     held->marked = held->listed = 0;
 }
 
+static void want_anew(struct sink *sink);
+
+/* Rows that were touched behind a flow's beginning are left out of its chunks: they are in the stream, for
+ * whoever follows from there on. So a beginning that is not at our place, where two writers wrote, is that of
+ * a flow whose chunks we could not tell from those that are for us: it is asked for under another name. */
 static void take_begin(struct sink *sink, const struct record *record)
 {
     struct held *held = &sink->now;
 
+    if (control != ANY_BEGIN && held->placed &&
+        (held->phase == WAITING ? record->n != held->n : held->phase == LOADING && record->n < held->n)) {
+        want_anew(sink);
+        return;
+    }
     if (held->phase != WAITING || (held->placed && record->n != held->n))
-        return; /* it goes on; or there is a hole before it, and it will be asked for again */
+        return; /* it goes on */
     if (control != HOLE_KEEPS)
         forget_load(held);
     held->n = record->n;
