@@ -13,9 +13,10 @@
 
 #define LOOK_MS   100   /* between looks at `_control` while the stream keeps us busy */
 #define LOOK_IDLE 20    /* while it does not */
+#define LISTEN_MS 1000  /* between attempts to */
 #define AGAIN_MS  10000 /* for the connector to go back to where a chunk was lost */
 #define KEYS_MOST 1000  /* in one reread */
-#define RENEW_MS  60000
+#define BEHIND_MS 1000  /* between requests that began too early */
 
 enum spate_rc spate_loading_init(struct spate_sink *sink, struct spate_err *err)
 {
@@ -131,13 +132,13 @@ static bool say_short(struct spate_sink *sink, enum spate_control_op op, const c
     return say(sink, &control);
 }
 
-bool spate_loading_renew(struct spate_sink *sink, const char *why)
+bool spate_loading_renew(struct spate_sink *sink, const char *why, int64_t every_ms)
 {
     struct spate_loading *loading = &sink->loading;
     const int64_t now = spate_clock_ms();
     char old[SPATE_REQUEST_MOST], quoted[600];
 
-    if (loading->renewed_ms && now - loading->renewed_ms < RENEW_MS)
+    if (loading->renewed_ms && now - loading->renewed_ms < every_ms)
         return false;
     loading->renewed_ms = now;
     spate_log(SPATE_LOG_WARN, "snapshot-renewed", "request=%s detail=%s", loading->request,
@@ -213,23 +214,47 @@ static void want_all(struct spate_sink *sink)
     begin_wanted(sink, "the sink is new");
 }
 
-enum spate_rc spate_loading_settle(struct spate_sink *sink, struct spate_err *err)
+/* The file was changed while the table was loading: what came is of another projection. */
+static enum spate_rc void_load(struct spate_sink *sink, struct spate_projection *projection,
+                               struct spate_err *err)
+{
+    char request[SPATE_REQUEST_MOST];
+    bool others = false;
+    enum spate_rc rc;
+
+    memcpy(request, projection->load.request, sizeof request);
+    spate_log(SPATE_LOG_WARN, "projection-changed",
+              "table=%s request=%s detail=\"while it was loading: it begins again\"", projection->label,
+              request);
+    rc = spate_load_abandon(&sink->apply, &projection, 1, true, err);
+    if (rc != SPATE_OK)
+        return rc;
+    sink->loading.tables[projection->index].wanted = true;
+    for (size_t p = 0; p < sink->projection_count; p++)
+        others |= sink->projections[p].load.kind != SPATE_LOAD_NONE &&
+                  strcmp(sink->projections[p].load.request, request) == 0;
+    if (!others)
+        (void)say_short(sink, SPATE_CONTROL_CANCEL, request);
+    return SPATE_OK;
+}
+
+/* A sink that has its place: what is under way goes on, and what lacks something is wanted. */
+static enum spate_rc settle_placed(struct spate_sink *sink, struct spate_err *err)
 {
     struct spate_loading *loading = &sink->loading;
     const struct spate_projection *under_way = NULL;
 
-    if (spate_loading_init(sink, err) != SPATE_OK)
-        return SPATE_FAIL;
-    sink->feed.request = loading->request;
-    if (!sink->store.stored && is_auto(sink)) {
-        want_all(sink);
-        return SPATE_OK;
-    }
     for (size_t p = 0; p < sink->projection_count; p++) {
         struct spate_projection *projection = &sink->projections[p];
         const struct spate_load *load = &projection->load;
+        enum spate_rc rc;
 
-        if (load->kind != SPATE_LOAD_NONE && sink->store.stored) {
+        if (load->changed && load->kind != SPATE_LOAD_NONE && load->kind != SPATE_LOAD_ADD) {
+            rc = void_load(sink, projection, err);
+            if (rc != SPATE_OK)
+                return rc;
+        }
+        if (load->kind != SPATE_LOAD_NONE) {
             if (!under_way || strcmp(load->request, loading->request) == 0)
                 under_way = projection;
         } else if (is_auto(sink) && !loading->rest && (!load->ready || load->changed)) {
@@ -246,6 +271,18 @@ enum spate_rc spate_loading_settle(struct spate_sink *sink, struct spate_err *er
     else if (loading->begun) /* the last commit took effect, and nobody heard its answer */
         for (size_t p = 0; p < sink->projection_count; p++)
             loading->tables[p].asked = false;
+    return SPATE_OK;
+}
+
+enum spate_rc spate_loading_settle(struct spate_sink *sink, struct spate_err *err)
+{
+    if (spate_loading_init(sink, err) != SPATE_OK)
+        return SPATE_FAIL;
+    sink->feed.request = sink->loading.request;
+    if (sink->store.stored)
+        return settle_placed(sink, err);
+    if (is_auto(sink))
+        want_all(sink);
     return SPATE_OK;
 }
 
@@ -346,6 +383,7 @@ static void send_request(struct spate_sink *sink)
     loading->again_ms = loading->again ? loading->heard_ms : loading->again_ms;
     loading->send = loading->again = false;
     loading->all_sent_ms = 0;
+    loading->reread = NULL; /* a connector that had forgotten the request has not heard of the keys either */
 }
 
 /* ---- hearing ---- */
@@ -539,7 +577,10 @@ static enum spate_rc hear(struct spate_sink *sink, struct spate_err *err)
         spate_reader_close(loading->asking.reader);
         loading->asking.reader = NULL;
     }
+    if (!loading->asking.reader && spate_clock_ms() < loading->listen_ms)
+        return SPATE_OK;
     rc = spate_asking_listen(&loading->asking, recalls, err);
+    loading->listen_ms = spate_clock_ms() + LISTEN_MS;
     while (rc == SPATE_OK && (rc = spate_asking_next(&loading->asking, &heard, &line, err)) == SPATE_OK) {
         if (loading->recall)
             recall(sink, &heard, line);
@@ -591,15 +632,19 @@ static enum spate_rc end_tables(struct spate_sink *sink, bool complete, struct s
 static enum spate_rc give_up(struct spate_sink *sink, struct spate_err *err)
 {
     struct spate_loading *loading = &sink->loading;
-    const bool first = !sink->store.stored, wished = loading->wish != NULL;
-    const bool by_hand = loading->over_by_hand;
+    const bool first = !sink->store.stored, by_hand = loading->over_by_hand || loading->wish;
+    bool needed = first;
     char quoted[1200];
+    enum spate_rc rc;
 
     spate_log(SPATE_LOG_WARN, "snapshot-ended", "request=%s detail=%s", loading->request,
               spate_log_quote(quoted, sizeof quoted, loading->over));
-    if (end_tables(sink, false, err) != SPATE_OK)
-        return SPATE_FAIL;
-    if (first || (!by_hand && !wished)) {
+    for (size_t p = 0; p < sink->projection_count; p++)
+        needed |= !by_hand && loading->tables[p].asked && !sink->projections[p].load.ready;
+    rc = end_tables(sink, false, err);
+    if (rc != SPATE_OK)
+        return rc;
+    if (needed) {
         err->exit_code = SPATE_EXIT_REFUSED;
         return spate_fail(err, SPATE_FATAL, "request %s of this sink for %s was not fulfilled: %.700s",
                           loading->request, first ? "its first snapshot" : "a snapshot", loading->over);
@@ -620,9 +665,10 @@ static enum spate_rc finish_tables(struct spate_sink *sink, struct spate_err *er
 {
     const int64_t start = spate_clock_ms();
     const struct spate_loading *loading = &sink->loading;
+    enum spate_rc rc = end_tables(sink, true, err);
 
-    if (end_tables(sink, true, err) != SPATE_OK)
-        return SPATE_FAIL;
+    if (rc != SPATE_OK)
+        return rc;
     for (size_t p = 0; p < sink->projection_count; p++)
         if (loading->tables[p].began_ms)
             spate_log(SPATE_LOG_INFO, "snapshot-table-ready", "table=%s rows=%" PRIu64 " s=%.1f end_s=%.1f",
@@ -665,6 +711,7 @@ static enum spate_rc complete_tables(struct spate_sink *sink, struct spate_err *
 {
     struct spate_loading *loading = &sink->loading;
     bool left = false, dirty = false, some = false;
+    enum spate_rc rc = SPATE_OK;
 
     for (size_t p = 0; p < sink->projection_count; p++) {
         const struct spate_projection *projection = &sink->projections[p];
@@ -679,17 +726,16 @@ static enum spate_rc complete_tables(struct spate_sink *sink, struct spate_err *
     if (left && (loading->reread || sink->apply.open))
         return SPATE_OK;
     /* What was heard stands in the target before the lists are looked at. */
-    if (left && (sink->batch.complete > 0 || dirty) &&
-        spate_sink_flush(sink, sink->batch.complete, true, err) != SPATE_OK)
-        return SPATE_FAIL;
-    for (size_t p = 0; left && !some && p < sink->projection_count; p++)
-        if (loading->tables[p].asked && reread(sink, &sink->projections[p], &some, err) != SPATE_OK)
-            return SPATE_FAIL;
-    if (left && !some && finish_tables(sink, err) != SPATE_OK)
-        return SPATE_FAIL;
-    if (!some)
+    if (left && (sink->batch.complete > 0 || dirty))
+        rc = spate_sink_flush(sink, sink->batch.complete, true, err);
+    for (size_t p = 0; rc == SPATE_OK && left && !some && p < sink->projection_count; p++)
+        if (loading->tables[p].asked)
+            rc = reread(sink, &sink->projections[p], &some, err);
+    if (rc == SPATE_OK && left && !some)
+        rc = finish_tables(sink, err);
+    if (rc == SPATE_OK && !some)
         finish(sink);
-    return SPATE_OK;
+    return rc;
 }
 
 static void count_silence(struct spate_sink *sink, bool caught_up, int64_t now)
@@ -742,6 +788,11 @@ enum spate_rc spate_loading_turn(struct spate_sink *sink, bool caught_up, struct
         begin_wanted(sink, "the beginning of the last one was overtaken by retention");
         loading->awaited = true;
     }
+    if (sink->feed.behind &&
+        spate_loading_renew(sink, "it began at a place that this sink had passed", BEHIND_MS))
+        sink->feed.behind = false;
+    if (sink->feed.behind)
+        return SPATE_OK;
     count_silence(sink, caught_up, now);
     /* The latest tokens make the least come twice; but where a chunk is missing all that follows is useless.
      * A sink that begins has read nothing: what is there now comes before its request. */

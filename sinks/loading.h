@@ -36,7 +36,7 @@ struct spate_loading {
     bool rest;         /* a person cancelled: nothing is asked for by itself until the next start */
     char *over;        /* owned: why the request has ended before its end */
     bool over_by_hand; /* a person wanted it to end */
-    int64_t looked_ms, heard_ms, again_ms, all_sent_ms, renewed_ms, asked_ms;
+    int64_t looked_ms, listen_ms, heard_ms, again_ms, all_sent_ms, renewed_ms, asked_ms;
     const struct spate_projection *reread; /* whose keys were asked for, and no chunk answered yet */
     int64_t reread_ms;
     bool answered;             /* the connector has said something of this request */
@@ -63,8 +63,8 @@ SPATE_CHECKED enum spate_rc spate_loading_turn(struct spate_sink *sink, bool cau
 /* A chunk did not come whole, or not the next one. */
 void spate_loading_lost(struct spate_sink *sink, const char *why);
 /* What was asked for is not what is needed any more: the same tables, in a new request. False: that was tried
- * a moment ago. */
-bool spate_loading_renew(struct spate_sink *sink, const char *why);
+ * less than `every_ms` ago. */
+bool spate_loading_renew(struct spate_sink *sink, const char *why, int64_t every_ms);
 /* A table whose older rows lack something; not asked for in manual mode. */
 bool spate_loading_want(struct spate_sink *sink, const struct spate_projection *projection);
 

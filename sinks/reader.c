@@ -307,6 +307,9 @@ static enum spate_rc meet(struct spate_feed *feed, const struct spate_message *m
         return SPATE_OK;
     case SPATE_JUDGE_DUPLICATE:
         feed->count.duplicates++;
+        /* Rows that come of this beginning leave out what was touched behind it: whoever began further on
+         * would miss that (F46). */
+        feed->behind |= event->head.op == SPATE_OP_SNAPSHOT_BEGIN && is_ours(feed, &event->head);
         return SPATE_OK;
     case SPATE_JUDGE_OLD_EPOCH:
         feed->count.old_epochs++;

@@ -39,7 +39,8 @@ struct spate_feed {
     const char *request;     /* whose messages are heard; NULL or "": nothing was asked for; borrowed */
     bool asks;               /* BEGINNING: at the snapshot-begin of the request, and nowhere else */
     bool holding;            /* a chunk is being collected: the mark stays before it */
-    bool stale; /* why it failed: a part of the stream is missing, and a snapshot makes up for it */
+    bool stale;  /* why it failed: a part of the stream is missing, and a snapshot makes up for it */
+    bool behind; /* the request began at a place that was passed; the caller clears it */
     struct spate_bus_pos from; /* `asks`: where it has waited from */
     char *topic;
     struct spate_follower follower;

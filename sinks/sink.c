@@ -140,17 +140,28 @@ static enum spate_rc apply_failed(struct spate_sink *sink, size_t count, struct 
     return count ? poison(sink, count, err) : SPATE_FAIL;
 }
 
+/* Rows of a snapshot are no changes. */
+static uint64_t changes_of(const struct spate_batch *batch, size_t count)
+{
+    uint64_t changes = 0;
+
+    for (size_t i = 0; i < count; i++)
+        changes += batch->items[i].op != SPATE_OP_READ && batch->items[i].op != SPATE_OP_CHUNK;
+    return changes;
+}
+
 enum spate_rc spate_sink_flush(struct spate_sink *sink, size_t count, bool commit, struct spate_err *err)
 {
+    const uint64_t changes = changes_of(&sink->batch, count);
     struct spate_counts counts;
     int64_t start = spate_clock_us();
 
-    sink->applied += count;
+    sink->applied += changes;
     counts = spate_sink_counts(sink);
     spate_sink_status_busy(sink->config->status, sink);
     if (spate_apply_run(&sink->apply, sink->batch.items, count, commit ? &sink->feed.mark : NULL,
                         spate_reader_log_id(sink->feed.reader), &counts, err) != SPATE_OK) {
-        sink->applied -= count;
+        sink->applied -= changes;
         return apply_failed(sink, count, err);
     }
     spate_sink_status_applied(sink->config->status, count, spate_clock_us() - start);

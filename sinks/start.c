@@ -355,9 +355,9 @@ static enum spate_rc settle(struct spate_sink *sink, struct spate_err *err)
         if (rc == SPATE_OK)
             rc = void_loads(sink, &now);
         if (rc == SPATE_OK)
-            rc = prepare_all(sink, &now);
-        if (rc == SPATE_OK)
             rc = spate_loading_settle(sink, &now);
+        if (rc == SPATE_OK)
+            rc = prepare_all(sink, &now);
         if (rc == SPATE_OK)
             rc = spate_sink_rewind(sink, &now);
         if (rc == SPATE_OK)
@@ -473,7 +473,7 @@ static void tell_added(struct spate_sink *sink, const struct spate_version *befo
         if (spate_table_column(before->table, column->name) >= 0)
             continue;
         snprintf(name, sizeof name, "%.*s", SPATE_SLICE_ARG(column->name));
-        if (spate_loading_want(sink, now->projection))
+        if (sink->config->snapshot == SPATE_SINK_AUTO)
             spate_log(SPATE_LOG_INFO, "column-added",
                       "table=%s column=%s detail=\"rows that were written before may lack it: the table is "
                       "asked for again\"",
@@ -504,11 +504,18 @@ enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projectio
         rc = spate_projection_version(projection, &sink->store, table, version, err);
     if (rc == SPATE_OK)
         rc = spate_apply_prepare(&sink->apply, *version, err);
-    if (rc == SPATE_OK && !known)
+    if (rc != SPATE_OK)
+        return rc;
+    if (!known)
         tell_added(sink, projection->current, *version);
-    if (rc == SPATE_OK)
-        projection->current = *version;
-    return rc;
+    projection->current = *version;
+    /* The rows that are there were written by what the newest version says, or have to be loaded again. */
+    if (!known && spate_registry_find(&sink->registry, table->schema, table->name, 0) == table) {
+        spate_load_compare(projection);
+        if (projection->load.changed)
+            (void)spate_loading_want(sink, projection);
+    }
+    return SPATE_OK;
 }
 
 void spate_sink_close(struct spate_sink *sink)

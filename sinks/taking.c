@@ -8,6 +8,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#define RENEW_MS 60000 /* a row that lacks a column once more is an error */
+
 void spate_taking_fini(struct spate_taking *taking)
 {
     spate_buf_fini(&taking->keys);
@@ -118,11 +120,12 @@ static enum spate_rc hear_begin(struct spate_sink *sink, struct spate_event *eve
     if (rc == SPATE_OK)
         rc = begin_tables(sink, &begin, true, &began, err);
     if (rc != SPATE_OK)
-        return SPATE_FAIL;
+        return rc;
     spate_feed_pass(&sink->feed, event);
     if (began == 0)
         return SPATE_OK;
     loading->begun = true;
+    loading->lost = false;
     spate_log(SPATE_LOG_INFO, "snapshot-began", "request=%s tables=%zu n=%" PRIu64, loading->request, began,
               event->head.n);
     return spate_sink_flush(sink, 0, true, err);
@@ -159,12 +162,15 @@ static enum spate_rc hear_chunk(struct spate_sink *sink, struct spate_event *eve
     struct spate_chunk chunk;
     const char *why;
     size_t at = 0;
+    enum spate_rc rc;
 
     if (spate_decode_chunk(event->line, &chunk, &sink->arena, err) != SPATE_OK)
         return SPATE_FAIL;
     first = loads_next(sink, chunk.schema, chunk.name, &at);
     if (!first || chunk.chunk.no <= first->load.chunk) {
         sink->loading.repeated += first ? 1 : 0;
+        if (!sink->loading.begun) /* it stood in a hole */
+            sink->feed.behind = true;
         if (!taking->open)
             spate_feed_pass(&sink->feed, event);
         return SPATE_OK;
@@ -177,10 +183,9 @@ static enum spate_rc hear_chunk(struct spate_sink *sink, struct spate_event *eve
         spate_feed_pass(&sink->feed, event);
         return SPATE_OK;
     }
-    if (versions_of(sink, chunk.schema, chunk.name, chunk.v, rewound, err) != SPATE_OK)
-        return SPATE_FAIL;
-    if (*rewound)
-        return SPATE_OK;
+    rc = versions_of(sink, chunk.schema, chunk.name, chunk.v, rewound, err);
+    if (rc != SPATE_OK || *rewound)
+        return rc;
     taking->open = sink->feed.holding = true;
     taking->by_keys = chunk.by_keys;
     taking->name = chunk.chunk;
@@ -231,7 +236,7 @@ static enum spate_rc hear_read(struct spate_sink *sink, struct spate_event *even
             continue;
         /* The file's columns were asked for as the table was then. */
         spate_taking_break(sink, err->text);
-        if (err->verdict != SPATE_QUARANTINE || !spate_loading_renew(sink, err->text))
+        if (err->verdict != SPATE_QUARANTINE || !spate_loading_renew(sink, err->text, RENEW_MS))
             return SPATE_FAIL;
         *err = (struct spate_err){0};
         return SPATE_OK;
