@@ -58,8 +58,8 @@ static struct spate_book_entry *entry_of(struct spate_book *book, struct spate_s
     if (entry)
         return entry;
     entry = spate_zalloc(sizeof *entry);
-    strcpy(entry->request, name);
-    strcpy(entry->state, "asked");
+    put(entry->request, sizeof entry->request, request);
+    put(entry->state, sizeof entry->state, spate_slice_str("asked"));
     entry->left_s = -1;
     book->entries = spate_realloc(book->entries, (book->count + 1) * sizeof *book->entries);
     book->entries[book->count++] = entry;

@@ -184,7 +184,7 @@ enum spate_exit spate_snapshot_follow(struct spate_snapshot *snapshot)
         result = spate_cli_failed(&err);
     if (result == SPATE_EXIT_OK)
         result = choose(snapshot, &line.book, snapshot->id, &entry);
-    if (result == SPATE_EXIT_OK)
+    if (entry)
         result = follow(&line, entry);
     spate_snapshot_line_close(&line);
     return result;
@@ -224,10 +224,10 @@ enum spate_exit spate_snapshot_cancel(struct spate_snapshot *snapshot)
         result = spate_cli_failed(&err);
     if (result == SPATE_EXIT_OK)
         result = choose(snapshot, &line.book, snapshot->cancel, &entry);
-    if (result == SPATE_EXIT_OK && entry->over) {
+    if (entry && entry->over) {
         fprintf(stderr, "spate: request %s of %s is over already: %s\n", entry->request, entry->requester,
                 entry->state);
-    } else if (result == SPATE_EXIT_OK) {
+    } else if (entry) {
         result = open_writer(snapshot, &line);
         if (result == SPATE_EXIT_OK && withdraw(&line, entry->request, entry->requester, &err) != SPATE_OK)
             result = spate_cli_failed(&err);
