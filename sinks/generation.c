@@ -298,8 +298,6 @@ static void add_end(struct spate_apply *apply, const struct spate_projection *pr
 {
     struct spate_buf sql = {0};
 
-    drop_sql(&projection->load, &sql);
-    add(apply, &sql);
     spate_buf_printf(
         &sql,
         "UPDATE %s.spate_table SET load_kind = NULL, request = NULL, chunk = NULL, resume = NULL, "
@@ -307,6 +305,22 @@ static void add_end(struct spate_apply *apply, const struct spate_projection *pr
         apply->store->schema, more);
     spate_load_where(projection, &sql);
     add(apply, &sql);
+    spate_buf_fini(&sql);
+}
+
+/* What a load needed beside the table goes when nobody reads it: a backup of the target that is running holds
+ * it for hours, and must not hold up the stream. What stays goes at the next start, or with the next load. */
+void spate_load_drop(struct spate_store *store, const struct spate_projection *projection)
+{
+    struct spate_buf sql = {0};
+    struct spate_err err = {0};
+
+    spate_buf_puts(&sql, "SET LOCAL lock_timeout = '500ms'; ");
+    drop_sql(&projection->load, &sql);
+    if (spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, &err) == SPATE_FAIL)
+        spate_log(SPATE_LOG_INFO, "snapshot-left-over",
+                  "table=%s sqlstate=%s detail=\"%s stays until the next start\"", projection->label,
+                  err.sqlstate, "what the snapshot kept beside it");
     spate_buf_fini(&sql);
 }
 
@@ -380,6 +394,7 @@ enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projecti
     for (size_t i = 0; i < count; i++) {
         tables[i]->load.ready |= tables[i]->load.kind != SPATE_LOAD_ADD;
         spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
+        spate_load_drop(apply->store, tables[i]);
     }
     spate_log(SPATE_LOG_INFO, "snapshot-swept", "tables=%zu rows=%" PRIu64 " ms=%" PRId64, count,
               apply->swept - swept, spate_clock_ms() - start);
@@ -402,6 +417,7 @@ enum spate_rc spate_load_abandon(struct spate_apply *apply, struct spate_project
     for (size_t i = 0; i < count; i++) {
         tables[i]->load.ready &= !stale;
         spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
+        spate_load_drop(apply->store, tables[i]);
     }
     return prepare(apply, tables, count, err);
 }
@@ -424,6 +440,7 @@ enum spate_rc spate_load_void(struct spate_store *store, struct spate_projection
     if (rc == SPATE_OK) {
         projection->load.ready = false;
         spate_load_set(projection, SPATE_LOAD_NONE, NULL);
+        spate_load_drop(store, projection);
     }
     return rc;
 }

@@ -18,6 +18,9 @@ void spate_load_hash(const struct spate_projection *projection, char out[SPATE_L
 /* " WHERE table_name = ... AND sink = ..." of spate_table */
 void spate_load_where(const struct spate_projection *projection, struct spate_buf *sql);
 
+/* The tables beside the table, if nobody holds them. Outside a transaction. */
+void spate_load_drop(struct spate_store *store, const struct spate_projection *projection);
+
 /* Ends a load whose own tables are not what they should be. */
 SPATE_CHECKED enum spate_rc spate_load_void(struct spate_store *store, struct spate_projection *projection,
                                             struct spate_err *err);

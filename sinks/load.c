@@ -199,7 +199,7 @@ void spate_load_progress_sql(const struct spate_store *store, const struct spate
     spate_buf_puts(sql, ";\n");
 }
 
-enum { C_READY, C_HASH, C_KIND, C_REQUEST, C_CHUNK, C_RESUME, C_RANGES, C_WHOLE };
+enum { C_READY, C_HASH, C_KIND, C_REQUEST, C_CHUNK, C_RESUME, C_RANGES, C_WHOLE, C_LEFT };
 
 /* Are the tables there that this kind needs, and has the shadow the shape of its table still? Somebody may
  * have dropped them, or altered the target: then the snapshot has to be taken anew. */
@@ -220,6 +220,19 @@ static void whole_sql(const struct spate_projection *projection, struct spate_bu
     spate_buf_printf(sql, ")) IS NOT DISTINCT FROM %s", shape);
     spate_pg_literal(sql, spate_slice_str(projection->target));
     spate_buf_puts(sql, ")))");
+}
+
+/* Did somebody hold what the last load needed when it ended? */
+static void left_sql(const struct spate_projection *projection, struct spate_buf *sql)
+{
+    const char *names[] = {projection->load.marks, projection->load.list, projection->load.shadow};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        spate_buf_puts(sql, i ? ", to_regclass(" : "coalesce(to_regclass(");
+        spate_pg_literal(sql, spate_slice_str(names[i]));
+        spate_buf_puts(sql, ")");
+    }
+    spate_buf_puts(sql, ") IS NOT NULL");
 }
 
 static void take_row(struct spate_projection *projection, const PGresult *res)
@@ -253,7 +266,9 @@ static enum spate_rc read_one(struct spate_store *store, struct spate_projection
                    "SELECT snapshotted, projection, coalesce(load_kind, 'none'), coalesce(request, ''), "
                    "coalesce(chunk, 0), coalesce(resume, ''), ranges, load_kind IS NULL OR (");
     whole_sql(projection, &sql);
-    spate_buf_printf(&sql, ") FROM %s.spate_table", store->schema);
+    spate_buf_puts(&sql, "), load_kind IS NULL AND ");
+    left_sql(projection, &sql);
+    spate_buf_printf(&sql, " FROM %s.spate_table", store->schema);
     spate_load_where(projection, &sql);
     rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
     if (rc == SPATE_OK && PQntuples(res) == 0)
@@ -267,6 +282,8 @@ static enum spate_rc read_one(struct spate_store *store, struct spate_projection
                   "altered: all rows have to come again\"",
                   projection->label, projection->load.request);
         rc = spate_load_void(store, projection, err);
+    } else if (rc == SPATE_OK && PQgetvalue(res, 0, C_LEFT)[0] == 't') {
+        spate_load_drop(store, projection);
     }
     PQclear(res);
     spate_buf_fini(&sql);
