@@ -17,7 +17,7 @@ PAIR = [("SELECT * FROM t", "SELECT * FROM team.t")]
 def running(world):
     world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
     world.connector()
-    world.sink(world.sink_file("team", T))
+    world.sink(world.sink_file("team", T, snapshot="manual"))
     world.src("INSERT INTO t SELECT g, 'before' FROM generate_series(1, 50) g")
     world.wait_equal(PAIR)
     return world
@@ -38,7 +38,8 @@ def drop_slot(world):
 
 
 def broken_epoch_then_reload(world):
-    """The way on: a new epoch; the sink stops as stale; its table is reloaded by hand and it begins anew."""
+    """The way on of a sink that never asks by itself: a new epoch; it stops as stale; its table is reloaded by hand and it
+    begins anew."""
     sink = world.processes[1]
     connector = world.connector("--new-epoch")
     assert sink.wait_exit() == FENCED, sink.tail()
@@ -50,7 +51,7 @@ def broken_epoch_then_reload(world):
     world.tgt("TRUNCATE team.t")
     for row in rows:
         world.tgt("INSERT INTO team.t VALUES (%s, %s)", row)
-    world.sink(world.sink_file("team", T), name="again", arguments=("--restart", "team"))
+    world.sink(world.sink_file("team", T, snapshot="manual"), name="again", arguments=("--restart", "team"))
     world.src("INSERT INTO t VALUES (1000, 'after'); UPDATE t SET v = 'after' WHERE id < 5; DELETE FROM t WHERE id = 6")
     world.wait_equal(PAIR)
     world.check_bus()
@@ -114,7 +115,7 @@ def test_slot_invalidated(target):
     world = World(own, target)
     world.src("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA private; CREATE TABLE private.noise (x text)")
     connector = world.connector()
-    world.sink(world.sink_file("team", T))
+    world.sink(world.sink_file("team", T, snapshot="manual"))
     world.src("INSERT INTO t VALUES (1, 'a')")
     world.wait_equal(PAIR)
     connector.stop()
@@ -205,7 +206,7 @@ def test_a_first_start_takes_an_existing_slot(world):
     world.src("INSERT INTO t VALUES (1, 'was waiting in the slot')")
     world.config["source"]["postgres"]["create"] = False
     world.connector()
-    world.sink(world.sink_file("team", T))
+    world.sink(world.sink_file("team", T, snapshot="manual"))
     world.src("INSERT INTO t VALUES (2, 'then')")
     world.wait_equal(PAIR)
     world.check_bus()

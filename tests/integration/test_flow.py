@@ -43,7 +43,7 @@ def test_every_tuple_state_on_the_bus(world):
               "CREATE TABLE idx_t (id int PRIMARY KEY, code text NOT NULL, v int); CREATE UNIQUE INDEX idx_u ON idx_t (code);"
               "ALTER TABLE idx_t REPLICA IDENTITY USING INDEX idx_u")
     world.connector()
-    world.sink(world.sink_file("team", {name: {"from": "public." + name} for name in ("t", "full_t")}))
+    world.sink(world.sink_file("team", {name: {"from": "public." + name} for name in ("t", "full_t")}, snapshot="manual"))
     value = "(SELECT string_agg(md5(g::text), '') FROM generate_series(1, 400) g)"
     for table in ("t", "full_t"):
         world.src(f"INSERT INTO {table} VALUES (1, 1, {value})")

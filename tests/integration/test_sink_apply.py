@@ -140,7 +140,7 @@ def test_changes_of_rows_that_are_not_there_are_counted(world):
     world.src("CREATE TABLE t (id int PRIMARY KEY, v int, large text); ALTER TABLE t ALTER large SET STORAGE EXTERNAL;"
               "INSERT INTO t SELECT i, i, repeat('x', 9000) FROM generate_series(1, 5) i")
     world.connector()
-    sink = world.sink(world.sink_file("team", table()))
+    sink = world.sink(world.sink_file("team", table(), snapshot="manual"))
     sink.wait_log("event=streaming")
     world.src("UPDATE t SET v = 0 WHERE id = 1; DELETE FROM t WHERE id = 2; UPDATE t SET id = 30, v = 1 WHERE id = 3;"
               "UPDATE t SET large = 'whole' WHERE id = 4; INSERT INTO t VALUES (6, 6, 'new')")

@@ -242,8 +242,8 @@ def test_sinks_that_wait_follow_and_stop(world):
     secret = "geheim-5f1d"
     world.env["TEAM_PASSWORD"] = secret
     world.src("CREATE TABLE t (id text PRIMARY KEY, v text)")
-    a = world.sink_file("a", T, status={"listen": ANY})
-    b = world.sink_config("b", T)
+    a = world.sink_file("a", T, status={"listen": ANY}, snapshot="manual")
+    b = world.sink_config("b", T, snapshot="manual")
     b["into"]["postgres"]["password_env"] = "TEAM_PASSWORD"
     sinks = world.sink(a, world.write("b.yaml", b))
     waiting = wait_status(sinks, lambda s: all(x["state"] == "waiting-for-connector" and x["detail"] for x in s["sinks"].values()), "they wait")
@@ -292,7 +292,7 @@ def test_a_sink_whose_target_is_away_or_slow(world):
     world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
     world.connector()
     away = world.sink_file("away", T, url="postgres://postgres@127.0.0.1:1/x?sslmode=disable", status={"listen": ANY})
-    sinks = world.sink(away, world.sink_file("slow", T))
+    sinks = world.sink(away, world.sink_file("slow", T, snapshot="manual"))
     seen = wait_status(sinks, lambda s: s["sinks"]["away"]["retries_total"] >= 2 and s["sinks"]["slow"]["state"] == "streaming", "one retries")
     one = seen["sinks"]["away"]
     assert one["state"] in ("retrying", "opening") and "cannot connect to the target" in one["last_error"] and one["last_error_verdict"] == "retry"
@@ -319,7 +319,7 @@ def test_over_kafka(kafka_world):
     world = kafka_world
     world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
     connector = world.connector(file=listening(world))
-    sink = world.sink(world.sink_file("team", T, status={"listen": ANY}))
+    sink = world.sink(world.sink_file("team", T, status={"listen": ANY}, snapshot="manual"))
     world.src("INSERT INTO t SELECT g, 'a' FROM generate_series(1, 500) g")
     seen = wait_status(connector, lambda s: s["durable_n"] == 500 and s["lag_changes"] == 0 and s["lag_seconds"] == 0, "all is durable")
     assert seen["bus"] == "kafka" and seen["bus_durable"] == seen["bus_end"] and seen["bus_end"].startswith("kafka:")
