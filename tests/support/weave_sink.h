@@ -335,7 +335,7 @@ static void want_anew(struct sink *sink)
     sink->now.phase = WAITING;
     sink->now.late = false;
     forget_load(&sink->now);
-    sink->chunk.open = sink->asked = sink->lost = sink->hole = false;
+    sink->chunk.open = sink->asked = sink->lost = false;
     sink->stored = sink->now;
 }
 
@@ -346,7 +346,7 @@ static void sink_look(int i)
 
     if (sink->now.pos >= bus.oldest && !(sink->hole && sink->now.pos == bus.durable && percent(2)))
         return;
-    sink->now.placed = false;
+    sink->hole = sink->now.placed = false;
     sink->now.pos = bus.durable;
     if (control != HOLE_KEEPS) {
         want_anew(sink);
