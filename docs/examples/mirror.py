@@ -87,7 +87,7 @@ def records(stream):
 def tell(op, **more):
     """To the connector; answers stand on its topic, and chunks come in the stream."""
     request, = db.execute("SELECT request FROM asked WHERE NOT done").fetchone()
-    print(json.dumps({"spate": 1, "op": op, "request": request, "sink": "mirror", **more}), flush=True)
+    print(json.dumps({"spate": 1, "op": op, "request": request, "sink": sink, **more}), flush=True)
 
 
 def ask(again=False):
@@ -99,12 +99,23 @@ def ask(again=False):
         tell("request", tables=tables, again=again)
 
 
+def renew():
+    """Under another name, from the beginning."""
+    global chunk, ranges
+    chunk, ranges = None, False
+    db.execute("BEGIN")
+    db.execute("UPDATE asked SET request = ?, begun = 0, no = 0, token = NULL WHERE NOT done", (f"{sink}-{uuids.uuid4()}",))
+    db.execute("DELETE FROM again")
+    db.execute("COMMIT")
+    ask()
+
+
 def name(tab):
     return dict(zip(("schema", "table"), tab.split(".", 1)))
 
 
 def mine(m):
-    return m.get("to") == "mirror" and db.execute("SELECT 1 FROM asked WHERE request = ? AND NOT done", (m["request"],)).fetchone()
+    return m.get("to") == sink and db.execute("SELECT 1 FROM asked WHERE request = ? AND NOT done", (m["request"],)).fetchone()
 
 
 def hear(m):
@@ -123,10 +134,10 @@ def hear(m):
     if m["op"] == "chunk":
         chunk, reads = None, []
         no, token = db.execute("SELECT no, token FROM asked WHERE tab = ?", (tab,)).fetchone()
-        if m["no"] == no + 1 and m.get("since", token) == token:
+        if loading(tab) and m["no"] == no + 1 and m.get("since", token) == token:
             chunk = m
         elif m["no"] > no:
-            lost = True  # another chunk should have come first
+            lost = True  # another chunk should have come first, or the begin
     elif m["op"] == "read" and same:
         reads.append(m)
     elif m["op"] == "chunk-end" and same:
@@ -142,14 +153,16 @@ def hear(m):
         for read in reads:
             whole(tab, read["key"], read["after"])
         db.execute("UPDATE asked SET no = ? WHERE tab = ?", (m["no"], tab))
-        lost = False
         if "range" in asked:
+            lost = ranges = False
             db.execute("UPDATE asked SET token = ? WHERE tab = ?", (m["resume"], tab))
         return True
     elif m["op"] == "ranges-end":
-        ranges = {f'{each["schema"]}.{each["table"]}': each["resume"] for each in m["tables"]}
-        if any((token or "") != ranges.get(tab, "") for tab, token in db.execute("SELECT tab, token FROM asked WHERE NOT done")):
-            ranges, lost = None, True
+        ends = {f'{each["schema"]}.{each["table"]}': each["resume"] for each in m["tables"]}
+        if all((token or "") == ends.get(tab, "") for tab, token in db.execute("SELECT tab, token FROM asked WHERE NOT done")):
+            ranges, lost = True, False
+        elif not ranges:
+            lost = True  # it belongs to chunks that were not taken
         return finish()
     return False
 
@@ -171,14 +184,15 @@ def finish():
     db.execute("DELETE FROM row WHERE NOT met AND tab IN (SELECT tab FROM asked WHERE NOT done)")
     tell("finished")
     db.execute("UPDATE asked SET done = 1")
-    ranges = None
+    ranges = False
     return True
 
 
-chunk, reads, ranges, lost = None, [], None, False
+chunk, reads, ranges, lost = None, [], False, False
 if not db.execute("SELECT 1 FROM asked").fetchone():
-    request = f"mirror-{uuids.uuid4()}"
-    db.executemany("INSERT INTO asked VALUES (?, ?, 0, 0, 0, NULL)", [(tab, request) for tab in sys.argv[3:]])
+    sink = f"mirror-{uuids.uuid4().hex[:8]}"  # whoever asks has a name of its own
+    db.executemany("INSERT INTO asked VALUES (?, ?, 0, 0, 0, NULL)", [(tab, f"{sink}-{uuids.uuid4()}") for tab in sys.argv[3:]])
+sink = (db.execute("SELECT request FROM asked").fetchone() or ("-",))[0][:15]
 begun, changes, last, last_pos, hole = epoch > 0, [], n, pos, None
 ask(again=db.execute("SELECT 1 FROM asked WHERE no > 0").fetchone() is not None)  # chunks may have been lost when it was killed
 for offset, m in records(sys.stdin.buffer):
@@ -189,7 +203,10 @@ for offset, m in records(sys.stdin.buffer):
         ask()  # nobody answers, or what was asked is forgotten
     if "n" in m:
         chunk = None  # a chunk is never interrupted by a change, unless its writer died
-    if begun and at is not None:  # the first record after a restart is the one that was heard last
+    elsewhere = m["op"] == "snapshot-begin" and begun and m["epoch"] == epoch and number != n and mine(m)
+    if elsewhere and (number < n or not db.execute("SELECT 1 FROM asked WHERE begun AND NOT done").fetchone()):
+        renew()  # two writers: its chunks leave out what changed behind that place, and here not all of it counts
+    elif begun and at is not None:  # the first record after a restart is the one that was heard last
         if (offset, m["epoch"]) != (at, epoch) or (m["op"] != "epoch" and number != n):
             sys.exit(f"offset {at} held change {n} of epoch {epoch}; now offset {offset} is the first there is: load anew")
         at = None
