@@ -12,8 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GLANCE_MS 100
-#define HOUR_US   INT64_C(3600000000)
+#define SAY_AGAIN_MS 3000
+#define GLANCE_MS    100
+#define HOUR_US      INT64_C(3600000000)
 
 /* --- listing
  * ------------------------------------------------------------------------------------------------ */
@@ -241,11 +242,13 @@ enum spate_exit spate_snapshot_cancel(struct spate_snapshot *snapshot)
 /* --- for a sink
  * ------------------------------------------------------------------------------------------------ */
 
-/* Until the connector accepted what the sink asked for, or somebody refused. NULL: nobody did in time. */
+/* Says the wish until the connector accepted what the sink asked for, or somebody refused. It is said again
+ * while the sink does not take it up: one that is just being started hears what comes from then on. */
 static enum spate_exit answer(struct spate_snapshot *snapshot, struct spate_snapshot_line *line,
-                              struct spate_book_entry **entry)
+                              const struct spate_control *wish, struct spate_book_entry **entry)
 {
     const int64_t since_ms = spate_clock_ms();
+    int64_t said_ms = 0;
     struct spate_err err = {0};
 
     while (!spate_signals_stop() && spate_clock_ms() - since_ms < snapshot->wait_ms) {
@@ -254,6 +257,12 @@ static enum spate_exit answer(struct spate_snapshot *snapshot, struct spate_snap
         *entry = spate_book_find(&line->book, snapshot->own_id);
         if (*entry && ((*entry)->answered || (*entry)->over))
             return (*entry)->over ? spate_snapshot_verdict(*entry) : SPATE_EXIT_OK;
+        if (!(*entry && (*entry)->asked_by_requester) &&
+            (!said_ms || spate_clock_ms() - said_ms >= SAY_AGAIN_MS)) {
+            if (spate_snapshot_say(line, wish, &err) != SPATE_OK)
+                return spate_cli_failed(&err);
+            said_ms = spate_clock_ms();
+        }
         if (spate_reader_wait(line->reader, GLANCE_MS, &err) == SPATE_FAIL)
             return spate_cli_failed(&err);
     }
@@ -271,7 +280,6 @@ enum spate_exit spate_snapshot_for_sink(struct spate_snapshot *snapshot)
     struct spate_snapshot_tables tables = {0};
     struct spate_snapshot_line line = {0};
     struct spate_book_entry *entry = NULL;
-    struct spate_err err = {0};
     enum spate_exit result = SPATE_EXIT_OK;
     struct spate_control wish = {
         .op = SPATE_CONTROL_REQUEST,
@@ -289,10 +297,8 @@ enum spate_exit spate_snapshot_for_sink(struct spate_snapshot *snapshot)
         result = spate_snapshot_line_open(snapshot, &line, false);
     if (result == SPATE_EXIT_OK)
         result = open_writer(snapshot, &line);
-    if (result == SPATE_EXIT_OK && spate_snapshot_say(&line, &wish, &err) != SPATE_OK)
-        result = spate_cli_failed(&err);
     if (result == SPATE_EXIT_OK)
-        result = answer(snapshot, &line, &entry);
+        result = answer(snapshot, &line, &wish, &entry);
     if (result == SPATE_EXIT_OK && entry && !entry->over) {
         printf("%s\n", snapshot->own_id);
         fflush(stdout);

@@ -265,6 +265,17 @@ def test_a_sink_is_told_to_ask(world):
     w.wait_equal([("SELECT id, status FROM orders", "SELECT id, status FROM billing.orders")])
     w.src("UPDATE orders SET status = 'later' WHERE id < 10")
     w.wait_equal([("SELECT id, status FROM orders", "SELECT id, status FROM billing.orders")])
+    # A sink that is just being started hears what comes from then on: the wish is said again.
+    sink.stop()
+    process = start(w, "--sink", "billing", "--follow")
+    scratch.until(lambda: "asked" in ask(w, "--list", check=0)[1], "the wish stands there", 20)
+    sink = w.sink(file)
+    try:
+        error = process.communicate(timeout=40)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise scratch.Failure("the wish was not taken up:" + w.logs())
+    assert process.returncode == 0, error
     # What is removed behind its back comes back by a condition, and the rest stays as it is.
     w.tgt("DELETE FROM billing.orders WHERE id <= 100")
     code, _, err = ask(w, "--sink", "billing", "--tables", "public.*", "--where", "id <= 50", "--follow")
