@@ -237,9 +237,13 @@ static void was_read(struct spate_weave *weave, struct spate_slot *slot, int64_t
 
     /* Delivered before the request began, so their keys are not known; a fixed set, so it comes to an end. */
     if (spate_hidden_missed(weave->hidden, &slot->job->snapshot, asked->from_lsn, &xid)) {
+        bool earlier = spate_hidden_missed(weave->hidden, &slot->job->snapshot, 0, &xid);
+
         snprintf(why, sizeof why,
-                 "transaction %" PRIu32
-                 " is committed and not visible yet (waits for a synchronous standby?)",
+                 earlier ? "transaction %" PRIu32 " is not over, and an earlier session of the connector may "
+                           "have delivered it (waits for a synchronous standby? pg_stat_activity.backend_xid)"
+                         : "transaction %" PRIu32
+                           " is committed and not visible yet (waits for a synchronous standby?)",
                  xid);
         spate_slot_again(weave, slot, now_ms, why);
         return;

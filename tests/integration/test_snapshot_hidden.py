@@ -178,7 +178,7 @@ def test_P91_a_snapshot_waits_for_what_was_delivered_and_is_not_visible(hidden, 
         w.connector()
     snapshot = w.snapshot("--tables", "t", "--follow")
     try:
-        waits = f"transaction {hanging.xid} is committed and not visible yet"
+        waits = f"transaction {hanging.xid} is " + ("not over, and an earlier session" if restart else "")
         scratch.until(lambda: waits in snapshot.text(), lambda: "it says for whom it waits:\n" + snapshot.tail() + w.connector_process.tail(), 15)
         assert snapshot.running() and '"key"' not in snapshot.text()
     finally:
