@@ -1,6 +1,7 @@
 /* bus/local/archive.c - hot tier to disk. */
 #include "bus/local/archive.h"
 
+#include "bus/local/place.h"
 #include "core/clock.h"
 #include "core/failpoint.h"
 
@@ -107,6 +108,7 @@ static int make_file(struct spate_local_archive *a, uint64_t upto)
     const int fd = openat(dir, temp, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0640);
     if (fd < 0)
         return errno;
+    spate_local_open_up(dir, fd);
     int why = write_all(fd, a->hot.at, SPATE_LOCAL_HEADER + upto, 0);
     if (why == 0 && sync_data(fd) != 0)
         why = errno;

@@ -1,5 +1,6 @@
 /* bus/local/lock.c - writers.lck. */
 #include "bus/local/lock.h"
+#include "bus/local/place.h"
 
 #include "core/clock.h"
 
@@ -17,7 +18,9 @@ enum spate_rc spate_local_lock_open(int dir, int *fd, struct spate_err *err)
     *fd = openat(dir, "writers.lck", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0640);
     if (*fd < 0)
         return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL,
-                          "cannot open the file writers.lck: %s", strerror(errno));
+                          "cannot open the file writers.lck: %s; this process runs as uid %u",
+                          strerror(errno), (unsigned)geteuid());
+    spate_local_open_up(dir, *fd);
     return SPATE_OK;
 }
 

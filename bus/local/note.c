@@ -1,6 +1,7 @@
 /* bus/local/note.c - small checked files, replaced by rename. */
 #include "bus/local/note.h"
 
+#include "bus/local/place.h"
 #include "core/failpoint.h"
 #include "core/hash.h"
 
@@ -26,6 +27,7 @@ enum spate_rc spate_local_note_write(int dir, const char *name, const char *text
     if (fd < 0)
         return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL, "cannot create the file %s: %s",
                           temp, strerror(errno));
+    spate_local_open_up(dir, fd);
     errno = 0;
     const bool written = write(fd, whole, (size_t)len) == len && (!sync || fsync(fd) == 0);
     const int why = errno ? errno : ENOSPC; /* a short write is a full disk */

@@ -161,6 +161,30 @@ enum spate_rc spate_local_place_hot(const struct spate_local_place *place, int *
     return rc;
 }
 
+void spate_local_open_up(int dir, int fd)
+{
+    struct stat st;
+
+    if (fstat(dir, &st) == 0 && (st.st_mode & S_IWGRP) && fchmod(fd, 0660) != 0)
+        return; /* another one of the group made it, and did so already */
+}
+
+/* The hot root belongs to whom the bus belongs to: made by another one of the group, it would be refused. */
+static enum spate_rc hot_is_ours_to_make(const struct spate_local_place *place, const char *hot,
+                                         struct spate_err *err)
+{
+    struct stat durable;
+
+    if (access(hot, F_OK) == 0 || geteuid() == 0 || stat(place->path, &durable) != 0 ||
+        durable.st_uid == geteuid())
+        return SPATE_OK;
+    err->missing = true;
+    return spate_fail(err, SPATE_RETRY,
+                      "the shared memory of the bus at %s, %s, is not there yet: its owner (uid %u, the "
+                      "connector's) makes it",
+                      place->path, hot, (unsigned)durable.st_uid);
+}
+
 /* mkdir -p; the group may read, and files inherit the group. */
 static enum spate_rc make_path(const char *path, struct spate_err *err)
 {
@@ -206,7 +230,8 @@ enum spate_rc spate_local_place_make(const struct spate_local_place *place, int 
         return rc;
     if ((rc = open_root(place->path, durable_fd, err)) != SPATE_OK ||
         (rc = spate_local_place_hot_path(place, path, err)) != SPATE_OK ||
-        (rc = make_path(path, err)) != SPATE_OK || (rc = open_root(path, hot_fd, err)) != SPATE_OK ||
+        (rc = hot_is_ours_to_make(place, path, err)) != SPATE_OK || (rc = make_path(path, err)) != SPATE_OK ||
+        (rc = open_root(path, hot_fd, err)) != SPATE_OK ||
         (rc = refuse_stranger(place, *hot_fd, path, err)) != SPATE_OK)
         goto out;
     /* Two first writers must agree on one incarnation. */

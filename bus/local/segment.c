@@ -1,5 +1,6 @@
 /* bus/local/segment.c - making, mapping and listing segment files. */
 #include "bus/local/segment.h"
+#include "bus/local/place.h"
 #include "core/failpoint.h"
 
 #include <dirent.h>
@@ -46,6 +47,7 @@ enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap, s
                                 errno == ENOENT ? "its directory was removed" : strerror(errno));
     int why;
 
+    spate_local_open_up(dir, fd);
     do /* tmpfs of older kernels gives up when a signal is pending */
         why = posix_fallocate(fd, 0, (off_t)(SPATE_LOCAL_HEADER + cap));
     while (why == EINTR);

@@ -89,7 +89,8 @@ enum spate_rc spate_local_topic_open(struct spate_local_topic *topic, const stru
     return rc;
 }
 
-static enum spate_rc make_dir(int root, const char *name, bool create, int *fd, struct spate_err *err)
+static enum spate_rc make_dir(int root, const char *name, bool create, bool shared, int *fd,
+                              struct spate_err *err)
 {
     bool made = false;
 
@@ -103,13 +104,16 @@ static enum spate_rc make_dir(int root, const char *name, bool create, int *fd, 
         return spate_fail(
             err, errno == ENOENT ? SPATE_RETRY : SPATE_FATAL,
             errno == ENOENT ? "there is no topic %s yet" : "cannot open the directory of topic %s", name);
+    if (made && shared && fchmod(*fd, 02770) != 0)
+        return spate_fail(err, SPATE_FATAL, "cannot let the group write in the directory of topic %s: %s",
+                          name, strerror(errno));
     if (made)
         fsync(root);
     return SPATE_OK;
 }
 
 enum spate_rc spate_local_topic_make(struct spate_local_topic *topic, const struct spate_local_place *place,
-                                     const char *name, bool create, struct spate_err *err)
+                                     const char *name, bool create, bool shared, struct spate_err *err)
 {
     uint64_t hot_id;
     int durable, hot;
@@ -118,7 +122,7 @@ enum spate_rc spate_local_topic_make(struct spate_local_topic *topic, const stru
     enum spate_rc rc = spate_local_place_make(place, &durable, &hot, &hot_id, err);
     if (rc != SPATE_OK)
         return rc;
-    rc = make_dir(durable, name, create, &topic->durable_fd, err);
+    rc = make_dir(durable, name, create, shared, &topic->durable_fd, err);
     topic->manifest.cap = spate_local_place_cap(place, hot, name);
     close(durable);
     close(hot);
@@ -128,12 +132,14 @@ enum spate_rc spate_local_topic_make(struct spate_local_topic *topic, const stru
 enum spate_rc spate_local_topic_hot(struct spate_local_topic *topic, uint64_t *hot_id, struct spate_err *err)
 {
     int durable, hot;
+    struct stat st;
 
     spate_local_topic_detach(topic);
     enum spate_rc rc = spate_local_place_make(topic->place, &durable, &hot, hot_id, err);
     if (rc != SPATE_OK)
         return rc;
-    rc = make_dir(hot, topic->name, true, &topic->hot_fd, err);
+    rc = make_dir(hot, topic->name, true, fstat(topic->durable_fd, &st) == 0 && (st.st_mode & S_IWGRP) != 0,
+                  &topic->hot_fd, err);
     close(durable);
     close(hot);
     return rc == SPATE_OK ? rc : spate_err_context(err, "hot root of the bus %s", topic->place->path);
@@ -268,6 +274,7 @@ enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t 
         struct spate_local_bell bell;
         unsigned char bytes[SPATE_LOCAL_HEADER];
     } page;
+    struct stat st;
 
     memset(&page, 0, sizeof page);
     page.bell.magic = SPATE_LOCAL_BELL_MAGIC;
@@ -283,7 +290,8 @@ enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t 
     page.ctl.first = first;
     page.ctl.durable = durable;
     page.ctl.hold = UINT64_MAX;
-    rc = make_page(topic->hot_fd, "ctl", 0640, &page, err);
+    rc = make_page(topic->hot_fd, "ctl",
+                   fstat(topic->hot_fd, &st) == 0 && (st.st_mode & S_IWGRP) != 0 ? 0660 : 0640, &page, err);
     if (rc != SPATE_OK)
         return rc;
     rc = spate_local_topic_attach(topic, true, err);

@@ -41,11 +41,12 @@ struct spate_local_topic {
 SPATE_CHECKED enum spate_rc spate_local_topic_open(struct spate_local_topic *topic,
                                                    const struct spate_local_place *place, const char *name,
                                                    struct spate_err *err);
-/* The same for a writer: makes directories and, with `create`, the topic. Its lock is taken by the caller
- * between _make and _found: nothing but directories and the lock file exists before. */
+/* The same for a writer: makes directories and, with `create`, the topic; `shared`: the group may write it.
+ * Its lock is taken by the caller between _make and _found: nothing but directories and the lock file exists
+ * before. */
 SPATE_CHECKED enum spate_rc spate_local_topic_make(struct spate_local_topic *topic,
                                                    const struct spate_local_place *place, const char *name,
-                                                   bool create, struct spate_err *err);
+                                                   bool create, bool shared, struct spate_err *err);
 SPATE_CHECKED enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, bool create,
                                                     bool is_volatile, struct spate_err *err);
 

@@ -404,8 +404,8 @@ enum spate_rc spate_local_writer_open(struct spate_bus *base, const char *topic,
     w->base.ops = &writer_ops;
     w->flags = flags;
     w->lock_fd = w->topic.durable_fd = w->topic.hot_fd = -1;
-    enum spate_rc rc =
-        spate_local_topic_make(&w->topic, &bus->place, topic, (flags & SPATE_TOPIC_CREATE) != 0, err);
+    enum spate_rc rc = spate_local_topic_make(&w->topic, &bus->place, topic,
+                                              (flags & SPATE_TOPIC_CREATE) != 0, is_shared(w), err);
     if (rc == SPATE_OK)
         rc = take_lock(w, err);
     if (rc == SPATE_OK)
