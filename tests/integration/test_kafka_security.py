@@ -269,10 +269,11 @@ def test_scram_and_a_password_that_changes(source, target, older):
         world.close()
 
 
-def allow(cluster, who, topic, *operations):
+def allow(cluster, who, topics, *operations, pattern="prefixed"):
+    topics = [part for topic in ([topics] if isinstance(topics, str) else topics) for part in ("--topic", topic)]
     more = [part for operation in operations for part in ("--operation", operation)]
     kafka_support.java(cluster.version, "org.apache.kafka.tools.AclCommand", "--bootstrap-server", cluster.inside, "--add", "--allow-principal",
-                       f"User:{who}", "--resource-pattern-type", "prefixed", "--topic", topic, *more)
+                       f"User:{who}", "--resource-pattern-type", pattern, *topics, *more)
 
 
 def test_rights_that_are_missing(safe_world, cluster, authority):
@@ -287,3 +288,24 @@ def test_rights_that_are_missing(safe_world, cluster, authority):
     allow(cluster, "bob", safe_world.stream, "Describe", "Create", "Read", "Write")
     safe_world.flows(process)
     assert "DESCRIBE_CONFIGS" in process.text()
+
+
+def test_rights_of_a_sink_that_asks(safe_world, cluster, authority):
+    """It reads the stream and may not ask: it says so, by name, and asks as soon as it may. It needs no more than docs/kafka.md says."""
+    world = safe_world
+    over = {"security_protocol": "sasl_ssl", "ssl_ca_location": authority.path("ours", "pem"), "sasl_mechanism": "PLAIN"}
+    world.over(cluster, "LOGIN", sasl_username="alice", **over)
+    world.password("alice")
+    world.src("INSERT INTO t SELECT g FROM generate_series(1, 50) g")
+    world.connector()
+    world.over(cluster, "LOGIN", sasl_username="bob", **over)
+    world.bus["kafka"]["password_file"] = world.write("password.bob", PASSWORDS["bob"] + "\n")
+    allow(cluster, "bob", [world.stream, world.stream + "._schemas"], "Read", pattern="literal")
+    sink = world.sink(world.sink_file("team", {"t": {"from": "public.t"}}, snapshot="auto"))
+    words = sink.wait_log(r"[^\n]*_control[^\n]*User:bob[^\n]*|[^\n]*User:bob[^\n]*_control[^\n]*").group(0)
+    assert "verdict=retry" in words, words
+    allow(cluster, "bob", world.stream + "._control", "Read", pattern="literal")
+    sink.wait_log(r"[^\n]*_control[^\n]*Write[^\n]*")
+    allow(cluster, "bob", world.stream + "._control", "Write", pattern="literal")
+    sink.wait_log("event=snapshot-finished", 60)
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")])

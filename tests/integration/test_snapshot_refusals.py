@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import threading
 import time
 import types
@@ -12,7 +13,7 @@ import psycopg2
 import pytest
 
 from tests.support import scratch
-from tests.support.desk import Control, Desk, condition, table
+from tests.support.desk import Control, Desk, condition, table, tool
 from tests.support.world import World
 
 SETUP = """
@@ -595,6 +596,41 @@ def test_a_table_that_goes_away_while_it_is_read(each_world, asked):
         if world.source.sql("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]):
             world.src(f"DROP OWNED BY {role}")
             world.source.sql(f"DROP ROLE {role}")
+
+
+def test_another_user_of_the_same_group_may_ask(world):
+    """On the local bus the topic of requests is the group's (docs/local-bus.md), whoever of it made a file there; the stream is not."""
+    uid, gid, _ = scratch.unprivileged()
+    if os.geteuid() != 0 or uid == 0:
+        pytest.skip("needs a second user")
+    own = World(world.source, None, heartbeat="10s")
+    try:
+        own.src("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+        own.connector()
+        first = Control(own)
+        first.answer(first.ask(table("t")), "accepted")
+        local = own.bus["local"]
+        subprocess.run(["chgrp", "-R", str(gid), local["path"], local["hot"]], check=True)
+        os.chmod(own.dir, 0o755)
+        os.chmod(local["hot"], 0o750)
+        theirs = Control(own, uid, gid)
+        for number in range(6):  # beyond a segment: they make files, too
+            theirs.tell("x" * 1000000)
+        request = theirs.ask(table("t"), sink="theirs")
+        theirs.answer(request, "accepted", seconds=20)
+        for number in range(4):
+            first.tell("x" * 1000000)
+        theirs.answer(theirs.ask(table("t"), sink="theirs"), "accepted", seconds=20)
+        made = {os.stat(os.path.join(folder, name)).st_uid for root in (local["path"], local["hot"])
+                for folder, _, names in os.walk(root) if folder.endswith("._control") for name in names}
+        assert made == {0, uid}, made
+        stranger = subprocess.run([tool("bus_talk"), local["path"], local["hot"], own.stream], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                  text=True, preexec_fn=scratch.child_setup(uid, gid), cwd="/", timeout=20)
+        assert stranger.returncode == 1 and "writers.lck: Permission denied" in stranger.stderr
+        theirs.close()
+        first.close()
+    finally:
+        own.close()
 
 
 def test_cancelled_while_it_is_read(each_world, asked):

@@ -21,10 +21,10 @@ def tool(name):
 class Lines:
     """A child that is told lines and says lines."""
 
-    def __init__(self, argv, log=None):
+    def __init__(self, argv, log=None, uid=None, gid=None):
         self.said, self.lock = [], threading.Lock()
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(log, "ab") if log else None,
-                                        preexec_fn=scratch.child_setup())
+                                        preexec_fn=scratch.child_setup(uid, gid), cwd="/")
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
 
@@ -58,12 +58,12 @@ class Lines:
 class Control(Lines):
     """The topic: everything on it, and a way to write."""
 
-    def __init__(self, world):
+    def __init__(self, world, uid=None, gid=None):
         if world.kafka:
             argv = [f"kafka:{world.kafka.brokers}", f"{world.stream}._control"]
         else:
             argv = [world.bus["local"]["path"], world.bus["local"]["hot"], f"{world.stream}._control"]
-        super().__init__([tool("bus_talk"), *argv])
+        super().__init__([tool("bus_talk"), *argv], uid=uid, gid=gid)
 
     def ask(self, *tables, request=None, sink="team", at_us=None, **more):
         """Writes a request; returns its id."""
