@@ -40,10 +40,11 @@ class Lab:
         self.world = World(source, target, heartbeat="100ms", kafka=kafka)
         if bus == "local":
             self.world.bus["local"]["segment_bytes"] = "1MiB"  # so that a round rolls over
+        self.world.config["snapshots"] = {"chunk_bytes": "64KiB"}
         self.world.src("CREATE TABLE t (id int PRIMARY KEY, v text, filler text); CREATE TABLE other (id int PRIMARY KEY, v text);"
                        "CREATE TABLE idle (id int PRIMARY KEY); CREATE SCHEMA private; CREATE TABLE private.noise (x text);"
                        "ALTER TABLE t ALTER filler SET STORAGE EXTERNAL")
-        self.file = self.world.sink_file("team", T)
+        self.file = self.world.sink_file("team", T, snapshot="manual")
         self.connector, self.sink, self.extra = self.world.connector(), self.world.sink(self.file), []
 
     def first_start(self):
@@ -78,6 +79,10 @@ class Lab:
         self.base += 1000
         self.world.src(f"INSERT INTO t SELECT {self.base} + g, 'in pieces', repeat('z', 200000) FROM generate_series(1, 80) g")
         self.world.src("UPDATE t SET filler = 'small again' WHERE length(filler) > 100000")
+
+    def touch(self):
+        """Changes that leave the table as large as it is."""
+        self.world.src("UPDATE t SET v = 'touched' WHERE id % 7 = 0")
 
     def noise(self):
         self.world.src("INSERT INTO private.noise SELECT repeat('n', 500) FROM generate_series(1, 50)")
@@ -139,7 +144,7 @@ class Lab:
     def finish(self):
         """Every number once on the bus, and every change of the table applied once."""
         found = self.world.check_bus(sample=200)
-        of_t = sum(1 for message in self.world.messages() if message.get("table") == "t")
+        of_t = sum(1 for message in self.world.messages() if message.get("table") == "t" and "n" in message)
         applied = self.world.tgt("SELECT applied, missing FROM team.spate_sink WHERE sink = 'team'")
         assert applied == [(of_t, 0)], f"{of_t} changes of the table are on the bus; applied, missing: {applied}"
         assert self.connector.running() and self.sink.running()
@@ -167,7 +172,7 @@ def opening(most=1):
         world, hit = lab.first_start(), lab.random.randint(1, most)
         lab.dies(world.connector(ready=False, **lab.plan(name, hit)), name, hit)
         connector = world.connector()
-        sink = world.sink(world.sink_file(world.name, T))
+        sink = world.sink(world.sink_file(world.name, T, snapshot="manual"))
         lab.base += 1000
         world.src(f"INSERT INTO t SELECT {lab.base} + g, 'first' FROM generate_series(1, 20) g")
         world.wait_rows(f"SELECT count(*), count(v) FROM {world.name}.t", [(20, 20)])
@@ -230,13 +235,58 @@ def new_sink(lab, name, process):
     """A team's first start. It hears the epoch that is open, and not what was before it."""
     least = lab.base + 1000
     schema = f"new{next(lab.world.marks)}"
-    file = lab.world.sink_file(schema, T)
+    file = lab.world.sink_file(schema, T, snapshot="manual")
     sink = lab.world.sink(file, name=schema, **lab.plan(name, 1))
     lab.dies(sink, name, 1)
     sink = lab.world.sink(file, name=schema)
     lab.round()
     lab.equal(schema, least)
     assert sink.stop() == 0
+
+
+def asking(most=1, again=None):
+    """A team asks for everything (F43, F44): at its first start, or once more when it has it, into a table that is full.
+    Whoever dies, it is answered in the end, by what was begun."""
+    def case(lab, name, process):
+        hit, once_more = lab.random.randint(1, most), lab.random.random() < 0.5 if again is None else again
+        schema = f"asks{next(lab.world.marks)}"
+        file = lab.world.sink_file(schema, T, snapshot="auto", on_snapshot=lab.random.choice(("sweep", "swap")))
+        plan = lab.plan(name, hit)
+        lab.large_round()
+        if process == "connector":
+            assert lab.connector.stop() == 0
+            lab.connector = lab.world.connector(**({} if once_more else plan))
+        sink = lab.world.sink(file, name=schema, **({} if once_more or process == "connector" else plan))
+        if once_more:
+            sink.wait_log("event=snapshot-finished", 30)
+            if process == "connector":
+                assert lab.connector.stop() == 0
+                lab.connector = lab.world.connector(**plan)
+            else:
+                assert sink.stop() == 0
+                sink = lab.world.sink(file, name=schema, **plan)
+            sink.wait_log("event=streaming")
+        asks = []
+
+        def work():
+            """Asked for until somebody answers: a sink that starts may not listen yet."""
+            lab.touch()
+            if once_more and not any(process.running() for process in asks):
+                asks.append(lab.world.snapshot("--sink", schema, "--wait", "5", file=file, name="asks"))
+
+        lab.dies(lab.connector if process == "connector" else sink, name, hit, work)
+        for asked in asks:
+            asked.kill()
+        if process == "connector":
+            lab.connector = lab.world.connector()
+        else:
+            sink = lab.world.sink(file, name=schema)
+        lab.equal(schema)
+        scratch.until(lambda: lab.world.tgt(f"SELECT bool_and(snapshotted) FROM {schema}.spate_table")[0][0], lambda: "it has everything:" + lab.world.logs(), 40)
+        lab.equal(schema)
+        assert sink.stop() == 0
+        lab.world.tgt(f"DROP SCHEMA {schema} CASCADE")
+    return case
 
 
 CASES = {
@@ -263,6 +313,14 @@ CASES = {
     "connector_confirm": [working(3)],
     "connector_confirmed": [working(3)],
     "connector_stop": [stopping],
+    "connector_chunk_locked": [asking(2)],
+    "connector_chunk_read": [asking(2)],
+    "connector_chunk_ready": [asking(2)],
+    "connector_snapshot_begun": [asking()],
+    "connector_chunk_begun": [asking(2)],
+    "connector_chunk_half": [asking(2)],
+    "connector_chunk_end": [asking(2)],
+    "connector_ranges_end": [asking()],
     "local_recover": [opening(4), power_cut(3)],
     "local_cut": [opening(4), power_cut(3)],
     "local_note_written": [opening(5), power_cut(3)],
@@ -303,6 +361,10 @@ CASES = {
     "sink_committed": [working(2)],
     "sink_position": [stopping],
     "sink_positioned": [stopping],
+    "sink_load_begin": [asking()],
+    "sink_chunk_applied": [asking(2)],
+    "sink_sweep": [asking()],
+    "sink_swept": [asking()],
 }
 
 
