@@ -277,6 +277,8 @@ static void run_range(struct spate_fetch *fetch, struct spate_job *job)
                               spate_fetch_what(job, what));
             return;
         }
+        if (job->pages > job->from >> 16 && to > job->pages << 16)
+            to = job->pages << 16; /* beyond is nothing */
         if (end == SPATE_FETCH_SLOW)
             to = ((job->from >> 16) + (pages_of(job->from, to) + 3) / 4) << 16;
         placed = end == SPATE_FETCH_LARGE || pages_of(job->from, to) <= 1;

@@ -24,11 +24,12 @@ bool spate_copy_split(char *line, size_t len, struct spate_value *values, size_t
     if (count == 0)
         return len == 1;
     for (size_t i = 0; i < count; i++) {
-        char *stop = i + 1 < count ? memchr(at, '\t', (size_t)(end - at)) : end;
+        char *stop = memchr(at, '\t', (size_t)(end - at));
         char *from, *to;
 
-        if (!stop)
+        if ((stop == NULL) != (i + 1 == count)) /* the last one, and it alone, has no tab behind it */
             return false;
+        stop = stop ? stop : end;
         from = to = at == stop ? NULL : memchr(at, '\\', (size_t)(stop - at));
         if (from && stop - at == 2 && from == at && at[1] == 'N') {
             values[i] = (struct spate_value){.kind = SPATE_VALUE_NULL};
@@ -134,9 +135,8 @@ static bool take_line(struct spate_fetch *fetch, struct spate_job *job, char *li
 }
 
 /* Lines until there are no more, or enough. */
-static enum spate_fetch_end read_lines(struct spate_fetch *fetch, struct spate_job *job)
+static enum spate_fetch_end read_lines(struct spate_fetch *fetch, struct spate_job *job, int64_t soft_ms)
 {
-    int64_t soft_ms = spate_clock_ms() + SOFT_MS;
     enum spate_rc rc;
     char *line;
 
@@ -177,7 +177,8 @@ static enum spate_fetch_end read_lines(struct spate_fetch *fetch, struct spate_j
 
 enum spate_fetch_end spate_fetch_copy(struct spate_fetch *fetch, struct spate_job *job, PGresult **position)
 {
-    int64_t hard_ms = spate_clock_ms() + RANGE_MS + SLACK_MS;
+    int64_t soft_ms = spate_clock_ms() + SOFT_MS, hard_ms = soft_ms + RANGE_MS + SLACK_MS;
+    bool begun = false; /* the server says so with its first rows */
     enum spate_rc rc =
         spate_fetch_send(fetch, PQsendQuery(fetch->conn, spate_buf_str(&fetch->sql)), hard_ms, &job->err);
     enum spate_fetch_end end = SPATE_FETCH_WHOLE;
@@ -185,11 +186,14 @@ enum spate_fetch_end spate_fetch_copy(struct spate_fetch *fetch, struct spate_jo
     char what[200];
 
     while (rc == SPATE_OK && end == SPATE_FETCH_WHOLE) {
-        rc = spate_fetch_next(fetch, &res, hard_ms, &job->err);
+        rc = spate_fetch_next(fetch, &res, begun ? hard_ms : soft_ms, &job->err);
+        if (rc == SPATE_AGAIN && !begun)
+            return SPATE_FETCH_SLOW;
         if (rc != SPATE_OK || !res)
             break;
         if (PQresultStatus(res) == PGRES_COPY_OUT) {
-            end = read_lines(fetch, job);
+            begun = true;
+            end = read_lines(fetch, job, soft_ms);
             SPATE_FAILPOINT(connector_chunk_read);
         } else if (PQresultStatus(res) == PGRES_TUPLES_OK && !*position) {
             *position = res;

@@ -349,6 +349,18 @@ def test_a_range_that_was_expected_to_fit_is_read_again(lab):
     assert ids(rest) == list(range(len(chunk["rows"]) + 1, 501)) and rest["reached"] == pages * PAGE
 
 
+def test_a_slow_range_is_read_in_a_smaller_piece(lab):
+    """P92: no snapshot is held for long. Each row costs the server as much as sixty megabytes, and none is wanted."""
+    lab.src("CREATE TABLE t (id int PRIMARY KEY, v text, filler text); ALTER TABLE t ALTER filler SET STORAGE PLAIN;"
+            "INSERT INTO t VALUES (1, repeat('x', 60000000), repeat('y', 3000))")
+    lab.src("INSERT INTO t SELECT g, v, filler FROM t, generate_series(2, 80) g")
+    r = lab.reader()
+    pages = r.plan("t", "*", "v", "<", "a")[0]["pages"]
+    chunk = r.tids(0, 0, (pages + 100) * PAGE, MANY)
+    assert chunk["outcome"] == "done" and chunk["rows"] == []
+    assert 0 < chunk["reached"] < pages * PAGE and chunk["took_us"] < 2000000 and chunk["lsn"] > 0
+
+
 def canceled(lab):
     with open(lab.source.log, errors="replace") as log:
         return log.read().count("canceling statement")
