@@ -576,8 +576,11 @@ void spate_hidden_key(struct spate_buf *out, const struct spate_table *table,
         const struct spate_value *value = &values[table->key[i]];
         uint32_t len = value->kind == SPATE_VALUE_TEXT ? (uint32_t)value->text.len : ALL;
 
+        /* Postgres says t and f, a key that comes from a message true and false. */
+        if (table->columns[table->key[i]].json_class == SPATE_CLASS_BOOL && len != ALL && len > 1)
+            len = 1;
         spate_buf_add(out, &len, sizeof len);
         if (value->kind == SPATE_VALUE_TEXT)
-            spate_buf_slice(out, value->text);
+            spate_buf_add(out, value->text.at, len);
     }
 }

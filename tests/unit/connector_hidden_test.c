@@ -554,6 +554,36 @@ static void a_naive_list_says_the_same(void **state)
     }
 }
 
+/* Postgres says t, a message true: asked for again by a message, the key must still be known as touched. */
+static void a_boolean_key_is_one_key_in_both_spellings(void **state)
+{
+    static const struct {
+        const char *postgres, *message;
+    } cases[] = {{"t", "true"}, {"f", "false"}};
+    struct spate_slice empty = {0};
+    struct spate_table *table =
+        spate_table_new(spate_slice_str("public"), spate_slice_str("t"), SPATE_IDENTITY_DEFAULT, 1, 1);
+
+    (void)state;
+    spate_table_set_column(table, 0, spate_slice_str("b"), spate_slice_str("boolean"), empty, 16, -1, 1, true,
+                           SPATE_CLASS_BOOL);
+    table->key[0] = 0;
+    spate_table_seal(table);
+    for (size_t i = 0; i < 2; i++) {
+        struct spate_value one = {.kind = SPATE_VALUE_TEXT, .text = spate_slice_str(cases[i].postgres)};
+        struct spate_value other = {.kind = SPATE_VALUE_TEXT, .text = spate_slice_str(cases[i].message)};
+        struct spate_buf a = {0}, b = {0};
+
+        spate_hidden_key(&a, table, &one);
+        spate_hidden_key(&b, table, &other);
+        assert_int_equal(a.len, b.len);
+        assert_memory_equal(a.data, b.data, a.len);
+        spate_buf_fini(&a);
+        spate_buf_fini(&b);
+    }
+    spate_table_free(table);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -575,6 +605,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_new_session_knows_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(keys_are_bytes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_key_is_its_columns_in_key_order, set_up, tear_down),
+        cmocka_unit_test(a_boolean_key_is_one_key_in_both_spellings),
         cmocka_unit_test_setup_teardown(a_very_long_list_is_merged, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_naive_list_says_the_same, set_up, tear_down),
     };
