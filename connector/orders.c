@@ -156,12 +156,36 @@ static enum spate_rc set_plan(struct spate_stream *stream, struct spate_asked_ta
     return SPATE_OK;
 }
 
+static void tell_anew(struct spate_weave *weave, const char *id, const struct spate_table *table)
+{
+    weave->counts.restarted++;
+    spate_log(
+        SPATE_LOG_INFO, "snapshot-table-anew",
+        "request=%s table=%.*s.%.*s text=\"it was truncated, rewritten or altered: read from its beginning\"",
+        id, SPATE_SLICE_ARG(table->schema), SPATE_SLICE_ARG(table->name));
+}
+
+/* Another table under the same name (a swap by renaming, DROP and CREATE), or other partitions: the stream
+ * says nothing of the rows that went with them, and those of them that were sent already would stay for ever.
+ * Only a new request begins a new generation. */
+static void end_replaced(struct spate_weave *weave, struct spate_asked *asked, int64_t now_ms)
+{
+    snprintf(asked->why, sizeof asked->why,
+             "a table was replaced while it was read (renamed, or dropped and made again, or a partition): "
+             "ask again "
+             "with a new request");
+    spate_answer_over(weave, asked, "replaced", now_ms);
+    spate_desk_forget(weave->desk, asked->id);
+    spate_weave_drop(weave, asked);
+}
+
 static enum spate_rc take_request(struct spate_weave *weave, struct spate_stream *stream,
                                   struct spate_order *order, int64_t now_ms, struct spate_err *err)
 {
     struct spate_plan *plan = order->plan;
     struct spate_asked *asked = spate_zalloc(sizeof *asked), **last = &weave->asked;
     enum spate_rc rc = SPATE_OK;
+    bool other = false;
 
     order->plan = NULL;
     asked->plan = plan;
@@ -179,16 +203,18 @@ static enum spate_rc take_request(struct spate_weave *weave, struct spate_stream
         table->watch = watch(weave, plan->tables[i].table);
         table->no = plan->tables[i].chunk;
         asked->count = i + 1;
-        if (spate_token_read(table, plan->tables[i].resume)) {
+        switch (spate_token_read(table, plan->tables[i].resume)) {
+        case SPATE_TOKEN_FITS:
             free(table->token);
             table->token = spate_strdup(plan->tables[i].resume);
-        } else if (plan->tables[i].resume[0]) {
-            weave->counts.restarted++;
-            spate_log(SPATE_LOG_INFO, "snapshot-table-anew",
-                      "request=%s table=%.*s.%.*s text=\"it was rewritten or altered since: read from its "
-                      "beginning\"",
-                      asked->id, SPATE_SLICE_ARG(plan->tables[i].table->schema),
-                      SPATE_SLICE_ARG(plan->tables[i].table->name));
+            break;
+        case SPATE_TOKEN_ANEW:
+            if (plan->tables[i].resume[0])
+                tell_anew(weave, asked->id, plan->tables[i].table);
+            break;
+        case SPATE_TOKEN_REPLACED:
+            other = true;
+            break;
         }
     }
     while (*last)
@@ -198,7 +224,10 @@ static enum spate_rc take_request(struct spate_weave *weave, struct spate_stream
         spate_weave_drop(weave, asked);
         return rc;
     }
-    spate_answer_accepted(weave, asked);
+    if (other)
+        end_replaced(weave, asked, now_ms);
+    else
+        spate_answer_accepted(weave, asked);
     return SPATE_OK;
 }
 
@@ -274,6 +303,20 @@ static void drop_misfits(struct spate_asked *asked, const struct spate_asked_tab
     }
 }
 
+/* A rewrite or a TRUNCATE keeps the oid. */
+static bool replaced(const struct spate_plan_table *was, const struct spate_plan_table *is)
+{
+    for (size_t i = 0; i < was->leaf_count; i++) {
+        size_t k = 0;
+
+        while (k < is->leaf_count && is->leaves[k].oid != was->leaves[i].oid)
+            k++;
+        if (k == is->leaf_count)
+            return true;
+    }
+    return false;
+}
+
 /* The desk has looked at the table again. Without a plan the requester was told already. */
 static enum spate_rc on_replan(struct spate_weave *weave, struct spate_stream *stream,
                                struct spate_order *order, int64_t now_ms, struct spate_err *err)
@@ -291,6 +334,10 @@ static enum spate_rc on_replan(struct spate_weave *weave, struct spate_stream *s
     table = table_of(asked, order->plan->tables[0].table->schema, order->plan->tables[0].table->name);
     if (!table || !table->replanning)
         return SPATE_OK;
+    if (replaced(table->plan, &order->plan->tables[0])) {
+        end_replaced(weave, asked, now_ms);
+        return SPATE_OK;
+    }
     rc = set_plan(stream, table, &order->plan->tables[0], err);
     if (rc != SPATE_OK)
         return rc;

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #define ASK_MS     10     /* how often the server is asked how far it has come */
+#define MARK_MS    20     /* a chunk that takes so long to become durable tells of a slow disk */
 #define CHOKED_MS  1      /* what is durable now wakes nobody */
 #define NUDGE_MS   20     /* a chunk that waits longer than this is worth a message */
 #define EXPIRES_MS 600000 /* nothing was heard of a requester that has everything */
@@ -84,7 +85,7 @@ void spate_weave_session(struct spate_weave *weave, uint64_t epoch)
     spate_uuid(uuid);
     weave->by = (uint32_t)spate_fnv64(SPATE_FNV64_START, uuid, 36);
     weave->reached = weave->last_commit = 0;
-    weave->marks[0] = weave->marks[1] = 0;
+    memset(weave->marks, 0, sizeof weave->marks);
     weave->before_known = weave->nudge_off = false;
     spate_order_free(weave->before);
     weave->before = NULL;
@@ -190,10 +191,21 @@ bool spate_weave_wants(const struct spate_weave *weave, const struct spate_strea
 }
 
 /* What is published is durable in order, so a change that comes now waits for all chunks before it: for two
- * of them at most, however slow the disk is, and not for as much as the bus takes. */
+ * of them at most where the disk is slow, and not for as much as the bus takes. */
 static bool choked(const struct spate_weave *weave, const struct spate_stream *stream)
 {
-    return weave->marks[weave->mark] > spate_writer_durable(stream->publisher.stream).at;
+    const uint64_t durable = spate_writer_durable(stream->publisher.stream).at;
+    unsigned ahead = 0, oldest = weave->mark;
+
+    for (unsigned i = 1; i <= SPATE_MARKS; i++) {
+        unsigned at = (weave->mark + SPATE_MARKS - i) % SPATE_MARKS;
+
+        if (weave->marks[at] <= durable)
+            break;
+        oldest = at;
+        ahead++;
+    }
+    return ahead == SPATE_MARKS || (ahead >= 2 && spate_clock_ms() - weave->marked_ms[oldest] >= MARK_MS);
 }
 
 static enum spate_rc mark_end(struct spate_weave *weave, struct spate_stream *stream, struct spate_err *err)
@@ -201,7 +213,8 @@ static enum spate_rc mark_end(struct spate_weave *weave, struct spate_stream *st
     enum spate_rc rc = spate_publisher_flush(&stream->publisher, err);
 
     weave->marks[weave->mark] = spate_writer_end(stream->publisher.stream).at;
-    weave->mark = !weave->mark;
+    weave->marked_ms[weave->mark] = spate_clock_ms();
+    weave->mark = (weave->mark + 1) % SPATE_MARKS;
     return rc == SPATE_FAIL ? rc : SPATE_OK;
 }
 

@@ -11,6 +11,8 @@
 #include "connector/weave.h"
 #include "core/arena.h"
 
+#define SPATE_MARKS 8 /* chunks that may be ahead of what is durable, where the disk is fast */
+
 struct spate_asked;
 
 /* One table of a request. */
@@ -121,7 +123,8 @@ struct spate_weave {
         uint64_t count;
         struct spate_buf head, line;
     } emit;
-    uint64_t marks[2]; /* where the last two chunks end on the bus */
+    uint64_t marks[SPATE_MARKS]; /* where the last chunks end on the bus */
+    int64_t marked_ms[SPATE_MARKS];
     unsigned mark;
     bool choked; /* a chunk waits until the one before the last is durable */
     int64_t ask_ms, wait_ms;
@@ -160,8 +163,12 @@ SPATE_CHECKED enum spate_rc spate_emit_ranges_end(struct spate_weave *weave, str
 
 /* token.c: where a table goes on. */
 void spate_token_write(const struct spate_asked_table *table, struct spate_buf *out);
-/* False: it does not fit what the table is now; it begins anew. */
-bool spate_token_read(struct spate_asked_table *table, const char *token);
+enum spate_token_fit {
+    SPATE_TOKEN_FITS, /* the table goes on where it stood */
+    SPATE_TOKEN_ANEW, /* it was truncated, rewritten or altered, or the token is none: from its beginning */
+    SPATE_TOKEN_REPLACED /* it is another table now, or other partitions */
+};
+enum spate_token_fit spate_token_read(struct spate_asked_table *table, const char *token);
 
 /* orders.c: what requesters want, and requests. */
 SPATE_CHECKED enum spate_rc spate_weave_orders(struct spate_weave *weave, struct spate_stream *stream,

@@ -75,7 +75,7 @@ static void goes_on_where_it_stood(void **state)
     (void)state;
     make(&f);
     make(&later);
-    assert_true(spate_token_read(&later.table, middle(&f, &token)));
+    assert_int_equal(spate_token_read(&later.table, middle(&f, &token)), SPATE_TOKEN_FITS);
     assert_int_equal(later.table.leaf, 1);
     assert_int_equal(later.table.next, SPATE_TID(7, 0));
     assert_int_equal(later.table.ends[1], SPATE_TID(20, 0));
@@ -96,7 +96,7 @@ static void a_table_that_was_sent_stays_sent(void **state)
     make(&later);
     f.table.sent_leaf = 2;
     spate_token_write(&f.table, &token);
-    assert_true(spate_token_read(&later.table, spate_buf_str(&token)));
+    assert_int_equal(spate_token_read(&later.table, spate_buf_str(&token)), SPATE_TOKEN_FITS);
     assert_true(later.table.read && later.table.sent);
     spate_buf_fini(&token);
     drop(&f);
@@ -115,38 +115,38 @@ static void whatever_changed_begins_anew(void **state)
 
     make(&later); /* TRUNCATE, VACUUM FULL, CLUSTER: another file */
     later.leaves[0].stamp = "9/x";
-    assert_false(spate_token_read(&later.table, text));
+    assert_int_equal(SPATE_TOKEN_ANEW, spate_token_read(&later.table, text));
     drop(&later);
 
     make(&later); /* dropped and made again under its name */
     later.leaves[1].oid = 7;
-    assert_false(spate_token_read(&later.table, text));
+    assert_int_equal(SPATE_TOKEN_REPLACED, spate_token_read(&later.table, text));
     drop(&later);
 
     make(&later); /* a partition more or less */
     later.plan.leaf_count = 1;
-    assert_false(spate_token_read(&later.table, text));
+    assert_int_equal(SPATE_TOKEN_REPLACED, spate_token_read(&later.table, text));
     drop(&later);
 
     make(&later); /* other columns */
     later.asked[1] = false;
-    assert_false(spate_token_read(&later.table, text));
+    assert_int_equal(SPATE_TOKEN_ANEW, spate_token_read(&later.table, text));
     drop(&later);
 
     make(&later); /* another condition */
     later.where.value = "y";
-    assert_false(spate_token_read(&later.table, text));
+    assert_int_equal(SPATE_TOKEN_ANEW, spate_token_read(&later.table, text));
     drop(&later);
 
     make(&later); /* another shape */
     spate_table_free(later.plan.table);
     later.plan.table = make_table("jsonb", 3802);
-    assert_false(spate_token_read(&later.table, text));
+    assert_int_equal(SPATE_TOKEN_ANEW, spate_token_read(&later.table, text));
     drop(&later);
 
     make(&later);
     assert_int_equal(later.table.leaf, 0); /* a refusal leaves it at its beginning */
-    assert_true(spate_token_read(&later.table, text));
+    assert_int_equal(spate_token_read(&later.table, text), SPATE_TOKEN_FITS);
     drop(&later);
     spate_buf_fini(&token);
     drop(&f);
@@ -154,33 +154,34 @@ static void whatever_changed_begins_anew(void **state)
 
 static void a_token_is_untrusted(void **state)
 {
-    static const char *const texts[] = {"",
-                                        "1",
-                                        "2:0:0:0:0:0:0",
-                                        "1:zz:0:0:0:0:0",
-                                        "1:0000000000000000:0000000000000000:0:0:0:0",
-                                        "1:ffffffffffffffffff:ffffffffffffffffff:ffffffffffffffffffff:0:0:0"};
+    static const char *const texts[] = {
+        "",
+        "1",
+        "1:0:0:0:0:0:0",
+        "2:zz:0:0:0:0:0:0",
+        "2:0000000000000000:0000000000000000:0:0:0:0",
+        "2:ffffffffffffffffff:ffffffffffffffffff:ffffffffffffffffffff:0:0:0:0"};
     struct spate_buf token = {0}, longer = {0};
     struct fixture f;
 
     (void)state;
     make(&f);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        assert_false(spate_token_read(&f.table, texts[i]));
+        assert_int_equal(SPATE_TOKEN_ANEW, spate_token_read(&f.table, texts[i]));
     spate_buf_printf(&longer, "%sx", middle(&f, &token));
-    assert_false(spate_token_read(&f.table, spate_buf_str(&longer)));
+    assert_int_equal(SPATE_TOKEN_ANEW, spate_token_read(&f.table, spate_buf_str(&longer)));
 
     /* Its own, and out of the table: a leaf that is not there, a place behind the end. */
     spate_buf_reset(&token);
     f.table.sent_leaf = 3;
     f.table.sent_next = 0;
     spate_token_write(&f.table, &token);
-    assert_false(spate_token_read(&f.table, spate_buf_str(&token)));
+    assert_int_equal(SPATE_TOKEN_ANEW, spate_token_read(&f.table, spate_buf_str(&token)));
     spate_buf_reset(&token);
     f.table.sent_leaf = 0;
     f.table.sent_next = SPATE_TID(30, 0);
     spate_token_write(&f.table, &token);
-    assert_false(spate_token_read(&f.table, spate_buf_str(&token)));
+    assert_int_equal(SPATE_TOKEN_ANEW, spate_token_read(&f.table, spate_buf_str(&token)));
     spate_buf_fini(&token);
     spate_buf_fini(&longer);
     drop(&f);
