@@ -13,15 +13,16 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TURN_MS    20            /* how long the loop sleeps at the stream before it looks at _control */
-#define SILENT_MS  30000         /* nothing was heard of the request: it is sent again */
-#define RENEW_MS   1000          /* between two requests of new names */
-#define UNHEARD_MS 5000          /* all is said to be sent, and is not here */
-#define LOST_MS    2000          /* between two requests for the same lost chunk */
-#define PAUSE_MS   200           /* before keys are asked for again that were being changed just now */
-#define HOLE_MS    60000         /* as for a sink: what is missing by then will not come */
-#define KEYS_MOST  1000          /* in one message */
-#define KEYS_BYTES (256ul << 20) /* of rows that change while they are read */
+#define TURN_MS      20            /* how long the loop sleeps at the stream before it looks at _control */
+#define SILENT_MS    30000         /* nothing was heard of the request: it is sent again */
+#define RENEW_MS     1000          /* between two requests of new names */
+#define TURN_MOST_MS 500           /* at the stream, before the rest is looked at */
+#define UNHEARD_MS   5000          /* all is said to be sent, and is not here */
+#define LOST_MS      2000          /* between two requests for the same lost chunk */
+#define PAUSE_MS     200           /* before keys are asked for again that were being changed just now */
+#define HOLE_MS      60000         /* as for a sink: what is missing by then will not come */
+#define KEYS_MOST    1000          /* in one message */
+#define KEYS_BYTES   (256ul << 20) /* of rows that change while they are read */
 
 struct printer {
     struct spate_snapshot *snapshot;
@@ -33,6 +34,7 @@ struct printer {
     struct spate_cli_out out;
     struct spate_book_entry *entry; /* our request; NULL until it was heard of */
     bool talkative;                 /* progress is shown */
+    bool behind;                    /* there is more in the stream than was read */
     bool silent;                    /* said once that nobody answers */
     bool begun;                     /* what is left out was said */
     bool started;                   /* the connector said so, and was not told yet what we ask for */
@@ -182,17 +184,19 @@ static void tell_gap(const struct printer *printer, const struct spate_message *
         from, to);
 }
 
-/* Everything that is there now, as long as the output takes it. */
+/* What is there now, for a while. */
 static enum spate_exit drain(struct printer *printer, bool *done)
 {
     struct spate_message message;
     struct spate_err err = {0};
     enum spate_exit result = SPATE_EXIT_OK;
-    const int64_t until_ms = spate_clock_ms() + SILENT_MS / 30;
+    const int64_t until_ms = spate_clock_ms() + TURN_MOST_MS;
+    unsigned lines = 0;
 
     while (result == SPATE_EXIT_OK && !spate_cli_out_over(&printer->out)) {
         enum spate_rc rc = spate_reader_next(printer->reader, &message, &err);
 
+        printer->behind = rc == SPATE_OK;
         if (rc == SPATE_AGAIN || rc == SPATE_END)
             break;
         if (rc == SPATE_FAIL)
@@ -212,11 +216,11 @@ static enum spate_exit drain(struct printer *printer, bool *done)
         *done = spate_take_done(&printer->take);
         if (*done)
             break;
-        if (printer->out.buf.len >= SPATE_OUT_FLUSH) {
+        if (printer->out.buf.len >= SPATE_OUT_FLUSH)
             result = spate_cli_out_flush(&printer->out);
-            if (spate_clock_ms() > until_ms) /* a slow pipe must not keep us from hearing */
-                break;
-        }
+        /* Neither a slow pipe nor a busy stream must keep us from hearing. */
+        if (++lines % 256 == 0 && spate_clock_ms() > until_ms)
+            break;
     }
     return result == SPATE_EXIT_OK ? spate_cli_out_flush(&printer->out) : result;
 }
@@ -233,7 +237,7 @@ static enum spate_exit due_requests(struct printer *printer, int64_t now_ms)
         printer->moved_ms = now_ms;
     }
     /* The connector has said its last, and we have not heard it: it did not stand where it was true. */
-    if (!take->ended && printer->entry && strcmp(printer->entry->state, "sent") == 0 &&
+    if (!take->ended && !printer->behind && printer->entry && strcmp(printer->entry->state, "sent") == 0 &&
         now_ms - printer->moved_ms >= UNHEARD_MS) {
         take->lost = true;
         printer->moved_ms = now_ms;
@@ -279,7 +283,7 @@ static enum spate_exit due_keys(struct printer *printer, int64_t now_ms)
             printer->keys_ms = 0; /* the next ones at once */
         take->dropped = false;
     }
-    if (!take->ended || (printer->keys_asked && now_ms - printer->keys_ms < SILENT_MS) ||
+    if (!take->ended || (printer->keys_asked && (printer->behind || now_ms - printer->keys_ms < SILENT_MS)) ||
         now_ms - printer->keys_ms < PAUSE_MS)
         return SPATE_EXIT_OK;
     table = spate_take_again(take);

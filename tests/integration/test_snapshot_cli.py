@@ -174,8 +174,9 @@ def test_while_rows_change_the_lines_add_up_to_the_source(world):
     writer = Writer(w)
     whole = start(w, "--tables", "public.orders")
     bare = start(w, "--tables", "public.orders", "--rows")
+    some = start(w, "--tables", "public.orders", "--where", "status = 'moved'")
     try:
-        scratch.until(lambda: os.path.getsize(whole.path) > 30000, "rows come", 20)
+        scratch.until(lambda: os.path.getsize(whole.path) > 30000, lambda: "rows come: " + ask(w, "--list")[1] + w.logs(), 20)
     finally:
         writer.end()
     assert whole.poll() is None, "it ended while rows were still being changed: read more slowly"
@@ -188,6 +189,12 @@ def test_while_rows_change_the_lines_add_up_to_the_source(world):
     assert code == 0, error
     found = {json.dumps({"id": line["id"]}): line for line in lines}
     assert {key: found.get(key) for key in truth} == truth
+    code, lines, error = ended(some)
+    assert code == 0, error
+    assert {(line["op"], line["after"]["status"]) for line in lines} == {("read", "moved")}
+    found = fold(lines)["orders"]
+    moved = {key: row for key, row in truth.items() if row["status"] == "moved"}
+    assert moved and {key: found.get(key) for key in moved} == moved
 
 
 def test_a_connector_that_is_killed_goes_on_with_the_request(world):
