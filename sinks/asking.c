@@ -10,11 +10,11 @@
 #define REST_MS 2000 /* for what was said last to get on its way */
 
 enum spate_rc spate_asking_init(struct spate_asking *asking, struct spate_bus *bus, const char *connector,
-                                const char *sink, struct spate_err *err)
+                                struct spate_err *err)
 {
     char name[300], topic[300];
 
-    *asking = (struct spate_asking){.bus = bus, .sink = sink};
+    *asking = (struct spate_asking){.bus = bus};
     snprintf(name, sizeof name, "%s._control", connector);
     if (spate_topic_escape(name, topic, sizeof topic, err) != SPATE_OK)
         return SPATE_FAIL;
@@ -32,13 +32,26 @@ void spate_asking_fini(struct spate_asking *asking)
     *asking = (struct spate_asking){0};
 }
 
-enum spate_rc spate_asking_listen(struct spate_asking *asking, bool from_oldest, struct spate_err *err)
+enum spate_rc spate_asking_listen(struct spate_asking *asking, enum spate_asking_from from,
+                                  struct spate_err *err)
 {
-    struct spate_start start = {.from = from_oldest ? SPATE_START_OLDEST : SPATE_START_NOW};
+    const struct spate_start oldest = {.from = SPATE_START_OLDEST}, now = {.from = SPATE_START_NOW};
+    struct spate_bus_pos at;
+    enum spate_rc rc;
 
     if (asking->reader)
         return SPATE_OK;
-    return spate_bus_reader_open(asking->bus, asking->topic, SPATE_SEE_DURABLE, start, &asking->reader, err);
+    rc = spate_bus_reader_open(asking->bus, asking->topic, SPATE_SEE_DURABLE,
+                               from == SPATE_ASKING_OLDEST ? oldest : now, &asking->reader, err);
+    if (rc == SPATE_OK && from == SPATE_ASKING_LATELY)
+        rc = spate_reader_back(asking->reader, spate_reader_end(asking->reader), &at, err);
+    if (rc == SPATE_END) /* there is no more than that */
+        rc = spate_reader_seek(asking->reader, oldest, err);
+    if (rc != SPATE_OK) {
+        spate_reader_close(asking->reader);
+        asking->reader = NULL;
+    }
+    return rc;
 }
 
 enum spate_rc spate_asking_next(struct spate_asking *asking, struct spate_control *out,
@@ -61,8 +74,7 @@ enum spate_rc spate_asking_next(struct spate_asking *asking, struct spate_contro
         if (spate_decode_control(message.value, out, &asking->arena, &ignored) != SPATE_OK)
             continue;
         *line = message.value;
-        if (out->op == SPATE_CONTROL_STARTED || spate_slice_is(out->to, asking->sink))
-            return SPATE_OK;
+        return SPATE_OK;
     }
 }
 

@@ -25,7 +25,6 @@
 struct spate_asking {
     struct spate_bus *bus; /* borrowed */
     char *topic;           /* owned */
-    const char *sink;      /* our name: what is `to` us; borrowed */
     struct spate_reader *reader;
     struct spate_writer *writer; /* open while there is something to say */
     struct spate_arena arena;    /* of the message that was read last */
@@ -33,16 +32,19 @@ struct spate_asking {
 };
 
 SPATE_CHECKED enum spate_rc spate_asking_init(struct spate_asking *asking, struct spate_bus *bus,
-                                              const char *connector, const char *sink, struct spate_err *err);
+                                              const char *connector, struct spate_err *err);
 void spate_asking_fini(struct spate_asking *asking);
 
-/* Listens from now on, or to all that the bus holds. Nothing when it listens already. SPATE_FAIL (retry,
- * err->missing): there is no such topic yet. */
-SPATE_CHECKED enum spate_rc spate_asking_listen(struct spate_asking *asking, bool from_oldest,
+enum spate_asking_from {
+    SPATE_ASKING_LATELY, /* the last megabytes, as a driver has them at hand */
+    SPATE_ASKING_OLDEST
+};
+/* Listens from there on. Nothing when it listens already. SPATE_FAIL (retry, err->missing): there is no such
+ * topic yet. */
+SPATE_CHECKED enum spate_rc spate_asking_listen(struct spate_asking *asking, enum spate_asking_from from,
                                                 struct spate_err *err);
-/* The next message that is for this sink, and every `started`; valid until the next call. What cannot be read
- * is for the connector to answer. SPATE_AGAIN: none now. SPATE_FAIL: the topic was let go of; listen again.
- */
+/* The next message; valid until the next call. What cannot be read is for the connector to answer.
+ * SPATE_AGAIN: none now. SPATE_FAIL: the topic was let go of; listen again. */
 SPATE_CHECKED enum spate_rc spate_asking_next(struct spate_asking *asking, struct spate_control *out,
                                               struct spate_slice *line, struct spate_err *err);
 /* SPATE_OK: the bus has it. SPATE_AGAIN: not now, say it again later. SPATE_FAIL: the same, with a reason;

@@ -11,12 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define LOOK_MS   100   /* between looks at `_control` while the stream keeps us busy */
-#define LOOK_IDLE 20    /* while it does not */
-#define LISTEN_MS 1000  /* between attempts to */
-#define AGAIN_MS  10000 /* for the connector to go back to where a chunk was lost */
-#define KEYS_MOST 1000  /* in one reread */
-#define BEHIND_MS 1000  /* between requests that began too early */
+#define LOOK_MS   100                /* between looks at `_control` while the stream keeps us busy */
+#define LOOK_IDLE 20                 /* while it does not */
+#define WISH_US   INT64_C(600000000) /* so old may be what a person asked for before the sink was there */
+#define LISTEN_MS 1000               /* between attempts to */
+#define AGAIN_MS  10000              /* for the connector to go back to where a chunk was lost */
+#define KEYS_MOST 1000               /* in one reread */
+#define PAUSE_MS  1000               /* between requests that began too early */
 
 enum spate_rc spate_loading_init(struct spate_sink *sink, struct spate_err *err)
 {
@@ -27,7 +28,7 @@ enum spate_rc spate_loading_init(struct spate_sink *sink, struct spate_err *err)
     loading->percent = -1;
     loading->left_s = -1;
     loading->tables = spate_zalloc(sink->projection_count * sizeof *loading->tables);
-    return spate_asking_init(&loading->asking, sink->bus, sink->config->from, sink->config->name, err);
+    return spate_asking_init(&loading->asking, sink->bus, sink->config->from, err);
 }
 
 void spate_loading_fini(struct spate_sink *sink)
@@ -38,6 +39,7 @@ void spate_loading_fini(struct spate_sink *sink)
     free(loading->tables);
     free(loading->wish);
     free(loading->over);
+    spate_buf_fini(&loading->unanswered);
     *loading = (struct spate_loading){0};
 }
 
@@ -132,22 +134,36 @@ static bool say_short(struct spate_sink *sink, enum spate_control_op op, const c
     return say(sink, &control);
 }
 
-bool spate_loading_renew(struct spate_sink *sink, const char *why, int64_t every_ms)
+/* What is wanted now follows under another name. */
+static void renew(struct spate_sink *sink, const char *why)
 {
     struct spate_loading *loading = &sink->loading;
     const int64_t now = spate_clock_ms();
     char old[SPATE_REQUEST_MOST], quoted[600];
+    bool any = false;
 
-    if (loading->renewed_ms && now - loading->renewed_ms < every_ms)
-        return false;
-    loading->renewed_ms = now;
     spate_log(SPATE_LOG_WARN, "snapshot-renewed", "request=%s detail=%s", loading->request,
               spate_log_quote(quoted, sizeof quoted, why));
     memcpy(old, loading->request, sizeof old);
     for (size_t p = 0; p < sink->projection_count; p++)
-        loading->tables[p].wanted |= loading->tables[p].asked;
-    begin_wanted(sink, "what was asked for before does not fit any more");
+        any |= loading->tables[p].wanted;
+    clear(loading);
+    if (any) /* what was asked for with conditions was a person's wish, who can see that it has ended */
+        begin_wanted(sink, "what was asked for before does not fit any more");
+    loading->send_ms = loading->renewed_ms && now - loading->renewed_ms < PAUSE_MS ? now + PAUSE_MS : now;
+    loading->renewed_ms = now;
     (void)say_short(sink, SPATE_CONTROL_CANCEL, old);
+}
+
+bool spate_loading_renew(struct spate_sink *sink, const char *why, int64_t every_ms)
+{
+    struct spate_loading *loading = &sink->loading;
+
+    if (loading->renewed_ms && spate_clock_ms() - loading->renewed_ms < every_ms)
+        return false;
+    for (size_t p = 0; p < sink->projection_count; p++)
+        loading->tables[p].wanted |= loading->tables[p].asked && !loading->tables[p].conditional;
+    renew(sink, why);
     return true;
 }
 
@@ -419,6 +435,9 @@ static void hear_progress(struct spate_sink *sink, const struct spate_control *h
     loading->estimate = heard->estimate;
     if (spate_slice_is(state, "cancelled"))
         end_early(loading, true, "it was cancelled", none, none);
+    else if (spate_slice_is(state,
+                            "replaced")) /* rows of the old one and of the new one are not one picture */
+        sink->feed.behind = loading->replaced = true;
     else if (spate_slice_is(state, "failed"))
         end_early(loading, false, "the connector gave it up: ", heard->why, none);
     else if (spate_slice_is(state, "expired") || spate_slice_is(state, "finished"))
@@ -489,6 +508,13 @@ static bool mark_wish(struct spate_sink *sink, const struct spate_control *wish,
     return any && (all || wish->some);
 }
 
+static void keep_wish(struct spate_loading *loading, struct spate_slice line)
+{
+    free(loading->wish);
+    loading->wish = spate_strndup(line.at, line.len);
+    loading->wish_len = line.len;
+}
+
 /* `spate snapshot --sink NAME`: the request is this sink's own from here on, under the name that the person
  * gave it. */
 static void hear_wish(struct spate_sink *sink, const struct spate_control *wish, struct spate_slice line)
@@ -519,25 +545,46 @@ static void hear_wish(struct spate_sink *sink, const struct spate_control *wish,
     }
     copy_text(request, sizeof request, wish->request);
     clear(loading);
-    loading->wish = spate_strndup(line.at, line.len);
-    loading->wish_len = line.len;
+    keep_wish(loading, line);
     loading->rest = false;
     begin(sink, request);
     copy_text(words, sizeof words, wish->sink);
     spate_log(SPATE_LOG_INFO, "snapshot-asked", "request=%s by=%s", spate_fact(quoted, request), words);
 }
 
-/* Of a request with conditions only its name stands in the target. */
-static void recall(struct spate_sink *sink, const struct spate_control *heard, struct spate_slice line)
+/* What was said before this sink listened: the request under way, of which only the name stands in the target
+ * when it has conditions; and the last wish of a person that nobody has answered yet. */
+static void look_back(struct spate_sink *sink, const struct spate_control *heard, struct spate_slice line)
 {
     struct spate_loading *loading = &sink->loading;
+    const bool asks = heard->op == SPATE_CONTROL_REQUEST;
 
-    if (heard->op != SPATE_CONTROL_REQUEST || !spate_slice_is(heard->request, loading->request))
-        return;
-    free(loading->wish);
-    loading->wish = spate_strndup(line.at, line.len);
-    loading->wish_len = line.len;
-    loading->recall = false;
+    if (loading->recall && asks && spate_slice_is(heard->request, loading->request)) {
+        keep_wish(loading, line);
+        loading->recall = false;
+    } else if (asks && spate_slice_is(heard->to, sink->config->name) &&
+               spate_clock_wall_us() - heard->wall_us < WISH_US) {
+        spate_buf_reset(&loading->unanswered);
+        spate_buf_slice(&loading->unanswered, line);
+        copy_text(loading->unanswered_request, sizeof loading->unanswered_request, heard->request);
+    } else if (spate_slice_is(heard->request, loading->unanswered_request)) {
+        loading->unanswered_request[0] = '\0';
+    }
+}
+
+static void take_unanswered(struct spate_sink *sink)
+{
+    struct spate_loading *loading = &sink->loading;
+    struct spate_slice line = spate_buf_view(&loading->unanswered);
+    struct spate_arena arena = {0};
+    struct spate_control wish;
+    struct spate_err ignored = {0};
+
+    if (loading->unanswered_request[0] && spate_decode_control(line, &wish, &arena, &ignored) == SPATE_OK)
+        hear_wish(sink, &wish, line);
+    loading->unanswered_request[0] = '\0';
+    spate_arena_fini(&arena);
+    spate_buf_fini(&loading->unanswered);
 }
 
 static void hear_one(struct spate_sink *sink, const struct spate_control *heard, struct spate_slice line)
@@ -548,6 +595,8 @@ static void hear_one(struct spate_sink *sink, const struct spate_control *heard,
         loading->send |= loading->request[0] != '\0';
         return;
     }
+    if (!spate_slice_is(heard->to, sink->config->name))
+        return;
     if (heard->op == SPATE_CONTROL_REQUEST) {
         hear_wish(sink, heard, line);
         return;
@@ -567,25 +616,37 @@ static void hear_one(struct spate_sink *sink, const struct spate_control *heard,
 static enum spate_rc hear(struct spate_sink *sink, struct spate_err *err)
 {
     struct spate_loading *loading = &sink->loading;
-    const bool recalls = loading->recall;
     struct spate_control heard;
     struct spate_slice line;
     enum spate_rc rc = SPATE_OK;
     unsigned hidden;
 
-    if (recalls && loading->asking.reader) {
+    if (loading->recall && loading->asking.reader && !loading->looks_back) {
         spate_reader_close(loading->asking.reader);
         loading->asking.reader = NULL;
     }
-    if (!loading->asking.reader && spate_clock_ms() < loading->listen_ms)
-        return SPATE_OK;
-    rc = spate_asking_listen(&loading->asking, recalls, err);
-    loading->listen_ms = spate_clock_ms() + LISTEN_MS;
+    if (!loading->asking.reader) {
+        if (spate_clock_ms() < loading->listen_ms)
+            return SPATE_OK;
+        loading->listen_ms = spate_clock_ms() + LISTEN_MS;
+        rc = spate_asking_listen(&loading->asking,
+                                 loading->recall ? SPATE_ASKING_OLDEST : SPATE_ASKING_LATELY, err);
+        loading->looks_back = rc == SPATE_OK;
+    }
     while (rc == SPATE_OK && (rc = spate_asking_next(&loading->asking, &heard, &line, err)) == SPATE_OK) {
-        if (loading->recall)
-            recall(sink, &heard, line);
-        else if (!recalls)
+        if (loading->looks_back)
+            look_back(sink, &heard, line);
+        else
             hear_one(sink, &heard, line);
+    }
+    if (rc == SPATE_AGAIN && loading->looks_back) {
+        loading->looks_back = false;
+        if (loading->recall)
+            end_early(loading, true, "its conditions are no longer on the bus: ask again",
+                      (struct spate_slice){0}, (struct spate_slice){0});
+        loading->recall = false;
+        loading->send |= loading->request[0] != '\0'; /* `started` may have been said meanwhile */
+        take_unanswered(sink);
     }
     if (rc == SPATE_FAIL && !err->missing &&
         spate_log_due(&loading->unheard, spate_clock_ms(), 60000, &hidden))
@@ -594,9 +655,6 @@ static enum spate_rc hear(struct spate_sink *sink, struct spate_err *err)
         err->exit_code = SPATE_EXIT_REFUSED;
         return spate_err_context(err, "a new sink asks for everything on topic %s", loading->asking.topic);
     }
-    if (rc == SPATE_AGAIN && recalls && loading->recall)
-        end_early(loading, true, "its conditions are no longer on the bus: ask again",
-                  (struct spate_slice){0}, (struct spate_slice){0});
     *err = (struct spate_err){0};
     return SPATE_OK;
 }
@@ -625,6 +683,29 @@ static enum spate_rc end_tables(struct spate_sink *sink, bool complete, struct s
     for (size_t p = 0; rc == SPATE_OK && p < sink->projection_count; p++)
         sink->loading.tables[p].asked = false;
     free(tables);
+    return rc;
+}
+
+enum spate_rc spate_loading_behind(struct spate_sink *sink, bool *rewound, struct spate_err *err)
+{
+    struct spate_loading *loading = &sink->loading;
+    const char *why = loading->replaced ? "a table was replaced while it was read"
+                                        : "it began at a place that this sink had passed, or did not hear";
+    enum spate_rc rc;
+
+    sink->feed.behind = loading->replaced = false;
+    *rewound = sink->apply.open;
+    if (sink->apply.open)
+        spate_apply_rollback(&sink->apply);
+    spate_taking_break(sink, why);
+    for (size_t p = 0; p < sink->projection_count; p++)
+        loading->tables[p].wanted |= loading->tables[p].asked && !loading->tables[p].conditional;
+    /* In the target first: the position must not pass what has told us while marks of that request stand. */
+    rc = end_tables(sink, false, err);
+    if (rc == SPATE_OK)
+        renew(sink, why);
+    if (rc == SPATE_OK && *rewound)
+        rc = spate_sink_rewind(sink, err);
     return rc;
 }
 
@@ -788,15 +869,11 @@ enum spate_rc spate_loading_turn(struct spate_sink *sink, bool caught_up, struct
         begin_wanted(sink, "the beginning of the last one was overtaken by retention");
         loading->awaited = true;
     }
-    if (sink->feed.behind &&
-        spate_loading_renew(sink, "it began at a place that this sink had passed", BEHIND_MS))
-        sink->feed.behind = false;
-    if (sink->feed.behind)
-        return SPATE_OK;
     count_silence(sink, caught_up, now);
     /* The latest tokens make the least come twice; but where a chunk is missing all that follows is useless.
      * A sink that begins has read nothing: what is there now comes before its request. */
-    if (loading->send && !loading->recall && (caught_up || loading->again || !loading->begun))
+    if (loading->send && now >= loading->send_ms && !loading->recall &&
+        (caught_up || loading->again || !loading->begun))
         send_request(sink);
     if (loading->begun)
         return complete_tables(sink, err);

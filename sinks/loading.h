@@ -28,15 +28,20 @@ struct spate_loading {
     char request[SPATE_REQUEST_MOST];   /* "": nothing is asked for. The feed looks at it */
     char *wish;                         /* owned: the line by which a person asked, or NULL */
     size_t wish_len;
-    bool awaited;      /* a new sink: the feed has stood still for it since before it was sent */
-    bool begun;        /* the snapshot-begin was met */
-    bool recall;       /* the conditions of the request are to be found on `_control` again */
+    bool awaited;                /* a new sink: the feed has stood still for it since before it was sent */
+    bool begun;                  /* the snapshot-begin was met */
+    bool recall;                 /* the conditions of the request are to be found on `_control` again */
+    bool replaced;               /* the connector says that a table became another one meanwhile */
+    bool looks_back;             /* what is heard now was said before this sink listened */
+    struct spate_buf unanswered; /* the last wish in it */
+    char unanswered_request[SPATE_REQUEST_MOST];
     bool send, again;  /* the request is to be sent; and to go on exactly where its tokens say */
     bool lost;         /* a chunk is missing */
     bool rest;         /* a person cancelled: nothing is asked for by itself until the next start */
     char *over;        /* owned: why the request has ended before its end */
     bool over_by_hand; /* a person wanted it to end */
-    int64_t looked_ms, listen_ms, heard_ms, again_ms, all_sent_ms, renewed_ms, asked_ms;
+    int64_t looked_ms, listen_ms, heard_ms, again_ms, all_sent_ms, renewed_ms, asked_ms,
+        send_ms;                           /* not before this */
     const struct spate_projection *reread; /* whose keys were asked for, and no chunk answered yet */
     int64_t reread_ms;
     bool answered;             /* the connector has said something of this request */
@@ -65,6 +70,10 @@ void spate_loading_lost(struct spate_sink *sink, const char *why);
 /* What was asked for is not what is needed any more: the same tables, in a new request. False: that was tried
  * less than `every_ms` ago. */
 bool spate_loading_renew(struct spate_sink *sink, const char *why, int64_t every_ms);
+/* feed.behind: the rows that come leave out what this sink has not heard since its tables' generation began.
+ * What came is void, and asked for again. *rewound: what was heard and not stored is read again. */
+SPATE_CHECKED enum spate_rc spate_loading_behind(struct spate_sink *sink, bool *rewound,
+                                                 struct spate_err *err);
 /* A table whose older rows lack something; not asked for in manual mode. */
 bool spate_loading_want(struct spate_sink *sink, const struct spate_projection *projection);
 

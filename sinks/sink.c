@@ -374,8 +374,17 @@ static enum spate_rc turn(struct spate_sink *sink, struct spate_err *err)
 {
     for (int i = 0; i < TURN; i++) {
         struct spate_event event;
+        bool rewound = false;
         enum spate_rc rc = spate_feed_next(&sink->feed, &event, err);
 
+        if (sink->feed.behind && rc != SPATE_FAIL) {
+            enum spate_rc done = spate_loading_behind(sink, &rewound, err);
+
+            if (done != SPATE_OK)
+                return done;
+            if (rewound)
+                continue;
+        }
         if (rc == SPATE_AGAIN)
             return idle(sink, err);
         if (rc != SPATE_OK)
@@ -389,8 +398,12 @@ static enum spate_rc turn(struct spate_sink *sink, struct spate_err *err)
             return rc;
     }
     /* A sink that only passes by others' changes is never idle while they come. */
-    if (sink->batch.count == 0 && flush_complete(sink, err) != SPATE_OK)
-        return SPATE_FAIL;
+    if (sink->batch.count == 0) {
+        enum spate_rc rc = flush_complete(sink, err);
+
+        if (rc != SPATE_OK)
+            return rc;
+    }
     return spate_loading_turn(sink, false, err);
 }
 

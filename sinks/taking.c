@@ -362,6 +362,10 @@ enum spate_rc spate_taking_hear(struct spate_sink *sink, struct spate_event *eve
                                 struct spate_err *err)
 {
     spate_arena_reset(&sink->arena);
+    if (!spate_slice_is(event->head.request, sink->loading.request)) { /* it was given up a moment ago */
+        spate_feed_pass(&sink->feed, event);
+        return SPATE_OK;
+    }
     switch (event->head.op) {
     case SPATE_OP_SNAPSHOT_BEGIN:
         spate_taking_break(sink, "the connector began again");

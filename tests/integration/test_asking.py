@@ -1,6 +1,6 @@
 """Sinks that ask: when they are new, when a table or a column is, when they have missed something; and what they
 do when they are refused, cancelled, or told to by a person."""
-import json
+import re
 
 import pytest
 
@@ -106,10 +106,23 @@ def test_a_person_asks_for_it(world):
     world.wait_rows("SELECT count(*) FROM team.t", [(1,)])
     assert world.run("snapshot", "-c", world.connector_file(), "--sink", "team", "--follow", seconds=60, check=0)
     equal(world)
+    # Asked for while the sink is not there: it is taken up when it comes, once.
+    assert sink.stop() == 0
+    world.tgt("DELETE FROM team.t WHERE id < 0")
+    asked = world.snapshot("--sink", "team", "--follow")
+    file = world.sink_file("team", TABLE, snapshot="manual")
+    sink = world.sink(file)
+    ready(world, sink)
+    assert asked.wait_exit() == 0
+    equal(world)
+    assert sink.stop() == 0
+    sink = world.sink(file)
+    sink.wait_log("event=streaming")
     # With conditions: rows come and are corrected, none goes.
     world.tgt("DELETE FROM team.t WHERE id > 4000; UPDATE team.t SET v = 'wrong' WHERE id < 100")
     world.run("snapshot", "-c", world.connector_file(), "--sink", "team", "--tables", "public.t", "--where", "id > 2000", "--follow", seconds=60, check=0)
     world.wait_rows("SELECT count(*), count(*) FILTER (WHERE v = 'wrong') FROM team.t", [(ROWS + 1, 100)])
+    assert len(re.findall("event=snapshot-asked", sink.text())) == 1
 
 
 def test_a_sink_that_the_file_does_not_allow(world):
