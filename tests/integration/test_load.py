@@ -513,3 +513,49 @@ def test_what_a_load_adds_goes_by_keys(drive, world):
     found = scratch.until(lambda: (lambda now: now["t"] >= 1000 and now)(scans("idx_scan")), lambda: f"the statistics: {scans('idx_scan')}", 20)
     assert scans("seq_scan") == before, found
     assert world.tgt("SELECT count(*) FROM team." + next(t for t in own if "list" in t)) == [(299,)]
+
+
+def test_related_tables_and_two_views_of_one_under_load(world):
+    """All of it with a connector and a sink: foreign keys, another unique key, unsent values, two tables from one, and the sink
+    killed on the way."""
+    world.src("CREATE TABLE p (id int PRIMARY KEY, v int, big text); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p, u int UNIQUE DEFERRABLE);"
+              "ALTER TABLE p ALTER big SET STORAGE EXTERNAL;"
+              "INSERT INTO p SELECT i, i, repeat(md5(i::text), 80) FROM generate_series(1, 900) i; INSERT INTO c SELECT i, 1 + i % 900, i FROM generate_series(1, 900) i")
+    world.tgt("CREATE SCHEMA team; CREATE TABLE team.p (id int PRIMARY KEY, v int, big text);"
+              "CREATE TABLE team.c (id int PRIMARY KEY, p int REFERENCES team.p DEFERRABLE, u int UNIQUE DEFERRABLE); CREATE TABLE team.q (id int PRIMARY KEY, b text);"
+              "INSERT INTO team.p SELECT i, -i, 'stale' FROM generate_series(1, 2000, 3) i; INSERT INTO team.c SELECT i, 1 + (i / 3) * 3, 2000 - i FROM generate_series(1, 1500) i;"
+              "INSERT INTO team.q SELECT i, 'stale' FROM generate_series(1, 2000, 7) i")
+    world.config["snapshots"] = {"chunk_bytes": "64KiB"}
+    world.connector()
+    file = world.sink_file("team", {"c": {"from": "public.c"}, "p": {"from": "public.p"}, "q": {"from": "public.p", "columns": {"id": "id", "b": "right(big, 9)"}}})
+    stop, failed = threading.Event(), []
+
+    def work():
+        connection, number = world.source.connect(world.db), 5000
+        try:
+            while not stop.is_set():
+                number += 1
+                connection.cursor().execute(
+                    f"UPDATE p SET v = v + 1 WHERE id % 37 = {number % 37}; INSERT INTO p VALUES ({number}, 0, repeat('n', 3000)); INSERT INTO c VALUES ({number}, {number}, {number});"
+                    f"DELETE FROM c WHERE p = {number % 900}; DELETE FROM p WHERE id = {number % 900};"
+                    f"UPDATE p SET id = -id WHERE id = {(number * 7) % 900} AND NOT EXISTS (SELECT FROM c WHERE c.p = {(number * 7) % 900});"
+                    f"UPDATE c x SET u = y.u FROM c y WHERE x.id + y.id = {2 * number % 1800} AND abs(x.id - y.id) = 2")
+        except Exception as error:
+            failed.append(error)
+        connection.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        sink = world.sink(file)
+        for event in ("snapshot-table .*team.c .*kind=shadow", "streaming"):
+            sink.wait_log(f"event={event}")
+            sink.kill()
+            sink = world.sink(file)
+        scratch.until(lambda: world.tgt("SELECT bool_and(snapshotted) FROM team.spate_table") == [(True,)] or not sink.running(), lambda: sink.tail(), 60)
+    finally:
+        stop.set()
+        worker.join()
+    assert not failed, failed
+    world.wait_equal([("SELECT * FROM p", "SELECT * FROM team.p"), ("SELECT * FROM c", "SELECT * FROM team.c"), ("SELECT id, right(big, 9) FROM p", "SELECT * FROM team.q")])
+    assert sink.running() and own_tables(world) == []
