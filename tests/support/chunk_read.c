@@ -30,7 +30,8 @@ static struct spate_connector_config config;
 static PGconn *conn;
 static struct spate_readers *readers;
 static struct spate_plan *plan;
-static struct spate_value *keys;
+static struct spate_value *keys; /* their texts are owned */
+static size_t key_room;
 
 static void die(const char *text)
 {
@@ -171,6 +172,15 @@ static void make_plan(char **words, size_t count)
 
 /* ---- jobs ---- */
 
+static void free_keys(void)
+{
+    for (size_t i = 0; i < key_room; i++)
+        free((char *)(uintptr_t)keys[i].text.at);
+    free(keys);
+    keys = NULL;
+    key_room = 0;
+}
+
 static void submit(enum spate_job_kind kind, char **words, size_t count)
 {
     struct spate_job *job = spate_zalloc(sizeof *job);
@@ -187,8 +197,9 @@ static void submit(enum spate_job_kind kind, char **words, size_t count)
         size_t width = job->table->table->key_count;
 
         job->max_bytes = strtoull(words[1], NULL, 10);
-        free(keys);
+        free_keys();
         keys = spate_zalloc(count * sizeof *keys);
+        key_room = count;
         for (size_t i = 2; i < count; i++)
             keys[i - 2] = (struct spate_value){SPATE_VALUE_TEXT, spate_slice_str(spate_strdup(words[i]))};
         job->keys = keys;
@@ -334,6 +345,9 @@ int main(int argc, char **argv)
     }
     spate_readers_close(readers);
     spate_plan_free(plan);
+    free_keys();
+    free(line);
+    free(config.name);
     PQfinish(conn);
     return 0;
 }
