@@ -80,4 +80,17 @@ bool spate_loading_want(struct spate_sink *sink, const struct spate_projection *
 /* Rows of the request that came, in this process. */
 uint64_t spate_loading_rows(const struct spate_sink *sink);
 
+/* ---- the parts of it, for each other ---- */
+
+/* Nothing of the last request counts any more. */
+void spate_loading_clear(struct spate_loading *loading);
+/* A request of that name is under way from now on, and is to be sent. */
+void spate_loading_begin(struct spate_sink *sink, const char *request);
+/* False: the bus did not take it; it is to be said again. */
+bool spate_loading_say(struct spate_sink *sink, const struct spate_control *control);
+bool spate_loading_say_short(struct spate_sink *sink, enum spate_control_op op, const char *request);
+/* The request, with how far it came. */
+void spate_loading_send(struct spate_sink *sink);
+SPATE_CHECKED enum spate_rc spate_loading_hear(struct spate_sink *sink, struct spate_err *err);
+
 #endif
