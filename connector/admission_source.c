@@ -14,16 +14,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* $1 publication, $2 schema, $3 table. No function in it waits for a table's lock but the one behind
- * pg_publication_tables, on some servers. */
+/* $1 publication, $2 schema, $3 table. What pg_publication_tables would say, without the locks that the view
+ * takes on some servers: with publish_via_partition_root a table that is listed, unless one above it is; else
+ * whatever has rows of its own and is listed, or below one that is. */
 static const char look_sql[] =
     "PREPARE spate_look(text, text, text) AS SELECT c.oid, c.relkind, c.relpersistence,"
     " pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'), pg_catalog.has_table_privilege(c.oid, "
     "'SELECT'),"
-    " pg_catalog.row_security_active(c.oid), current_user, p.tablename IS NOT NULL, %s"
+    " pg_catalog.row_security_active(c.oid), current_user,"
+    " coalesce(pg_catalog.pg_relation_is_publishable(c.oid) AND"
+    "  CASE WHEN b.puballtables AND b.pubviaroot THEN NOT c.relispartition"
+    "   WHEN b.pubviaroot THEN k.own AND NOT k.kin"
+    "   ELSE c.relkind = 'r' AND (b.puballtables OR k.own OR k.kin) END, false), %s"
     " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-    " LEFT JOIN pg_catalog.pg_publication_tables p ON p.pubname = $1 AND p.schemaname = n.nspname"
-    "  AND p.tablename = c.relname WHERE n.nspname = $2 AND c.relname = $3; ";
+    " LEFT JOIN pg_catalog.pg_publication b ON b.pubname = $1"
+    " CROSS JOIN LATERAL (SELECT coalesce(bool_or(x.oid = c.oid), false) AS own,"
+    "   coalesce(bool_or(x.oid <> c.oid), false) AS kin FROM pg_catalog.pg_class x"
+    "   WHERE x.oid = ANY (c.oid || ARRAY(SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors(c.oid) "
+    "a))"
+    "   AND (EXISTS (SELECT 1 FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = b.oid AND r.prrelid = "
+    "x.oid)%s)"
+    "  ) k WHERE n.nspname = $2 AND c.relname = $3; ";
+static const char in_schema[] = " OR EXISTS (SELECT 1 FROM pg_catalog.pg_publication_namespace s"
+                                " WHERE s.pnpubid = b.oid AND s.pnnspid = x.relnamespace)";
+/* Filters count where the table itself is named. */
+static const char look_filter[] =
+    "CASE WHEN NOT b.puballtables AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_publication_namespace s"
+    " WHERE s.pnpubid = b.oid AND s.pnnspid = c.relnamespace) THEN (SELECT pg_catalog.pg_get_expr(r.prqual, "
+    "r.prrelid)"
+    " FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = b.oid AND r.prrelid = c.oid) END";
+
 enum { L_OID, L_KIND, L_PERSISTENCE, L_USAGE, L_SELECT, L_SECURITY, L_USER, L_PUBLISHED, L_FILTER };
 
 /* $1 the table's OID, $2 publication. */
@@ -64,7 +84,8 @@ enum spate_rc spate_admission_prepare(PGconn *conn, struct spate_err *err)
     spate_buf_puts(&sql,
                    "SET lock_timeout = '200ms'; SET statement_timeout = '8s'; SET row_security = off;"
                    " SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan; ");
-    spate_buf_printf(&sql, look_sql, PQserverVersion(conn) >= 150000 ? "p.rowfilter" : "NULL");
+    spate_buf_printf(&sql, look_sql, PQserverVersion(conn) >= 150000 ? look_filter : "NULL",
+                     PQserverVersion(conn) >= 150000 ? in_schema : "");
     spate_buf_puts(&sql, leaves_head);
     spate_query_stamp(&sql, PQserverVersion(conn), "l.oid", "$2");
     spate_buf_puts(&sql, leaves_tail);
@@ -265,7 +286,7 @@ static enum spate_rc lock(struct spate_admitting *look)
 static enum spate_rc look_all(struct spate_admitting *look, bool append, struct spate_plan_table *table)
 {
     bool found = false;
-    int64_t bytes;
+    int64_t bytes = 0;
     enum spate_rc rc = look_at(look, &found);
 
     if (rc != SPATE_OK || !found)

@@ -17,8 +17,7 @@ static const char select_columns[] =
     " coalesce(pg_catalog.array_position(x.keys, a.attnum), 0)"
     " FROM pg_catalog.pg_class c"
     " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-    " %s JOIN pg_catalog.pg_publication_tables p"
-    "   ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname"
+    " %s"
     " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped %s"
     " JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
     " CROSS JOIN LATERAL ("
@@ -35,6 +34,21 @@ static const char select_columns[] =
     "AS keys"
     "   FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisreplident) x ON c.relreplident = 'i'"
     " %s ORDER BY c.oid, a.attnum";
+
+/* What is published of it. All tables: */
+static const char join_published[] =
+    "JOIN pg_catalog.pg_publication_tables p"
+    " ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname";
+/* One table, published or not. That view locks every table of the publication for a moment on some servers
+ * from 15 on, and so waits for whoever rewrites any of them; this does not. A list of columns counts for the
+ * table alone, and not where all tables or its whole schema are published. */
+static const char join_one[] =
+    "LEFT JOIN LATERAL (SELECT CASE WHEN r.prattrs IS NOT NULL AND NOT b.puballtables AND NOT EXISTS ("
+    "   SELECT 1 FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = b.oid"
+    "   AND s.pnnspid = c.relnamespace) THEN ARRAY(SELECT l.attname FROM pg_catalog.pg_attribute l"
+    "   WHERE l.attrelid = c.oid AND l.attnum = ANY (r.prattrs)) END AS attnames, %s AS generated"
+    " FROM pg_catalog.pg_publication b LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = b.oid"
+    " AND r.prrelid = c.oid WHERE b.pubname = $1) p ON true";
 
 /* For types by OID and modifier, in the order asked. */
 static const char select_types[] =
@@ -175,18 +189,27 @@ static struct spate_table *make_table(const PGresult *res, int first, int count)
 static void columns_sql(struct spate_buf *sql, PGconn *conn, bool one)
 {
     int version = PQserverVersion(conn);
+    struct spate_buf join = {0};
     const char *which =
-        version >= 180000
+        version >= 180000 && one
+            ? "AND (a.attname = ANY (p.attnames) OR (p.attnames IS NULL AND (a.attgenerated = '' OR "
+              "(a.attgenerated = 's' AND coalesce(p.generated, false)))))"
+        : version >= 180000
             ? "AND (a.attname = ANY (p.attnames) OR (p.attnames IS NULL AND a.attgenerated = ''))"
         : version >= 150000
             ? "AND a.attgenerated = '' AND (p.attnames IS NULL OR a.attname = ANY (p.attnames))"
             : "AND a.attgenerated = ''";
 
+    if (one && version >= 150000)
+        spate_buf_printf(&join, join_one, version >= 180000 ? "b.pubgencols = 's'" : "false");
+    else
+        spate_buf_printf(&join, "%s%s", one ? "LEFT " : "", join_published);
     spate_buf_reset(sql);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    spate_buf_printf(sql, select_columns, one ? "LEFT" : "", which, one ? "WHERE c.oid = $2::oid" : "");
+    spate_buf_printf(sql, select_columns, spate_buf_str(&join), which, one ? "WHERE c.oid = $2::oid" : "");
 #pragma GCC diagnostic pop
+    spate_buf_fini(&join);
 }
 
 enum spate_rc spate_catalog_load(struct spate_catalog *catalog, struct spate_catalog_table **tables,

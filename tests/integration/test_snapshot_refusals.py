@@ -173,6 +173,52 @@ def test_partitions_that_are_published_each_by_itself(world, control, desk):
     assert plan[1]["leaves"] == []
 
 
+PUBLICATIONS = {
+    "all_root": "FOR ALL TABLES WITH (publish_via_partition_root = true)", "all_leaves": "FOR ALL TABLES",
+    "listed_root": "FOR TABLE p.top, p.plain WITH (publish_via_partition_root = true)", "listed_leaves": "FOR TABLE p.top, p.plain",
+    "below": "FOR TABLE p.mid WITH (publish_via_partition_root = true)", "below_leaves": "FOR TABLE p.mid",
+    "several": "FOR TABLE p.top, p.mid, p2.leaf WITH (publish_via_partition_root = true)", "one_leaf": "FOR TABLE p.leaf WITH (publish_via_partition_root = true)",
+    "nothing": "",
+}
+FROM_15_ON = {
+    "schema_root": "FOR TABLES IN SCHEMA p2 WITH (publish_via_partition_root = true)", "schema_leaves": "FOR TABLES IN SCHEMA p2",
+    "schema_of_root": "FOR TABLES IN SCHEMA p WITH (publish_via_partition_root = true)",
+    "filtered_all": "FOR TABLE p.plain (id, v) WHERE (id < 5), p.top WHERE (id > 3) WITH (publish_via_partition_root = true)",
+    "filtered_schema": "FOR TABLE p2.other WHERE (id < 5), TABLES IN SCHEMA p2",
+}
+
+
+def test_what_is_published_is_what_the_server_says(world, control, own_desk):
+    """Each kind of publication, over partitions of partitions in two schemas: admitted is what pg_publication_tables has."""
+    world.src("""CREATE SCHEMA p; CREATE SCHEMA p2; CREATE TABLE p.plain (id int PRIMARY KEY, v text, w text); CREATE TABLE p2.other (id int PRIMARY KEY);
+        CREATE TABLE p.top (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE p.leaf PARTITION OF p.top FOR VALUES FROM (0) TO (10);
+        CREATE TABLE p.mid PARTITION OF p.top FOR VALUES FROM (10) TO (30) PARTITION BY RANGE (id);
+        CREATE TABLE p.low PARTITION OF p.mid FOR VALUES FROM (10) TO (20); CREATE TABLE p2.leaf PARTITION OF p.mid FOR VALUES FROM (20) TO (30);
+        CREATE UNLOGGED TABLE p.fleeting (id int PRIMARY KEY)""")
+    world.src(f"GRANT USAGE ON SCHEMA p, p2 TO {world.role}; GRANT SELECT ON ALL TABLES IN SCHEMA p, p2 TO {world.role}")
+    names = [("p", n) for n in ("plain", "top", "leaf", "mid", "low", "fleeting")] + [("p2", n) for n in ("other", "leaf")]
+    new = world.source.one("SHOW server_version_num") >= "150000"
+    kept = world.config["source"]["postgres"]["publication"]
+    try:
+        for name, what in {**PUBLICATIONS, **(FROM_15_ON if new else {})}.items():
+            world.src(f"CREATE PUBLICATION {name} {what}")
+            world.config["source"]["postgres"]["publication"] = name
+            _, desk = lines = own_desk("p_" + name)
+            said = {row[:2]: row[2:] for row in world.src("SELECT schemaname, tablename" + (", attnames, rowfilter" if new else "")
+                                                          + " FROM pg_publication_tables WHERE pubname = %s", [name]) if row[:2] in names}
+            found = {}
+            for schema, t in names:
+                request = lines[0].ask(table(t, schema), sink="team_1")
+                scratch.until(lambda: desk.orders(request) or [a for a in lines[0].answers(request) if a["op"] == "refused"], "an answer", 10)
+                for order in desk.orders(request):
+                    plan = order["plan"][0]
+                    found[schema, t] = (plan["asked"], plan["leaves"][0]["filter"]) if new else ()
+            assert found == {key: (list(value[0]), value[1]) if new else () for key, value in said.items()}, name
+            world.src(f"DROP PUBLICATION {name}")
+    finally:
+        world.config["source"]["postgres"]["publication"] = kept
+
+
 COLUMNS = [
     ({"columns": ["id", "totl"]}, 'has no column "totl"', 'did you mean "total"'),
     ({"columns": ["nonsense"]}, 'has no column "nonsense"', "id, total, made"),
