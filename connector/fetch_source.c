@@ -252,6 +252,8 @@ void spate_fetch_failed(struct spate_fetch *fetch, struct spate_job *job, const 
     } else if (strcmp(state, "42501") == 0) {
         job->err.verdict = SPATE_QUARANTINE; /* an answer to whoever asked, not a reason to wait */
         remedy_rights(fetch, job, res);
+    } else if (strcmp(state, "25006") == 0) {
+        job->err.verdict = SPATE_QUARANTINE; /* a nudge of a server that may not write */
     } else if (strncmp(state, "22", 2) == 0 && job->table) {
         remedy_value(job);
     }

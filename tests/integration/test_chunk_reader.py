@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.support import scratch
+from tests.support.cluster import Cluster, bin_dir
 from tests.support.world import World
 
 PAGE = 1 << 16
@@ -462,6 +463,57 @@ def test_closing_does_not_wait_for_the_source(lab):
         assert r.process.wait(10) == 0 and time.monotonic() - began < 2
     holder.rollback()
     holder.close()
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A primary and a hot standby of it."""
+    primary = Cluster("chunkprim")
+    with open(os.path.join(primary.data, "pg_hba.conf"), "a") as hba:
+        hba.write("local replication all trust\n")
+    primary.start()
+    primary.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT g FROM generate_series(1, 100) g; CREATE PUBLICATION spate FOR ALL TABLES")
+    standby = Cluster("chunkstby", hot_standby="on", primary_conninfo=f"'host={primary.dir} port={primary.port} user=postgres'")
+    with open(os.path.join(standby.data, "postgresql.auto.conf")) as conf:
+        settings = conf.read()
+    scratch.run(["rm", "-rf", standby.data])
+    scratch.run([os.path.join(bin_dir(), "pg_basebackup"), "-h", primary.dir, "-p", str(primary.port), "-U", "postgres", "-D", standby.data, "-c", "fast"],
+                uid=primary.user[0], gid=primary.user[1])
+    with open(os.path.join(standby.data, "postgresql.auto.conf"), "w") as conf:
+        conf.write(settings)
+    open(os.path.join(standby.data, "standby.signal"), "w").close()
+    yield primary, standby.start()
+    standby.destroy()
+    primary.destroy()
+
+
+def test_a_standby_tells_less(pair, program):
+    """pg_current_snapshot() of a standby does not name what runs: only what is older than all of it counts as seen. L is
+    what was received, since rows are visible a moment before the replay position moves (6.6)."""
+    primary, standby = pair
+    other = primary.connect(autocommit=False)
+    with other.cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (101)")
+        cursor.execute("SELECT pg_current_xact_id()::text::bigint")
+        (xid,), = cursor.fetchall()
+        primary.sql("INSERT INTO t VALUES (102)")
+        scratch.until(lambda: standby.one("SELECT count(*) FROM t") == 101, lambda: "the standby has the row", 20)
+        r = Reader(program, standby.dsn())
+        try:
+            r.plan("t")
+            chunk = r.range()
+            assert len(ids(chunk)) == 101 and chunk["xmin"] <= xid and chunk["xmax"] <= xid
+            received = standby.one("SELECT pg_last_wal_receive_lsn() - '0/0'")
+            assert 0 < chunk["lsn"] <= received
+            r.order("look")
+            look = r.take()
+            assert look["xmax"] <= xid and look["lsn"] > 0
+            r.order("nudge")
+            nudge = r.take()
+            assert nudge["outcome"] == "failed" and nudge["verdict"] != "retry", nudge  # it would be tried for ever
+        finally:
+            r.close()
+    other.close()
 
 
 def test_writers_beside_it(lab):
