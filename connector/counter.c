@@ -166,6 +166,7 @@ void spate_counter_leave(struct spate_desk *desk)
 
 char *spate_counter_passes(struct spate_desk *desk, struct spate_slice line)
 {
+    static const char *const passing[] = {"waiting", "reading", "sent", "rereading"};
     struct spate_err ignored = {0};
     struct spate_control control;
     struct spate_known *known;
@@ -184,9 +185,10 @@ char *spate_counter_passes(struct spate_desk *desk, struct spate_slice line)
         end(desk, control.request, "finished");
     else if (spate_slice_is(control.state, "cancelled"))
         end(desk, control.request, "cancelled");
-    else
-        return spate_strndup(control.request.at, control.request.len);
-    return NULL; /* an end is never left out */
+    for (size_t i = 0; i < SPATE_COUNT(passing); i++) /* an end is never left out */
+        if (spate_slice_is(control.state, passing[i]))
+            return spate_strndup(control.request.at, control.request.len);
+    return NULL;
 }
 
 /* ---- hearing ---- */
