@@ -360,6 +360,23 @@ static void another_table_or_none_is_passed_by(void **state)
     assert_false(sink.loading.lost);
 }
 
+static void F46_a_beginning_that_was_not_met_is_asked_for_anew(void **state)
+{
+    (void)state;
+    projection.load.kind = SPATE_LOAD_NONE; /* snapshot-begin stood in a hole */
+    sink.loading.begun = false;
+    assert_true(chunk(1, 1, ""));
+    assert_true(sink.feed.behind);
+    stands(0, "", 0);
+    /* The rest of it belongs to nobody once another request stands in its place. */
+    sink.feed.behind = false;
+    snprintf(sink.loading.request, sizeof sink.loading.request, "r2");
+    assert_true(chunk(1, 2, "a"));
+    assert_true(row(1, 2, "1"));
+    assert_true(end(1, 2, 1, "b"));
+    assert_false(sink.feed.behind || sink.loading.lost);
+}
+
 int main(void)
 {
 #define TAKING(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -375,6 +392,7 @@ int main(void)
         TAKING(ranges_end_with_the_chain_that_was_taken),
         TAKING(keys_that_were_looked_up_are_answered),
         TAKING(another_table_or_none_is_passed_by),
+        TAKING(F46_a_beginning_that_was_not_met_is_asked_for_anew),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
