@@ -70,7 +70,7 @@ enum spate_rc spate_rebuild_still(PGconn *conn, struct spate_running *running, s
     if (rc != SPATE_OK)
         return rc;
     for (size_t i = 0; i < *count; i++)
-        if (bsearch(&running[i], now, now_count, sizeof *now, by_xid))
+        if (now && bsearch(&running[i], now, now_count, sizeof *now, by_xid))
             running[kept++] = running[i];
     *count = kept;
     free(now);
