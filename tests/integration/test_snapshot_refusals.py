@@ -543,7 +543,7 @@ def test_the_lock_is_not_held_after_the_answer(world, control, desk):
 def test_a_flood_of_nonsense_disturbs_nobody(world, control, desk):
     """What others ask meanwhile is answered all the same."""
     stop, others = threading.Event(), Control(world)
-    nope = json.dumps({"spate": 1, "op": "request", "request": "flood", "sink": "team", "tables": [table("nope")]})
+    nope = json.dumps({"spate": 1, "op": "request", "request": "flood", "sink": "team_9", "tables": [table("nope")]})
 
     def flood():
         while not stop.wait(0.02):
