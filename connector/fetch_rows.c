@@ -218,13 +218,11 @@ static bool take_tuple(struct spate_fetch *fetch, struct spate_job *job, const P
     if ((size_t)PQnfields(res) != fetch->field_count + 1 || !read_place(job, first, place))
         return not_ours(job);
     for (size_t i = 0; i < fetch->field_count; i++) {
+        struct spate_value *value = &fetch->values[fetch->columns[i]];
         int at = (int)i + 1;
 
-        fetch->values[fetch->columns[i]] =
-            PQgetisnull(res, 0, at)
-                ? (struct spate_value){.kind = SPATE_VALUE_NULL}
-                : (struct spate_value){SPATE_VALUE_TEXT,
-                                       spate_slice(PQgetvalue(res, 0, at), (size_t)PQgetlength(res, 0, at))};
+        value->kind = PQgetisnull(res, 0, at) ? SPATE_VALUE_NULL : SPATE_VALUE_TEXT;
+        value->text = spate_slice(PQgetvalue(res, 0, at), (size_t)PQgetlength(res, 0, at));
     }
     return keep_row(fetch, job);
 }
