@@ -371,6 +371,8 @@ def test_a_full_target_disk_is_waited_out(world, small_disk):
     world.wait_equal(PAIR)
     assert sink.running()
     world.stop_all()
+    scratch.until(lambda: not world.target.sql("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'spate sink%%' AND datname = %s", [world.db]),
+                  "what the killed sink had begun has ended")
     world.tgt("DROP SCHEMA team CASCADE")
     world.target.sql("DROP TABLESPACE small")
 
