@@ -38,8 +38,9 @@ class Chaos:
             if kafka and kafka.proxies[0]:
                 self.proxies["broker"] = kafka.proxies
         workloads.prepare(self.world)
-        self.files = [self.world.sink_file("mirror", {**workloads.MIRROR, **(shapes.MIRROR if requests else {})}, url=urls.get("target")),
-                      self.world.sink_file("words", workloads.OWN_WORDS, url=urls.get("target"))]
+        mode = {"snapshot": "auto" if requests else "manual"}  # manual: all that there is stands in the stream
+        self.files = [self.world.sink_file("mirror", {**workloads.MIRROR, **(shapes.MIRROR if requests else {})}, url=urls.get("target"), **mode),
+                      self.world.sink_file("words", workloads.OWN_WORDS, url=urls.get("target"), **mode)]
         self.pairs = workloads.mirror_pairs("mirror") + workloads.own_words_pairs("words")
         if requests:
             self.kinds = (*kinds, *workloads.SHAPES)
