@@ -101,7 +101,7 @@ static struct spate_chunk describe(const struct spate_weave *weave, const struct
         .by_keys = slot->by_keys,
         .from = slot->from,
         .to = slot->by_keys ? 0 : slot->job->reached,
-        .since = slot->by_keys ? (struct spate_slice){0} : spate_slice_str(slot->table->token),
+        .since = spate_slice_str(slot->by_keys ? "" : slot->table->token),
         .keys = slot->by_keys ? spate_buf_view(&slot->keys_json) : spate_slice_str("[]"),
     };
 }
