@@ -651,6 +651,7 @@ def test_another_user_of_the_same_group_may_ask(world):
     if os.geteuid() != 0 or uid == 0:
         pytest.skip("needs a second user")
     own = World(world.source, None, heartbeat="10s")
+    own.bus["local"]["segment_bytes"] = "1MiB"
     try:
         own.src("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
         own.connector()
@@ -661,12 +662,12 @@ def test_another_user_of_the_same_group_may_ask(world):
         os.chmod(own.dir, 0o755)
         os.chmod(local["hot"], 0o750)
         theirs = Control(own, uid, gid)
-        for number in range(6):  # beyond a segment: they make files, too
-            theirs.tell("x" * 1000000)
+        for number in range(7):  # beyond a segment: they make files, too
+            theirs.tell("x" * 200000)
         request = theirs.ask(table("t"), sink="theirs")
         theirs.answer(request, "accepted", seconds=20)
         for number in range(4):
-            first.tell("x" * 1000000)
+            first.tell("x" * 200000)
         theirs.answer(theirs.ask(table("t"), sink="theirs"), "accepted", seconds=20)
         made = {os.stat(os.path.join(folder, name)).st_uid for root in (local["path"], local["hot"])
                 for folder, _, names in os.walk(root) if folder.endswith("._control") for name in names}
