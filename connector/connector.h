@@ -24,11 +24,11 @@ struct spate_connector_config {
     struct spate_strings tables; /* globs */
     struct spate_bus_config bus;
     struct {
-        struct spate_pairs allow;        /* requester glob -> table globs; empty: anybody, every published table */
-        int64_t parallel;                /* chunks that are read at the same time */
-        int64_t rows_per_second;         /* 0: as fast as it goes */
-        char *hours;                     /* "22:00-06:00", local time; NULL: always */
-        bool nudge;                      /* may write a logical message, so that an idle source's stream moves on */
+        struct spate_pairs allow; /* requester glob -> table globs; empty: anybody, every published table */
+        int64_t parallel;         /* chunks that are read at the same time */
+        int64_t rows_per_second;  /* 0: as fast as it goes */
+        char *hours;              /* "22:00-06:00", local time; NULL: always */
+        bool nudge;               /* may write a logical message, so that an idle source's stream moves on */
         int64_t chunk_bytes, keys_bytes; /* caps: rows of a chunk, and keys that are remembered */
     } snapshots;
     int64_t heartbeat_ms;        /* how often an idle stream carries the WAL position */
