@@ -82,7 +82,7 @@ static void keep_tables(struct spate_book_entry *entry, const struct spate_contr
 
 static void enter_state(struct spate_book_entry *entry, const char *state)
 {
-    static const char *const last[] = {"finished", "cancelled", "refused", "failed", "expired"};
+    static const char *const last[] = {"finished", "cancelled", "refused", "failed", "expired", "replaced"};
 
     put(entry->state, sizeof entry->state, spate_slice_str(state));
     entry->over = false;

@@ -55,6 +55,8 @@ struct spate_snapshot_line {
 /* Waits up to snapshot->wait_ms for a topic that is not there yet. */
 enum spate_exit spate_snapshot_line_open(struct spate_snapshot *snapshot, struct spate_snapshot_line *line,
                                          bool oldest);
+/* So that it can be written to as well; waits like _open. */
+enum spate_exit spate_snapshot_line_write(struct spate_snapshot *snapshot, struct spate_snapshot_line *line);
 void spate_snapshot_line_close(struct spate_snapshot_line *line);
 /* Publishes, and waits until it is durable. */
 SPATE_CHECKED enum spate_rc spate_snapshot_say(struct spate_snapshot_line *line,

@@ -199,6 +199,21 @@ void spate_snapshot_tables_fini(struct spate_snapshot_tables *tables)
 /* --- _control ---------------------------------------------------------------------------------------------
  */
 
+enum spate_exit spate_snapshot_line_write(struct spate_snapshot *snapshot, struct spate_snapshot_line *line)
+{
+    const int64_t since_ms = spate_clock_ms();
+
+    for (;;) {
+        struct spate_err err = {0};
+
+        if (spate_bus_writer_open(snapshot->stream.bus, line->topic, SPATE_TOPIC_SHARED, &line->writer,
+                                  &err) == SPATE_OK)
+            return SPATE_EXIT_OK;
+        if (err.verdict != SPATE_RETRY || !again(snapshot, since_ms))
+            return no_topic(snapshot, &err);
+    }
+}
+
 enum spate_exit spate_snapshot_line_open(struct spate_snapshot *snapshot, struct spate_snapshot_line *line,
                                          bool oldest)
 {
@@ -291,6 +306,12 @@ enum spate_exit spate_snapshot_verdict(const struct spate_book_entry *entry)
                 entry->reason ? entry->reason : "no reason was given", entry->remedy ? ". What to do: " : "",
                 entry->remedy ? entry->remedy : "");
         return SPATE_EXIT_REFUSED;
+    }
+    if (strcmp(entry->state, "replaced") == 0) {
+        fprintf(stderr, "spate: request %s of %s: %s; a sink does so by itself\n", entry->request,
+                entry->requester,
+                entry->why ? entry->why : "a table was replaced while it was read: ask again");
+        return SPATE_EXIT_FAILED;
     }
     fprintf(stderr, "spate: request %s of %s: %s%s%s\n", entry->request, entry->requester, entry->state,
             entry->why ? ": " : "", entry->why ? entry->why : "");

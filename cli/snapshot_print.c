@@ -376,9 +376,8 @@ static enum spate_exit open_all(struct printer *printer)
         SPATE_OK)
         return failed(&err);
     result = spate_snapshot_line_open(snapshot, &printer->line, false);
-    if (result == SPATE_EXIT_OK && spate_bus_writer_open(bus, printer->line.topic, SPATE_TOPIC_SHARED,
-                                                         &printer->line.writer, &err) != SPATE_OK)
-        result = failed(&err);
+    if (result == SPATE_EXIT_OK)
+        result = spate_snapshot_line_write(snapshot, &printer->line);
     return result;
 }
 

@@ -191,16 +191,6 @@ enum spate_exit spate_snapshot_follow(struct spate_snapshot *snapshot)
     return result;
 }
 
-static enum spate_exit open_writer(struct spate_snapshot *snapshot, struct spate_snapshot_line *line)
-{
-    struct spate_err err = {0};
-
-    if (spate_bus_writer_open(snapshot->stream.bus, line->topic, SPATE_TOPIC_SHARED, &line->writer, &err) ==
-        SPATE_OK)
-        return SPATE_EXIT_OK;
-    return spate_cli_failed(&err);
-}
-
 /* Says `cancel` for whoever asked. */
 static enum spate_rc withdraw(struct spate_snapshot_line *line, const char *request, const char *requester,
                               struct spate_err *err)
@@ -229,7 +219,7 @@ enum spate_exit spate_snapshot_cancel(struct spate_snapshot *snapshot)
         fprintf(stderr, "spate: request %s of %s is over already: %s\n", entry->request, entry->requester,
                 entry->state);
     } else if (entry) {
-        result = open_writer(snapshot, &line);
+        result = spate_snapshot_line_write(snapshot, &line);
         if (result == SPATE_EXIT_OK && withdraw(&line, entry->request, entry->requester, &err) != SPATE_OK)
             result = spate_cli_failed(&err);
         if (result == SPATE_EXIT_OK)
@@ -296,7 +286,7 @@ enum spate_exit spate_snapshot_for_sink(struct spate_snapshot *snapshot)
     if (result == SPATE_EXIT_OK)
         result = spate_snapshot_line_open(snapshot, &line, false);
     if (result == SPATE_EXIT_OK)
-        result = open_writer(snapshot, &line);
+        result = spate_snapshot_line_write(snapshot, &line);
     if (result == SPATE_EXIT_OK)
         result = answer(snapshot, &line, &wish, &entry);
     if (result == SPATE_EXIT_OK && entry && !entry->over) {

@@ -65,11 +65,11 @@ struct spate_control {
     struct spate_slice keys;           /* reread: JSON array of key objects, as it stands in the line */
     uint64_t epoch;                    /* started */
     struct spate_slice reason, remedy; /* refused */
-    struct spate_slice state; /* progress: waiting reading sent rereading finished cancelled expired */
-    struct spate_slice why;   /* progress: what it waits for; may be empty */
-    uint64_t rows, estimate;  /* progress: rows sent; 0 estimate: unknown */
-    double percent, rate;     /* progress: of pages; rows per second */
-    int64_t left_s;           /* progress: time left; -1: unknown */
+    struct spate_slice state;          /* progress: what there is, docs/message-format.md lists */
+    struct spate_slice why;            /* progress: what it waits for; may be empty */
+    uint64_t rows, estimate;           /* progress: rows sent; 0 estimate: unknown */
+    double percent, rate;              /* progress: of pages; rows per second */
+    int64_t left_s;                    /* progress: time left; -1: unknown */
 };
 
 void spate_encode_control(struct spate_buf *out, const struct spate_control *control);

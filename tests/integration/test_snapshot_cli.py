@@ -29,15 +29,21 @@ def shop(world, **more):
     return world
 
 
+def file_of(world):
+    """Written once: a command that was just started may still be reading it."""
+    path = os.path.join(world.dir, "connector.yaml")
+    return path if os.path.exists(path) else world.connector_file()
+
+
 def ask(world, *arguments, check=None, seconds=60):
-    return world.run("snapshot", "-c", world.connector_file(), *arguments, check=check, seconds=seconds)
+    return world.run("snapshot", "-c", file_of(world), *arguments, check=check, seconds=seconds)
 
 
 def start(world, *arguments):
     """A request that goes on beside the test; its output goes to a file, since nobody reads a pipe meanwhile."""
     path = f"{world.dir}/rows-{time.monotonic_ns()}"
     with open(path, "w") as out:
-        process = subprocess.Popen([binary(), "snapshot", "-c", world.connector_file(), *arguments], stdin=subprocess.DEVNULL, stdout=out,
+        process = subprocess.Popen([binary(), "snapshot", "-c", file_of(world), *arguments], stdin=subprocess.DEVNULL, stdout=out,
                                    stderr=subprocess.PIPE, text=True, preexec_fn=scratch.child_setup())
     process.path = path
     return process
@@ -176,7 +182,7 @@ def test_while_rows_change_the_lines_add_up_to_the_source(world):
     bare = start(w, "--tables", "public.orders", "--rows")
     some = start(w, "--tables", "public.orders", "--where", "status = 'moved'")
     try:
-        scratch.until(lambda: os.path.getsize(whole.path) > 30000, lambda: "rows come: " + ask(w, "--list")[1] + w.logs(), 20)
+        scratch.until(lambda: all(f'"op":"{op}"' in open(whole.path).read() for op in ("read", "update", "insert", "delete")), lambda: "rows and changes come: " + ask(w, "--list")[1] + w.logs(), 20)
     finally:
         writer.end()
     assert whole.poll() is None, "it ended while rows were still being changed: read more slowly"
@@ -221,7 +227,7 @@ def test_requests_can_be_listed_followed_and_cancelled(world):
     scratch.until(listed, "the request is listed", 20)
     request = row[0][0]
     assert row[0][1] == "me"
-    follower = subprocess.Popen([binary(), "snapshot", "-c", w.connector_file(), "--follow"], stderr=subprocess.PIPE, text=True,
+    follower = subprocess.Popen([binary(), "snapshot", "-c", file_of(w), "--follow"], stderr=subprocess.PIPE, text=True,
                                 preexec_fn=scratch.child_setup())
     assert follower.stderr.readline().startswith(f"me {request}: ")
     code, _, err = ask(w, "--cancel", request)
