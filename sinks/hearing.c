@@ -43,7 +43,9 @@ static void hear_progress(struct spate_sink *sink, const struct spate_control *h
     loading->left_s = heard->left_s;
     loading->estimate = heard->estimate;
     if (spate_slice_is(state, "cancelled"))
-        end_early(loading, true, "it was cancelled", none, none);
+        end_early(loading, true,
+                  "it was cancelled by a person, or another sink of this name asked for something", none,
+                  none);
     else if (spate_slice_is(state,
                             "replaced")) /* rows of the old one and of the new one are not one picture */
         sink->feed.behind = loading->replaced = true;
