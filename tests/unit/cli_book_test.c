@@ -116,6 +116,24 @@ static void what_nobody_answers_is_over_after_an_hour(void **state)
     assert_string_equal(entry->state, "asked");
 }
 
+static void a_request_ends_in_many_ways(void **state)
+{
+    static const char *const states[] = {"finished", "cancelled", "failed", "expired", "replaced"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof states / sizeof states[0]; i++) {
+        struct spate_buf line = {0};
+        struct spate_book_entry *entry = hear(PROGRESS "\"reading\"", SECOND);
+
+        assert_false(entry->over);
+        spate_buf_printf(&line, PROGRESS "\"%s\"", states[i]);
+        hear(spate_buf_str(&line), 2 * SECOND);
+        assert_true(entry->over);
+        assert_string_equal(entry->state, states[i]);
+        spate_buf_fini(&line);
+    }
+}
+
 static void other_lines_are_passed_by(void **state)
 {
     (void)state;
@@ -134,6 +152,7 @@ int main(void)
         cmocka_unit_test_teardown(a_request_is_followed_to_its_end, tear_down),
         cmocka_unit_test_teardown(a_wish_for_a_sink_is_one_request, tear_down),
         cmocka_unit_test_teardown(what_nobody_answers_is_over_after_an_hour, tear_down),
+        cmocka_unit_test_teardown(a_request_ends_in_many_ways, tear_down),
         cmocka_unit_test_teardown(other_lines_are_passed_by, tear_down),
     };
 
