@@ -504,7 +504,7 @@ def test_what_a_load_adds_goes_by_keys(drive, world):
     names = ["t", *own]
 
     def scans(column):
-        sink.ok("keys t 1")  # a session tells its statistics when it does something, once a second
+        sink.ok("commit 7")  # a session tells its statistics when it does something, once a second
         return {r[0]: r[1] for r in world.tgt(f"SELECT relname, {column} FROM pg_stat_user_tables WHERE schemaname = 'team'") if r[0] in names}
 
     scratch.until(lambda: scans("n_tup_ins")[next(t for t in own if "mark" in t)] >= 1000, "the statistics of the first chunk", 20)
