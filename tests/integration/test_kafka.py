@@ -21,7 +21,7 @@ def flowing(world, rows=10, **kafka):
     world.bus["kafka"].update(kafka)
     world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
     connector = world.connector()
-    sink = world.sink(world.sink_file("team", T))
+    sink = world.sink(world.sink_file("team", T, snapshot="manual"))
     world.src("INSERT INTO t SELECT g, 'before' FROM generate_series(1, %s) g", [rows])
     world.wait_equal(PAIR)
     return connector, sink
@@ -65,7 +65,7 @@ def test_a_restart_publishes_nothing_again(kafka_world):
     connector, sink = flowing(world, 2000)
     for _ in range(2):
         assert connector.stop() == 0 and sink.stop() == 0
-        connector, sink = world.connector(), world.sink(world.sink_file("team", T))
+        connector, sink = world.connector(), world.sink(world.sink_file("team", T, snapshot="manual"))
         sink.wait_log("event=streaming")
     connector.kill()
     world.connector()
@@ -134,7 +134,7 @@ def new_epoch(world, sink):
 
 def restart(world):
     world.tgt("TRUNCATE team.t")
-    world.sink(world.sink_file("team", T), name="again", arguments=("--restart", "team"))
+    world.sink(world.sink_file("team", T, snapshot="manual"), name="again", arguments=("--restart", "team"))
     world.src("UPDATE t SET id = id")  # every row once more
     world.wait_equal(PAIR)
 
@@ -176,7 +176,7 @@ def test_a_topic_deleted_and_made_anew_while_stopped(kafka_world, kafka):
     again = world.connector(ready=False)
     assert again.wait_exit() == FENCED, again.tail()
     again.wait_log("--new-epoch")
-    sink = world.sink(world.sink_file("team", T))
+    sink = world.sink(world.sink_file("team", T, snapshot="manual"))
     sink.wait_log(r"level=warn event=position-beyond-the-end")  # and STALE after a minute, unless a lagging broker catches up
     sink.kill()
     world.connector("--new-epoch")
@@ -209,13 +209,13 @@ def test_retention_overtakes_a_stopped_sink(kafka_world, kafka):
     world.emit_marker()
     scratch.until(lambda: kafka.wire.offsets(world.stream)[1] >= 71, "all is on the bus")
     assert kafka.wire.delete_records(world.stream, 50) == 50
-    sink = world.sink(world.sink_file("team", T), name="stale")
+    sink = world.sink(world.sink_file("team", T, snapshot="manual"), name="stale")
     assert sink.wait_exit() == FENCED, sink.tail()
     line = sink.wait_log(r"[^\n]*--restart[^\n]*").group(0)
     position = world.tgt("SELECT bus_position, n FROM team.spate_sink")[0]
     assert "50" in line and position[1] == 20 and ("20" in line or "21" in line), (position, line)
     world.tgt("TRUNCATE team.t")
-    world.sink(world.sink_file("team", T), name="again", arguments=("--restart", "team"))
+    world.sink(world.sink_file("team", T, snapshot="manual"), name="again", arguments=("--restart", "team"))
     world.src("UPDATE t SET id = id")
     world.wait_equal(PAIR)
 
