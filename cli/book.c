@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HOUR_US INT64_C(3600000000)
+#define HOUR_US        INT64_C(3600000000)
+#define ASKED_AGAIN_US INT64_C(60000000) /* twice as long as a requester is silent before it asks again */
 
 void spate_book_fini(struct spate_book *book)
 {
@@ -153,6 +154,19 @@ static void read_entry(struct spate_book_entry *entry, const struct spate_contro
         put(entry->requester, sizeof entry->requester, control->sink.len ? control->sink : control->to);
 }
 
+/* A name has one request at a time: the newer one takes the place of those before it. */
+static void supersede(struct spate_book *book, const struct spate_book_entry *newer,
+                      struct spate_slice requester)
+{
+    for (size_t i = 0; i < book->count; i++) {
+        struct spate_book_entry *entry = book->entries[i];
+
+        if (entry != newer && !entry->over && entry->asked_by_requester &&
+            spate_slice_is(requester, entry->requester))
+            enter_state(entry, "cancelled");
+    }
+}
+
 struct spate_book_entry *spate_book_read(struct spate_book *book, struct spate_slice line, int64_t wall_us)
 {
     struct spate_control control;
@@ -164,11 +178,15 @@ struct spate_book_entry *spate_book_read(struct spate_book *book, struct spate_s
         book->unreadable++;
         return NULL;
     }
-    if (control.op == SPATE_CONTROL_STARTED)
+    if (control.op == SPATE_CONTROL_STARTED) {
         book->starts++;
+        book->started_us = control.wall_us ? control.wall_us : wall_us;
+    }
     if (control.request.len == 0 || control.op == SPATE_CONTROL_UNKNOWN)
         return NULL;
     entry = entry_of(book, control.request);
+    if (control.op == SPATE_CONTROL_REQUEST && control.to.len == 0)
+        supersede(book, entry, control.sink);
     read_entry(entry, &control);
     entry->heard_us = control.wall_us ? control.wall_us : wall_us;
     if (!entry->asked_us)
@@ -181,8 +199,16 @@ void spate_book_settle(struct spate_book *book, int64_t now_us)
     for (size_t i = 0; i < book->count; i++) {
         struct spate_book_entry *entry = book->entries[i];
 
-        if (!entry->answered && !entry->over && now_us - entry->heard_us > HOUR_US)
+        if (entry->over)
+            continue;
+        if (!entry->answered && now_us - entry->heard_us > HOUR_US)
             enter_state(entry, "expired");
+        if (entry->answered && entry->heard_us < book->started_us &&
+            now_us - book->started_us > ASKED_AGAIN_US) {
+            enter_state(entry, "expired");
+            keep(&entry->why,
+                 spate_slice_str("the connector was started again, and nobody has asked again since"));
+        }
     }
 }
 

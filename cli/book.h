@@ -31,7 +31,8 @@ struct spate_book {
     struct spate_book_entry **entries; /* owned; pointers stay valid */
     size_t count;
     uint64_t unreadable;
-    uint64_t starts; /* how often a connector said that it started */
+    uint64_t starts;    /* how often a connector said that it started */
+    int64_t started_us; /* when it said so last */
     struct spate_arena arena;
 };
 
@@ -41,7 +42,9 @@ void spate_book_fini(struct spate_book *book);
 struct spate_book_entry *spate_book_read(struct spate_book *book, struct spate_slice line, int64_t wall_us);
 struct spate_book_entry *spate_book_find(const struct spate_book *book, const char *request);
 
-/* Requests that nobody answered within an hour are over: no connector takes them up any more. */
+/* Requests that nobody answered within an hour are over: no connector takes them up any more. So are those
+ * that were under way when the connector started again, and that nobody asked for since: it knows nothing of
+ * them. */
 void spate_book_settle(struct spate_book *book, int64_t now_us);
 
 /* "reading 1200 of about 50000 rows, 2.4 %, 800 rows/s, 61 s left" */

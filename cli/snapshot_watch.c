@@ -165,6 +165,7 @@ static enum spate_exit follow(struct spate_snapshot_line *line, const struct spa
         rc = spate_reader_wait(line->reader, GLANCE_MS, &err);
         if (rc != SPATE_FAIL)
             rc = spate_snapshot_hear(line, NULL, NULL, &err);
+        spate_book_settle(&line->book, spate_clock_wall_us());
     }
     if (entry->over && !entry->reason)
         spate_snapshot_progress_show(&progress, entry);

@@ -116,6 +116,45 @@ static void what_nobody_answers_is_over_after_an_hour(void **state)
     assert_string_equal(entry->state, "asked");
 }
 
+/* The connector forgets what is under way when it starts again; who still wants it asks again. */
+static void what_a_restart_leaves_is_over_unless_it_is_asked_again(void **state)
+{
+    struct spate_book_entry *entry = hear(REQUEST, SECOND);
+
+    (void)state;
+    hear("\"op\":\"accepted\",\"to\":\"billing\",\"request\":\"r1\",\"tables\":[]", 2 * SECOND);
+    spate_book_settle(&book, 500 * SECOND);
+    assert_false(entry->over); /* the connector is away: it may come back */
+    hear("\"op\":\"started\",\"epoch\":1", 501 * SECOND);
+    spate_book_settle(&book, 550 * SECOND);
+    assert_false(entry->over);
+    spate_book_settle(&book, 562 * SECOND);
+    assert_true(entry->over);
+    assert_string_equal(entry->state, "expired");
+
+    hear(REQUEST, 563 * SECOND);
+    hear("\"op\":\"started\",\"epoch\":1", 564 * SECOND);
+    hear("\"op\":\"accepted\",\"to\":\"billing\",\"request\":\"r1\",\"tables\":[]", 565 * SECOND);
+    spate_book_settle(&book, 900 * SECOND);
+    assert_false(entry->over);
+}
+
+static void a_newer_request_of_a_name_takes_the_place_of_the_older(void **state)
+{
+    struct spate_book_entry *entry = hear(REQUEST, SECOND);
+
+    (void)state;
+    hear("\"op\":\"request\",\"request\":\"r2\",\"sink\":\"search\",\"tables\":[{\"schema\":\"public\","
+         "\"table\":\"t\"}]",
+         SECOND);
+    assert_false(entry->over);
+    hear("\"op\":\"request\",\"request\":\"r3\",\"sink\":\"billing\",\"tables\":[{\"schema\":\"public\","
+         "\"table\":\"t\"}]",
+         SECOND);
+    assert_true(entry->over);
+    assert_string_equal(entry->state, "cancelled");
+}
+
 static void a_request_ends_in_many_ways(void **state)
 {
     static const char *const states[] = {"finished", "cancelled", "failed", "expired", "replaced"};
@@ -152,6 +191,8 @@ int main(void)
         cmocka_unit_test_teardown(a_request_is_followed_to_its_end, tear_down),
         cmocka_unit_test_teardown(a_wish_for_a_sink_is_one_request, tear_down),
         cmocka_unit_test_teardown(what_nobody_answers_is_over_after_an_hour, tear_down),
+        cmocka_unit_test_teardown(what_a_restart_leaves_is_over_unless_it_is_asked_again, tear_down),
+        cmocka_unit_test_teardown(a_newer_request_of_a_name_takes_the_place_of_the_older, tear_down),
         cmocka_unit_test_teardown(a_request_ends_in_many_ways, tear_down),
         cmocka_unit_test_teardown(other_lines_are_passed_by, tear_down),
     };
