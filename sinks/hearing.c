@@ -10,8 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define LISTEN_MS 1000               /* between attempts to */
-#define WISH_US   INT64_C(600000000) /* so old may be what a person asked for before the sink was there */
+#define LISTEN_MS 1000                /* between attempts to */
+#define WISH_US   INT64_C(3600000000) /* so old may be what a person asked for before the sink was there */
 
 static void copy_text(char *out, size_t size, struct spate_slice text)
 {
@@ -163,8 +163,23 @@ static void hear_wish(struct spate_sink *sink, const struct spate_control *wish,
     spate_log(SPATE_LOG_INFO, "snapshot-asked", "request=%s by=%s", spate_fact(quoted, request), words);
 }
 
+/* Nothing more will come of the request that the message names. */
+static bool ends(const struct spate_control *heard)
+{
+    static const char *const states[] = {"finished", "cancelled", "failed", "expired", "replaced"};
+
+    if (heard->op == SPATE_CONTROL_CANCEL || heard->op == SPATE_CONTROL_FINISHED ||
+        heard->op == SPATE_CONTROL_REFUSED)
+        return true;
+    for (size_t i = 0; heard->op == SPATE_CONTROL_PROGRESS && i < sizeof states / sizeof *states; i++)
+        if (spate_slice_is(heard->state, states[i]))
+            return true;
+    return false;
+}
+
 /* What was said before this sink listened: the request under way, of which only the name stands in the target
- * when it has conditions; and the last wish of a person that nobody has answered yet. */
+ * when it has conditions; and the last wish of a person that has not come to an end: this sink may have died
+ * before it began. */
 static void look_back(struct spate_sink *sink, const struct spate_control *heard, struct spate_slice line)
 {
     struct spate_loading *loading = &sink->loading;
@@ -175,27 +190,27 @@ static void look_back(struct spate_sink *sink, const struct spate_control *heard
         loading->recall = false;
     } else if (asks && spate_slice_is(heard->to, sink->config->name) &&
                spate_clock_wall_us() - heard->wall_us < WISH_US) {
-        spate_buf_reset(&loading->unanswered);
-        spate_buf_slice(&loading->unanswered, line);
-        copy_text(loading->unanswered_request, sizeof loading->unanswered_request, heard->request);
-    } else if (spate_slice_is(heard->request, loading->unanswered_request)) {
-        loading->unanswered_request[0] = '\0';
+        spate_buf_reset(&loading->unended);
+        spate_buf_slice(&loading->unended, line);
+        copy_text(loading->unended_request, sizeof loading->unended_request, heard->request);
+    } else if (ends(heard) && spate_slice_is(heard->request, loading->unended_request)) {
+        loading->unended_request[0] = '\0';
     }
 }
 
-static void take_unanswered(struct spate_sink *sink)
+static void take_unended(struct spate_sink *sink)
 {
     struct spate_loading *loading = &sink->loading;
-    struct spate_slice line = spate_buf_view(&loading->unanswered);
+    struct spate_slice line = spate_buf_view(&loading->unended);
     struct spate_arena arena = {0};
     struct spate_control wish;
     struct spate_err ignored = {0};
 
-    if (loading->unanswered_request[0] && spate_decode_control(line, &wish, &arena, &ignored) == SPATE_OK)
+    if (loading->unended_request[0] && spate_decode_control(line, &wish, &arena, &ignored) == SPATE_OK)
         hear_wish(sink, &wish, line);
-    loading->unanswered_request[0] = '\0';
+    loading->unended_request[0] = '\0';
     spate_arena_fini(&arena);
-    spate_buf_fini(&loading->unanswered);
+    spate_buf_fini(&loading->unended);
 }
 
 static void hear_one(struct spate_sink *sink, const struct spate_control *heard, struct spate_slice line)
@@ -257,7 +272,7 @@ enum spate_rc spate_loading_hear(struct spate_sink *sink, struct spate_err *err)
                       (struct spate_slice){0}, (struct spate_slice){0});
         loading->recall = false;
         loading->send |= loading->request[0] != '\0'; /* `started` may have been said meanwhile */
-        take_unanswered(sink);
+        take_unended(sink);
     }
     if (rc == SPATE_FAIL && !err->missing &&
         spate_log_due(&loading->unheard, spate_clock_ms(), 60000, &hidden))

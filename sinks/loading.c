@@ -37,7 +37,7 @@ void spate_loading_fini(struct spate_sink *sink)
     free(loading->tables);
     free(loading->wish);
     free(loading->over);
-    spate_buf_fini(&loading->unanswered);
+    spate_buf_fini(&loading->unended);
     *loading = (struct spate_loading){0};
 }
 
@@ -441,7 +441,8 @@ static enum spate_rc complete_tables(struct spate_sink *sink, struct spate_err *
 static void count_silence(struct spate_sink *sink, bool caught_up, int64_t now)
 {
     struct spate_loading *loading = &sink->loading;
-    bool wait_for_ranges = false;
+    bool wait_for_ranges =
+        !loading->begun; /* or for the beginning, which may have come while this sink was away */
 
     for (size_t p = 0; p < sink->projection_count; p++)
         wait_for_ranges |=

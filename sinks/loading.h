@@ -28,13 +28,13 @@ struct spate_loading {
     char request[SPATE_REQUEST_MOST];   /* "": nothing is asked for. The feed looks at it */
     char *wish;                         /* owned: the line by which a person asked, or NULL */
     size_t wish_len;
-    bool awaited;                /* a new sink: the feed has stood still for it since before it was sent */
-    bool begun;                  /* the snapshot-begin was met */
-    bool recall;                 /* the conditions of the request are to be found on `_control` again */
-    bool replaced;               /* the connector says that a table became another one meanwhile */
-    bool looks_back;             /* what is heard now was said before this sink listened */
-    struct spate_buf unanswered; /* the last wish in it */
-    char unanswered_request[SPATE_REQUEST_MOST];
+    bool awaited;             /* a new sink: the feed has stood still for it since before it was sent */
+    bool begun;               /* the snapshot-begin was met */
+    bool recall;              /* the conditions of the request are to be found on `_control` again */
+    bool replaced;            /* the connector says that a table became another one meanwhile */
+    bool looks_back;          /* what is heard now was said before this sink listened */
+    struct spate_buf unended; /* the last wish in it */
+    char unended_request[SPATE_REQUEST_MOST];
     bool send, again;  /* the request is to be sent; and to go on exactly where its tokens say */
     bool lost;         /* a chunk is missing */
     bool rest;         /* a person cancelled: nothing is asked for by itself until the next start */

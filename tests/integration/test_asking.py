@@ -140,3 +140,23 @@ def test_a_sink_that_the_file_does_not_allow(world):
     assert code == 4, (out, err)
     world.src("INSERT INTO t VALUES (12, 'v')")
     world.wait_rows("SELECT count(*) FROM calm.t", [(2,)])
+
+
+def test_a_wish_outlives_the_sink_that_heard_it(world):
+    """F44: it was asked for, nothing of it had begun, and the sink died: the one that comes next goes on with it."""
+    fill(world, 100)
+    connector = world.connector()
+    file = world.sink_file("team", TABLE)
+    sink = world.sink(file)
+    ready(world, sink)
+    assert connector.stop() == 0
+    asked = world.snapshot("--sink", "team", "--follow", "--wait", "60")
+    again = sink.wait_log(r"event=snapshot-asked sink=team request=(\S+) by=").group(1)
+    sink.kill()
+    sink = world.sink(file)
+    sink.wait_log(f"event=snapshot-asked sink=team request={again} by=")
+    world.tgt("DELETE FROM team.t WHERE id < 50")
+    world.connector()
+    ready(world, sink)
+    assert asked.wait_exit() == 0, asked.tail()
+    equal(world)
