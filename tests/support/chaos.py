@@ -10,6 +10,7 @@ import time
 
 from tests.support import scratch, shapes, workloads
 from tests.support.proxy import Proxy
+from tests.support.standby import LateStandby
 from tests.support.world import CHECKER, World
 
 PASSWORD = "chaos"
@@ -18,11 +19,12 @@ PASSWORD = "chaos"
 class Chaos:
     """kafka: the bus is this cluster, which is ours to kill; else the local bus. network: proxies stand before source and
     target (and before the brokers, when the cluster has them), so that connections can be cut. patience: seconds to catch up.
-    requests: everything is there before anybody listens, the teams ask for it, and for it again at random (W8)."""
+    requests: everything is there before anybody listens, the teams ask for it, and for it again at random (W8).
+    late: commits become visible so many seconds after the stream has them (W9); the source is then left alone."""
 
     def __init__(self, source, target, seed, say=print, kafka=None, network=False, kinds=workloads.USUAL, pause=0.01,
-                 patience=90, requests=False):
-        self.requests, self.asked = requests, []
+                 patience=90, requests=False, late=0):
+        self.requests, self.asked, self.late, self.standby = requests, [], late, None
         self.random, self.seed, self.say = random.Random(seed), seed, say
         self.source, self.target, self.kafka, self.kinds, self.load_pause, self.patience = source, target, kafka, kinds, pause, patience
         self.world = World(source, target, kafka=kafka)
@@ -61,7 +63,7 @@ class Chaos:
             kinds += ["ask mirror", "ask swap", "ask words", "ask rows", "ask some", "cancel request"] * 2
         if self.kafka:
             kinds += ["kill broker"] * 2 + ["restart broker", "freeze broker"]
-        return kinds
+        return [kind for kind in kinds if not self.late or not kind.endswith(" source")]
 
     # The parts are started from this thread alone: a child dies with the thread that made it.
     def start_connector(self, ready=False):
@@ -92,6 +94,8 @@ class Chaos:
             self.checker("bank-swap", "bank", "--target", target, "--query", "SELECT sum(balance) FROM swap.w2_accounts", "--expect", str(workloads.BANK_SUM))
         else:
             workloads.load(self.world)
+        if self.late:
+            self.standby = LateStandby(self.source, self.late)
         self.checker("bank-mirror", "bank", "--target", target, "--query", "SELECT sum(balance) FROM mirror.w2_accounts", "--expect", str(workloads.BANK_SUM))
         self.checker("bank-words", "bank", "--target", target, "--query", "SELECT sum(cents) FROM words.accounts", "--expect", str(100 * workloads.BANK_SUM))
         self.checker("confirmed", "confirmed", "--source", world.source.dsn(world.db), "--slot", world.slot(), *self.place())
@@ -268,6 +272,8 @@ class Chaos:
                 shutil.copy(path, os.path.join(folder, owner + name))
 
     def close(self):
+        if self.standby:
+            self.standby.close()
         with open(self.until_file, "w"):
             pass
         for _, process, log in self.checkers:
