@@ -9,8 +9,8 @@
 #include <stdlib.h>
 
 #define WAY_ON                                                                                               \
-    "Nothing was confirmed or published. When the loss is accepted: spate connector -c FILE --new-epoch "    \
-    "(every sink then stops as stale and is reloaded: docs/operating.md)"
+    "Nothing was confirmed or published. When the loss is accepted: spate connector -c FILE "                \
+    "--new-epoch " SPATE_AFTER_NEW_EPOCH
 
 /* One allocation for all the strings. */
 static struct spate_slice put(char **to, struct spate_slice s)

@@ -13,6 +13,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* What --new-epoch costs, for messages that name it as the remedy. */
+#define SPATE_AFTER_NEW_EPOCH                                                                                \
+    "(every sink then asks for everything anew; one with snapshot: manual stops as stale: "                  \
+    "docs/operating.md)"
+
 /* The newest epoch that `_schemas` holds: an epoch message that outlives the buffer it was read from. */
 struct spate_epoch_record {
     bool present;

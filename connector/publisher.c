@@ -1,6 +1,7 @@
 /* connector/publisher.c - the batch, and four writers. */
 #include "connector/publisher.h"
 
+#include "connector/epoch.h"
 #include "connector/status.h"
 #include "core/clock.h"
 #include "core/failpoint.h"
@@ -129,8 +130,7 @@ static enum spate_rc too_large(const struct spate_publisher *publisher, const st
         "kafka-configs.sh --bootstrap-server HOST:PORT --alter --entity-type topics --entity-name %s "
         "--add-config max.message.bytes=%zu, and start again: nothing is lost. Otherwise the way on without "
         "that transaction, in this order: SELECT pg_replication_slot_advance('%s', '%X/%X'); "
-        "spate connector -c FILE --new-epoch (every sink then stops as stale and is reloaded: "
-        "docs/operating.md). Before that, keep such "
+        "spate connector -c FILE --new-epoch " SPATE_AFTER_NEW_EPOCH ". Before that, keep such "
         "values out of the publication (ALTER PUBLICATION ... SET TABLE with a column list)",
         spate_op_name(change->op), SPATE_SLICE_ARG(schema), SPATE_SLICE_ARG(name), size,
         publisher->max_record, publisher->topic, size + 1024, publisher->slot, (uint32_t)(behind >> 32),

@@ -418,8 +418,7 @@ enum spate_rc spate_recheck_change(struct spate_recheck *recheck, const struct s
         ") on the source, and a %.*s of transaction %" PRIu32 " committed at %X/%X (change %" PRIu32
         ") on the bus. The source was restored to another history, or another publication "
         "numbered its changes. Nothing more was confirmed or published. When the loss is "
-        "accepted: spate connector -c FILE --new-epoch (every sink then stops as stale and is reloaded: "
-        "docs/operating.md)",
+        "accepted: spate connector -c FILE --new-epoch " SPATE_AFTER_NEW_EPOCH,
         change->n, spate_op_name(change->op), change->xid, LSN(change->pos.commit_lsn), change->pos.ordinal,
         SPATE_SLICE_ARG(pass.head.op_name), meta.xid, LSN(pass.head.pos.commit_lsn), pass.head.pos.ordinal);
 }

@@ -113,8 +113,8 @@ enum spate_rc spate_schemas_glance(struct spate_stream *stream, struct spate_err
         " of this stream (reading slot \"%.*s\" of database %.*s, "
         "system %.*s; %.*s), and this one streamed in epoch %" PRIu64 " until now: what it has published "
         "since then every reader drops. Nothing more is confirmed. If the other one is a mistake, stop it, "
-        "and go on here with: spate connector -c FILE --new-epoch (every sink then stops as stale and is "
-        "reloaded: docs/operating.md). If both are right, give one of them another name (connector:)",
+        "and go on here with: spate connector -c FILE --new-epoch " SPATE_AFTER_NEW_EPOCH
+        ". If both are right, give one of them another name (connector:)",
         newest->epoch, SPATE_SLICE_ARG(newest->identity.slot), SPATE_SLICE_ARG(newest->identity.database),
         SPATE_SLICE_ARG(newest->identity.system), SPATE_SLICE_ARG(newest->why), stream->tx.epoch);
 }

@@ -33,8 +33,7 @@ static enum spate_rc same_bus(const struct spate_stream *stream, const struct sp
         err, SPATE_FATAL,
         "topic %s held epoch %" PRIu64 " (%.*s) and holds %s now: the bus was emptied or "
         "replaced while this connector was publishing to it. Nothing more was confirmed. When the "
-        "loss is accepted: spate connector -c FILE --new-epoch (every sink then stops as stale and "
-        "is reloaded: docs/operating.md)",
+        "loss is accepted: spate connector -c FILE --new-epoch " SPATE_AFTER_NEW_EPOCH,
         stream->publisher.schemas_topic, then->epoch, SPATE_SLICE_ARG(then->uuid),
         stream->epoch.present ? "another one" : "none");
 }

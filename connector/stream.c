@@ -341,8 +341,7 @@ static enum spate_rc check_tail_came(struct spate_stream *stream, struct spate_e
         "the bus holds changes up to number %" PRIu64 ", committed at %X/%X, and the source, which "
         "is at %X/%X, sends again only those before number %" PRIu64 ". It was restored to another "
         "history, or tables were taken out of the publication's past. Nothing more was confirmed. When "
-        "the loss is accepted: spate connector -c FILE --new-epoch (every sink then stops as stale and is "
-        "reloaded: docs/operating.md)",
+        "the loss is accepted: spate connector -c FILE --new-epoch " SPATE_AFTER_NEW_EPOCH,
         stream->tail.last, LSN(stream->tail.last_commit), LSN(stream->repl.wal_end), stream->tx.next_n);
 }
 
