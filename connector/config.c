@@ -39,14 +39,15 @@ static const struct spate_option options[] = {
      .offset = AT(source.publication),
      .fallback = "spate",
      .doc = "Publication that says which tables are read. When another one is named later, the connector "
-            "stops with exit code 3 until it is started with --new-epoch; every sink is then loaded anew."},
+            "stops with exit code 3 until it is started with --new-epoch; every sink then asks for "
+            "everything anew."},
     {.key = "source.postgres.slot",
      .type = SPATE_OPT_STRING,
      .offset = AT(source.slot),
      .fallback = "spate",
      .doc = "Logical replication slot, used by this connector alone. When another one is named later, the "
-            "connector stops with exit code 3 until it is started with --new-epoch; every sink is then "
-            "loaded anew."},
+            "connector stops with exit code 3 until it is started with --new-epoch; every sink then "
+            "asks for everything anew."},
     {.key = "source.postgres.create",
      .type = SPATE_OPT_BOOL,
      .offset = AT(source.create),

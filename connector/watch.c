@@ -145,7 +145,8 @@ static void judge_scarcity(struct spate_watch_memory *memory, const struct spate
         say(voice, SPATE_LOG_WARN, "slot-room",
             "%s more WAL and slot \"%s\" is in danger: that is %" PRId64
             " %% of max_slot_wal_keep_size (%s). "
-            "Beyond it the source takes the slot away and every sink is reloaded. See why the connector is "
+            "Beyond it the source takes the slot away and every sink has to ask for everything. See why the "
+            "connector is "
             "behind, or raise the limit while the disk has room: ALTER SYSTEM SET max_slot_wal_keep_size = "
             "'...'; SELECT pg_reload_conf()",
             mib(look->safe_bytes, size), slot, percent, mib(look->keep_bytes, limit));
