@@ -193,8 +193,11 @@ static void look_back(struct spate_sink *sink, const struct spate_control *heard
         spate_buf_reset(&loading->unended);
         spate_buf_slice(&loading->unended, line);
         copy_text(loading->unended_request, sizeof loading->unended_request, heard->request);
-    } else if (ends(heard) && spate_slice_is(heard->request, loading->unended_request)) {
-        loading->unended_request[0] = '\0';
+        loading->unended_known = false;
+    } else if (loading->unended_request[0] && spate_slice_is(heard->request, loading->unended_request)) {
+        loading->unended_known = true;
+        if (ends(heard))
+            loading->unended_request[0] = '\0';
     }
 }
 
@@ -206,8 +209,12 @@ static void take_unended(struct spate_sink *sink)
     struct spate_control wish;
     struct spate_err ignored = {0};
 
-    if (loading->unended_request[0] && spate_decode_control(line, &wish, &arena, &ignored) == SPATE_OK)
+    if (loading->unended_request[0] && !loading->request[0] &&
+        spate_decode_control(line, &wish, &arena, &ignored) == SPATE_OK) {
         hear_wish(sink, &wish, line);
+        /* Its beginning may have come while nobody listened: the connector is to begin again. */
+        loading->again = loading->request[0] && loading->unended_known;
+    }
     loading->unended_request[0] = '\0';
     spate_arena_fini(&arena);
     spate_buf_fini(&loading->unended);

@@ -35,11 +35,12 @@ struct spate_loading {
     bool looks_back;          /* what is heard now was said before this sink listened */
     struct spate_buf unended; /* the last wish in it */
     char unended_request[SPATE_REQUEST_MOST];
-    bool send, again;  /* the request is to be sent; and to go on exactly where its tokens say */
-    bool lost;         /* a chunk is missing */
-    bool rest;         /* a person cancelled: nothing is asked for by itself until the next start */
-    char *over;        /* owned: why the request has ended before its end */
-    bool over_by_hand; /* a person wanted it to end */
+    bool unended_known; /* the connector may have heard of it */
+    bool send, again;   /* the request is to be sent; and to go on exactly where its tokens say */
+    bool lost;          /* a chunk is missing */
+    bool rest;          /* a person cancelled: nothing is asked for by itself until the next start */
+    char *over;         /* owned: why the request has ended before its end */
+    bool over_by_hand;  /* a person wanted it to end */
     int64_t looked_ms, listen_ms, heard_ms, again_ms, all_sent_ms, renewed_ms, asked_ms,
         send_ms;                           /* not before this */
     const struct spate_projection *reread; /* whose keys were asked for, and no chunk answered yet */

@@ -169,7 +169,11 @@ static enum spate_rc hear_chunk(struct spate_sink *sink, struct spate_event *eve
     first = loads_next(sink, chunk.schema, chunk.name, &at);
     if (!first || chunk.chunk.no <= first->load.chunk) {
         sink->loading.repeated += first ? 1 : 0;
-        if (!sink->loading.begun) /* it stood in a hole */
+        /* Its beginning stood in a hole, or came while this sink was away: it has to begin again. What a
+         * person asked for keeps its name. */
+        if (!sink->loading.begun && sink->loading.wish)
+            spate_loading_lost(sink, "the beginning of the request was not met");
+        else if (!sink->loading.begun)
             sink->feed.behind = true;
         if (!taking->open)
             spate_feed_pass(&sink->feed, event);

@@ -368,6 +368,13 @@ static void F46_a_beginning_that_was_not_met_is_asked_for_anew(void **state)
     assert_true(chunk(1, 1, ""));
     assert_true(sink.feed.behind);
     stands(0, "", 0);
+    /* A person's request keeps its name. */
+    sink.feed.behind = false;
+    sink.loading.wish = spate_strdup("{}");
+    assert_true(chunk(1, 1, ""));
+    assert_true(sink.loading.lost && !sink.feed.behind);
+    free(sink.loading.wish);
+    sink.loading.lost = false;
     /* The rest of it belongs to nobody once another request stands in its place. */
     sink.feed.behind = false;
     snprintf(sink.loading.request, sizeof sink.loading.request, "r2");
