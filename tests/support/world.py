@@ -166,9 +166,11 @@ class World:
 
     # Files.
     def write(self, name, value):
+        """In one step: a process that is just starting may be reading it."""
         path = os.path.join(self.dir, name)
-        with open(path, "w") as file:
+        with open(path + ".new", "w") as file:
             file.write(value if isinstance(value, str) else yaml(value))
+        os.replace(path + ".new", path)
         return path
 
     def connector_file(self, **changes):
