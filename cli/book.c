@@ -86,7 +86,7 @@ static void enter_state(struct spate_book_entry *entry, const char *state)
     static const char *const last[] = {"finished", "cancelled", "refused", "failed", "expired", "replaced"};
 
     put(entry->state, sizeof entry->state, spate_slice_str(state));
-    entry->over = false;
+    entry->over = entry->settled = false;
     for (size_t i = 0; i < SPATE_COUNT(last); i++)
         entry->over = entry->over || strcmp(state, last[i]) == 0;
 }
@@ -132,12 +132,14 @@ static void read_entry(struct spate_book_entry *entry, const struct spate_contro
     case SPATE_CONTROL_REFUSED:
         entry->answered = true;
         enter_state(entry, "refused");
+        entry->settled = true;
         keep(&entry->reason, control->reason);
         keep(&entry->remedy, control->remedy);
         break;
     case SPATE_CONTROL_PROGRESS:
         entry->answered = true;
         read_progress(entry, control);
+        entry->settled = entry->over;
         break;
     case SPATE_CONTROL_FINISHED:
         enter_state(entry, "finished");
@@ -210,6 +212,11 @@ void spate_book_settle(struct spate_book *book, int64_t now_us)
                  spate_slice_str("the connector was started again, and nobody has asked again since"));
         }
     }
+}
+
+bool spate_book_silent(const struct spate_book_entry *entry, int64_t now_us)
+{
+    return !entry->over && now_us - entry->heard_us > SPATE_BOOK_SILENT_US;
 }
 
 static void put_span(struct spate_buf *out, int64_t seconds)

@@ -18,6 +18,7 @@ struct spate_book_entry {
     char state[SPATE_BOOK_STATE];    /* asked, accepted, refused, cancelled, finished, or as progress says */
     bool answered, over;             /* a connector (or the sink) said something; nothing more will come */
     bool asked_by_requester;         /* the requester's own request was seen */
+    bool settled;                    /* over, and the connector said so itself */
     uint64_t rows, estimate;
     double percent, rate;
     int64_t left_s;             /* -1: unknown */
@@ -46,6 +47,10 @@ struct spate_book_entry *spate_book_find(const struct spate_book *book, const ch
  * that were under way when the connector started again, and that nobody asked for since: it knows nothing of
  * them. */
 void spate_book_settle(struct spate_book *book, int64_t now_us);
+
+/* Something is said of every request under way at least every ten seconds: silence is worth a word. */
+#define SPATE_BOOK_SILENT_US INT64_C(20000000)
+bool spate_book_silent(const struct spate_book_entry *entry, int64_t now_us);
 
 /* "reading 1200 of about 50000 rows, 2.4 %, 800 rows/s, 61 s left" */
 void spate_book_describe(const struct spate_book_entry *entry, struct spate_buf *out);

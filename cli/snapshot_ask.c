@@ -346,6 +346,9 @@ void spate_snapshot_progress_show(struct spate_snapshot_progress *progress,
 
     spate_buf_printf(&words, "%s %s: ", entry->requester, entry->request);
     spate_book_describe(entry, &words);
+    if (spate_book_silent(entry, spate_clock_wall_us()))
+        spate_buf_puts(
+            &words, "; nothing is heard of it: is the connector running, and its source? (its log, /status)");
     if (terminal && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 &&
         words.len >= size.ws_col)
         words.len = size.ws_col - 1u; /* a line that wraps cannot be rewritten */

@@ -14,6 +14,8 @@
 
 #define SAY_AGAIN_MS 3000
 #define GLANCE_MS    100
+#define SETTLE_MS    2000  /* between a requester's last word and the connector's */
+#define CANCEL_MS    10000 /* for the connector's answer */
 #define HOUR_US      INT64_C(3600000000)
 
 /* --- listing
@@ -39,6 +41,8 @@ static void put_row(struct sheet *sheet, struct spate_buf cells[COLUMNS])
 static void put_entry(struct sheet *sheet, const struct spate_book_entry *entry, int64_t now_us)
 {
     struct spate_buf cells[COLUMNS] = {0};
+    const bool silent = spate_book_silent(entry, now_us);
+    const char *why = entry->over && entry->reason ? entry->reason : entry->why;
     int64_t age_s = (now_us - entry->heard_us) / 1000000;
 
     spate_buf_puts(&cells[0], entry->request);
@@ -47,12 +51,16 @@ static void put_entry(struct sheet *sheet, const struct spate_book_entry *entry,
     spate_buf_printf(&cells[3], "%" PRIu64, entry->rows);
     spate_buf_printf(&cells[4], entry->estimate ? "%" PRIu64 : "-", entry->estimate);
     spate_buf_printf(&cells[5], "%.1f", entry->percent);
-    spate_buf_printf(&cells[6], entry->rate >= 1 ? "%.0f/s" : "-", entry->rate);
-    if (entry->left_s >= 0 && !entry->over)
+    spate_buf_printf(&cells[6], entry->rate >= 1 && !silent ? "%.0f/s" : "-", entry->rate);
+    if (entry->left_s >= 0 && !entry->over && !silent)
         spate_buf_printf(&cells[7], "%" PRId64 " s", entry->left_s);
     else
         spate_buf_puts(&cells[7], "-");
     spate_buf_printf(&cells[8], "%" PRId64 " s ago", age_s < 0 ? 0 : age_s);
+    if (silent)
+        spate_buf_puts(&cells[8], ": is the connector running, and its source? (its log, /status)");
+    else if (why)
+        spate_buf_printf(&cells[8], ": %s", why);
     put_row(sheet, cells);
 }
 
@@ -126,7 +134,6 @@ static enum spate_exit choose(struct spate_snapshot *snapshot, struct spate_book
                               struct spate_book_entry **chosen)
 {
     struct spate_buf names = {0};
-    enum spate_exit result = SPATE_EXIT_OK;
     size_t active = 0;
 
     spate_book_settle(book, spate_clock_wall_us());
@@ -142,15 +149,31 @@ static enum spate_exit choose(struct spate_snapshot *snapshot, struct spate_book
         if (!book->entries[i]->over)
             *chosen = book->entries[i];
     if (!*chosen && id)
-        result = spate_cli_misuse(snapshot->text, "there is no request %s on %s; under way: %s", id,
-                                  snapshot->stream.name, active ? spate_buf_str(&names) : "none");
+        fprintf(stderr, "spate: there is no request %s on %s; under way: %s\n", id, snapshot->stream.name,
+                active ? spate_buf_str(&names) : "none (--list --all shows what ended lately)");
     else if (!*chosen && active > 1)
-        result = spate_cli_misuse(snapshot->text, "several requests are under way: %s; choose one by its id",
-                                  spate_buf_str(&names));
+        fprintf(stderr, "spate: several requests are under way: %s; choose one by its id\n",
+                spate_buf_str(&names));
     else if (!*chosen)
-        result = spate_cli_misuse(snapshot->text, "no request is under way on %s", snapshot->stream.name);
+        fprintf(stderr, "spate: no request is under way on %s; --list --all shows what ended lately\n",
+                snapshot->stream.name);
     spate_buf_fini(&names);
-    return result;
+    return *chosen ? SPATE_EXIT_OK : SPATE_EXIT_CONFIG;
+}
+
+/* What the requester said last is counted by the connector a moment later. */
+static enum spate_rc settle(struct spate_snapshot_line *line, const struct spate_book_entry *entry,
+                            int64_t most_ms, struct spate_err *err)
+{
+    const int64_t until_ms = spate_clock_ms() + most_ms;
+    enum spate_rc rc = SPATE_OK;
+
+    while (rc != SPATE_FAIL && !entry->settled && !spate_signals_stop() && spate_clock_ms() < until_ms) {
+        rc = spate_reader_wait(line->reader, GLANCE_MS, err);
+        if (rc != SPATE_FAIL)
+            rc = spate_snapshot_hear(line, NULL, NULL, err);
+    }
+    return rc;
 }
 
 /* Until the entry is over, or a stop. */
@@ -167,6 +190,8 @@ static enum spate_exit follow(struct spate_snapshot_line *line, const struct spa
             rc = spate_snapshot_hear(line, NULL, NULL, &err);
         spate_book_settle(&line->book, spate_clock_wall_us());
     }
+    if (entry->over && rc != SPATE_FAIL)
+        rc = settle(line, entry, SETTLE_MS, &err);
     if (entry->over && !entry->reason)
         spate_snapshot_progress_show(&progress, entry);
     spate_snapshot_progress_end(&progress);
@@ -205,6 +230,22 @@ static enum spate_rc withdraw(struct spate_snapshot_line *line, const char *requ
     return spate_snapshot_say(line, &cancel, err);
 }
 
+/* A connector that is away, or waits for its source, hears it later: by then the requester may have asked for
+ * the rest once more. */
+static enum spate_exit cancelled(const struct spate_book_entry *entry)
+{
+    if (entry->settled) {
+        fprintf(stderr, "spate: request %s of %s is cancelled\n", entry->request, entry->requester);
+        return SPATE_EXIT_OK;
+    }
+    fprintf(
+        stderr,
+        "spate: no connector answered within %d s. It was told to end request %s of %s, but the requester "
+        "may go on when the connector is back: look then (--list), and cancel it again\n",
+        CANCEL_MS / 1000, entry->request, entry->requester);
+    return SPATE_EXIT_DEADLINE;
+}
+
 enum spate_exit spate_snapshot_cancel(struct spate_snapshot *snapshot)
 {
     struct spate_book_entry *entry = NULL;
@@ -223,8 +264,10 @@ enum spate_exit spate_snapshot_cancel(struct spate_snapshot *snapshot)
         result = spate_snapshot_line_write(snapshot, &line);
         if (result == SPATE_EXIT_OK && withdraw(&line, entry->request, entry->requester, &err) != SPATE_OK)
             result = spate_cli_failed(&err);
+        if (result == SPATE_EXIT_OK && settle(&line, entry, CANCEL_MS, &err) == SPATE_FAIL)
+            result = spate_cli_failed(&err);
         if (result == SPATE_EXIT_OK)
-            fprintf(stderr, "spate: request %s of %s is cancelled\n", entry->request, entry->requester);
+            result = cancelled(entry);
     }
     spate_snapshot_line_close(&line);
     return result;
@@ -266,6 +309,19 @@ static enum spate_exit answer(struct spate_snapshot *snapshot, struct spate_snap
     return spate_snapshot_silence(snapshot, *entry);
 }
 
+/* The options that lead to the same stream once more. */
+static void put_place(const struct spate_snapshot *snapshot, struct spate_buf *out)
+{
+    const struct spate_cli_stream *stream = &snapshot->stream;
+
+    if (stream->file)
+        spate_buf_printf(out, "-c %s", stream->file);
+    else
+        spate_buf_printf(out, "--bus %s", stream->path ? stream->path : getenv("SPATE_BUS"));
+    if (!stream->owned)
+        spate_buf_printf(out, " --stream %s", stream->name);
+}
+
 enum spate_exit spate_snapshot_for_sink(struct spate_snapshot *snapshot)
 {
     struct spate_snapshot_tables tables = {0};
@@ -278,7 +334,9 @@ enum spate_exit spate_snapshot_for_sink(struct spate_snapshot *snapshot)
         .request = spate_slice_str(snapshot->own_id),
         .sink = spate_slice_str(snapshot->name),
     };
+    struct spate_buf place = {0};
 
+    put_place(snapshot, &place);
     if (snapshot->glob_count > 0 || snapshot->where_count > 0)
         result = spate_snapshot_resolve(snapshot, &tables);
     wish.tables = tables.at;
@@ -298,11 +356,12 @@ enum spate_exit spate_snapshot_for_sink(struct spate_snapshot *snapshot)
         else
             fprintf(stderr,
                     "spate: sink %s asks as request %s: %zu table%s, about %" PRIu64
-                    " rows. Watch it: spate snapshot --follow %s\n",
+                    " rows. Watch it: spate snapshot %s --follow %s\n",
                     snapshot->sink, snapshot->own_id, entry->table_count, entry->table_count == 1 ? "" : "s",
-                    entry->estimate, snapshot->own_id);
+                    entry->estimate, spate_buf_str(&place), snapshot->own_id);
     }
     spate_snapshot_line_close(&line);
     spate_snapshot_tables_fini(&tables);
+    spate_buf_fini(&place);
     return result;
 }

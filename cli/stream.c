@@ -117,9 +117,10 @@ static enum spate_exit find_stream(struct spate_cli_stream *stream, const struct
         if (streams.count == 0)
             count_streams(&streams, false);
         if (streams.count == 0)
-            result =
-                spate_cli_misuse(text, "there is no stream on this bus yet; start a connector, or name the "
-                                       "stream with --stream NAME to wait for it");
+            result = spate_cli_misuse(text,
+                                      "there is no stream on the bus %s yet; start a connector, or name the "
+                                      "stream with --stream NAME to wait for it",
+                                      stream->path ? stream->path : getenv("SPATE_BUS"));
         else if (streams.count > 1)
             result =
                 spate_cli_misuse(text, "several streams are on this bus: %s; choose one with --stream NAME",

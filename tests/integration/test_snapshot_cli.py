@@ -240,7 +240,7 @@ def test_requests_can_be_listed_followed_and_cancelled(world):
     code, _, err = ask(w, "--cancel", "nothing")
     assert code == 2 and "there is no request nothing" in err
     code, _, err = ask(w, "--follow")
-    assert code == 2 and "no request is under way" in err
+    assert code == 2 and "no request is under way" in err and "usage" not in err
 
     process = start(w, "--tables", "public.orders")
     scratch.until(listed, "the second request is listed", 20)
@@ -249,6 +249,22 @@ def test_requests_can_be_listed_followed_and_cancelled(world):
     assert code == 1 and "was cancelled before everything came" in error
     states = [line.split()[2] for line in ask(w, "--list", "--all", check=0)[1].splitlines()[1:]]
     assert states == ["cancelled"] * 2
+
+
+def test_who_is_not_there_is_named(world):
+    """What the connector did not confirm is not called cancelled, and what waits says for what."""
+    w = shop(world)
+    lock = w.source.connect(w.db, autocommit=False)
+    lock.cursor().execute("LOCK TABLE orders")
+    process = start(w, "--tables", "public.orders", "--name", "me")
+    scratch.until(lambda: re.search(r"me +waiting .* ago: .*orders", ask(w, "--list", check=0)[1]), "it says what it waits for", 20)
+    request = ask(w, "--list", check=0)[1].splitlines()[1].split()[0]
+    w.connector_process.kill()
+    code, _, err = ask(w, "--cancel", request)
+    assert code == 5 and "no connector answered" in err and "cancel it again" in err
+    lock.close()
+    process.kill()
+    ended(process)
 
 
 def test_nobody_answers(world):
@@ -274,7 +290,7 @@ def test_a_sink_is_told_to_ask(world):
     w.wait_rows("SELECT count(*) FROM billing.orders", [(0,)], sink=sink)
     code, out, err = ask(w, "--sink", "billing", "--follow")
     assert code == 0, err + w.logs()
-    assert len(out.strip()) == 12 and "billing " + out.strip() in err
+    assert len(out.strip()) == 12 and f"billing {out.strip()}: finished, 3000 rows" in err
     w.wait_equal([("SELECT id, status FROM orders", "SELECT id, status FROM billing.orders")])
     w.src("UPDATE orders SET status = 'later' WHERE id < 10")
     w.wait_equal([("SELECT id, status FROM orders", "SELECT id, status FROM billing.orders")])

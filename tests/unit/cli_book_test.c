@@ -72,7 +72,7 @@ static void a_request_is_followed_to_its_end(void **state)
     hear(PROGRESS "\"waiting\",\"why\":\"a lock on public.orders\"", 9 * SECOND);
     says(entry, "waiting (a lock on public.orders), 1200 rows of about 50000, 2.4 %, 800 rows/s, 61 s left");
     hear("\"op\":\"finished\",\"request\":\"r1\",\"sink\":\"billing\"", 10 * SECOND);
-    assert_true(entry->over);
+    assert_true(entry->over && !entry->settled);
     says(entry, "finished, 1200 rows");
     assert_int_equal(entry->asked_us, 5 * SECOND);
     assert_int_equal(entry->heard_us, 10 * SECOND);
@@ -173,6 +173,34 @@ static void a_request_ends_in_many_ways(void **state)
     }
 }
 
+/* The requester's last word, and the connector's: it may not have heard a `cancel`, and goes on. */
+static void an_end_is_settled_by_the_connector(void **state)
+{
+    struct spate_book_entry *entry = hear(REQUEST, SECOND);
+
+    (void)state;
+    hear(PROGRESS "\"reading\"", 2 * SECOND);
+    assert_false(entry->settled);
+    hear("\"op\":\"cancel\",\"request\":\"r1\",\"sink\":\"billing\"", 3 * SECOND);
+    assert_true(entry->over && !entry->settled);
+    hear(PROGRESS "\"reading\"", 4 * SECOND);
+    assert_false(entry->over);
+    hear(PROGRESS "\"cancelled\"", 5 * SECOND);
+    assert_true(entry->over && entry->settled);
+}
+
+static void silence_is_seen(void **state)
+{
+    struct spate_book_entry *entry = hear(REQUEST, 5 * SECOND);
+
+    (void)state;
+    hear(PROGRESS "\"reading\"", 6 * SECOND);
+    assert_false(spate_book_silent(entry, 6 * SECOND + SPATE_BOOK_SILENT_US));
+    assert_true(spate_book_silent(entry, 6 * SECOND + SPATE_BOOK_SILENT_US + 1));
+    hear(PROGRESS "\"finished\"", 7 * SECOND);
+    assert_false(spate_book_silent(entry, 70 * SECOND));
+}
+
 static void other_lines_are_passed_by(void **state)
 {
     (void)state;
@@ -194,6 +222,8 @@ int main(void)
         cmocka_unit_test_teardown(what_a_restart_leaves_is_over_unless_it_is_asked_again, tear_down),
         cmocka_unit_test_teardown(a_newer_request_of_a_name_takes_the_place_of_the_older, tear_down),
         cmocka_unit_test_teardown(a_request_ends_in_many_ways, tear_down),
+        cmocka_unit_test_teardown(an_end_is_settled_by_the_connector, tear_down),
+        cmocka_unit_test_teardown(silence_is_seen, tear_down),
         cmocka_unit_test_teardown(other_lines_are_passed_by, tear_down),
     };
 
