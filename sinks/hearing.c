@@ -220,12 +220,28 @@ static void take_unended(struct spate_sink *sink)
     spate_buf_fini(&loading->unended);
 }
 
+/* Somebody withdraws what this sink asked for. The connector says so, too, when it is there; when it comes
+ * later it must not be asked again. What this sink withdrew itself it hears as well. */
+static void hear_cancel(struct spate_loading *loading, const struct spate_control *heard)
+{
+    const struct spate_slice none = {0};
+
+    if (loading->cancels > 0)
+        loading->cancels--;
+    else if (loading->request[0] && spate_slice_is(heard->request, loading->request))
+        end_early(loading, true, "it was cancelled", none, none);
+}
+
 static void hear_one(struct spate_sink *sink, const struct spate_control *heard, struct spate_slice line)
 {
     struct spate_loading *loading = &sink->loading;
 
     if (heard->op == SPATE_CONTROL_STARTED) {
         loading->send |= loading->request[0] != '\0';
+        return;
+    }
+    if (heard->op == SPATE_CONTROL_CANCEL && spate_slice_is(heard->sink, sink->config->name)) {
+        hear_cancel(loading, heard);
         return;
     }
     if (!spate_slice_is(heard->to, sink->config->name))
@@ -265,6 +281,7 @@ enum spate_rc spate_loading_hear(struct spate_sink *sink, struct spate_err *err)
         rc = spate_asking_listen(&loading->asking,
                                  loading->recall ? SPATE_ASKING_OLDEST : SPATE_ASKING_LATELY, err);
         loading->looks_back = rc == SPATE_OK;
+        loading->cancels = 0;
     }
     while (rc == SPATE_OK && (rc = spate_asking_next(&loading->asking, &heard, &line, err)) == SPATE_OK) {
         if (loading->looks_back)

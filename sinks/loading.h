@@ -36,6 +36,7 @@ struct spate_loading {
     struct spate_buf unended; /* the last wish in it */
     char unended_request[SPATE_REQUEST_MOST];
     bool unended_known; /* the connector may have heard of it */
+    unsigned cancels;   /* said by this sink, and not yet heard again */
     bool send, again;   /* the request is to be sent; and to go on exactly where its tokens say */
     bool lost;          /* a chunk is missing */
     bool rest;          /* a person cancelled: nothing is asked for by itself until the next start */

@@ -22,7 +22,10 @@ bool spate_loading_say_short(struct spate_sink *sink, enum spate_control_op op, 
                                     .sink = spate_slice_str(sink->config->name),
                                     .wall_us = spate_clock_wall_us()};
 
-    return spate_loading_say(sink, &control);
+    if (!spate_loading_say(sink, &control))
+        return false;
+    sink->loading.cancels += op == SPATE_CONTROL_CANCEL;
+    return true;
 }
 
 /* The conditions by which a person asked for a source's table. */

@@ -142,6 +142,27 @@ def test_a_sink_that_the_file_does_not_allow(world):
     world.wait_rows("SELECT count(*) FROM calm.t", [(2,)])
 
 
+def test_what_is_cancelled_while_the_connector_is_away_stays_cancelled(world):
+    fill(world, ROWS)
+    world.config["snapshots"] = {"rows_per_second": 1000, "chunk_bytes": "64KiB"}
+    connector = world.connector()
+    file = world.sink_file("team", TABLE, snapshot="manual")
+    sink = world.sink(file)
+    sink.wait_log("event=streaming")
+    world.src("INSERT INTO t VALUES (-1, 'x')")
+    world.wait_rows("SELECT count(*) FROM team.t", [(1,)])
+    asked = world.snapshot("--sink", "team", "--follow")
+    request = sink.wait_log(r"event=snapshot-began sink=team request=(\S+) ").group(1)
+    connector.kill()
+    world.run("snapshot", "-c", world.connector_file(), "--cancel", request, seconds=60)
+    sink.wait_log(f"event=snapshot-ended sink=team request={request} .*cancelled")
+    assert asked.wait_exit() == 1
+    connector = world.connector()
+    world.src("INSERT INTO t VALUES (-2, 'x')")
+    world.wait_rows("SELECT count(*) FROM team.t WHERE id = -2", [(1,)])
+    assert f"snapshot-begin request={request}" not in connector.text(), connector.text()
+
+
 def test_a_wish_outlives_the_sink_that_heard_it(world):
     """F44: it was asked for, nothing of it had begun, and the sink died: the one that comes next goes on with it."""
     fill(world, 100)
