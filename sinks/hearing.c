@@ -221,15 +221,19 @@ static void take_unended(struct spate_sink *sink)
 }
 
 /* Somebody withdraws what this sink asked for. The connector says so, too, when it is there; when it comes
- * later it must not be asked again. What this sink withdrew itself it hears as well. */
-static void hear_cancel(struct spate_loading *loading, const struct spate_control *heard)
+ * later it must not be asked again; and if it was, between what was said and what was heard, it has to hear
+ * of it once more. What this sink withdrew itself it hears as well. */
+static void hear_cancel(struct spate_sink *sink, const struct spate_control *heard)
 {
+    struct spate_loading *loading = &sink->loading;
     const struct spate_slice none = {0};
 
     if (loading->cancels > 0)
         loading->cancels--;
-    else if (loading->request[0] && spate_slice_is(heard->request, loading->request))
+    else if (loading->request[0] && !loading->over && spate_slice_is(heard->request, loading->request)) {
         end_early(loading, true, "it was cancelled", none, none);
+        (void)spate_loading_say_short(sink, SPATE_CONTROL_CANCEL, loading->request);
+    }
 }
 
 static void hear_one(struct spate_sink *sink, const struct spate_control *heard, struct spate_slice line)
@@ -241,7 +245,7 @@ static void hear_one(struct spate_sink *sink, const struct spate_control *heard,
         return;
     }
     if (heard->op == SPATE_CONTROL_CANCEL && spate_slice_is(heard->sink, sink->config->name)) {
-        hear_cancel(loading, heard);
+        hear_cancel(sink, heard);
         return;
     }
     if (!spate_slice_is(heard->to, sink->config->name))
@@ -250,7 +254,9 @@ static void hear_one(struct spate_sink *sink, const struct spate_control *heard,
         hear_wish(sink, heard, line);
         return;
     }
-    if (!loading->request[0] || !spate_slice_is(heard->request, loading->request))
+    /* A connector that was just started refuses to cancel what it has not heard of yet: that is no refusal of
+     * the request. */
+    if (!loading->request[0] || loading->over || !spate_slice_is(heard->request, loading->request))
         return;
     loading->heard_ms = spate_clock_ms();
     if (heard->op == SPATE_CONTROL_ACCEPTED)

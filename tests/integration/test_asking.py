@@ -1,8 +1,13 @@
 """Sinks that ask: when they are new, when a table or a column is, when they have missed something; and what they
 do when they are refused, cancelled, or told to by a person."""
+import json
 import re
+import signal
 
 import pytest
+
+from tests.support import scratch
+from tests.support.desk import Control
 
 ROWS = 5000
 TABLE = {"t": {"from": "public.t"}}
@@ -181,3 +186,29 @@ def test_a_wish_outlives_the_sink_that_heard_it(world):
     ready(world, sink)
     assert asked.wait_exit() == 0, asked.tail()
     equal(world)
+
+
+def test_a_cancel_that_a_started_connector_refuses(world):
+    """It was started and does not know of the request yet: the sink ends it as a person's wish, and does not stop."""
+    fill(world, 20000)
+    world.config["snapshots"] = {"rows_per_second": 2000, "chunk_bytes": "64KiB"}
+    world.connector()
+    sink = world.sink(world.sink_file("team", TABLE))
+    sink.wait_log("event=snapshot-began")
+    request = re.search("event=snapshot-asked.* request=([0-9a-f-]+)", sink.text()).group(1)
+    sink.process.send_signal(signal.SIGSTOP)
+    world.connector_process.kill()
+    world.connector()
+    control = Control(world)
+
+    def refused():
+        control.tell(json.dumps({"spate": 1, "op": "cancel", "request": request, "sink": "team"}))
+        return any(said["op"] == "refused" and said["request"] == request for said in control.said)
+
+    scratch.until(refused, "the connector refuses", 10, 0.2)
+    sink.process.send_signal(signal.SIGCONT)
+    sink.wait_log("event=snapshot-ended.*cancelled")
+    world.src("INSERT INTO t VALUES (-1, 'x')")
+    world.wait_rows("SELECT v FROM team.t WHERE id = -1", [("x",)])
+    assert sink.running()
+    control.close()
