@@ -21,7 +21,7 @@ static void does_not_fit(struct spate_admitting *look, const struct spate_column
         spate_buf_printf(&look->refusal->reason, "has a value that does not fit its type %.*s (%s)",
                          SPATE_SLICE_ARG(column->type), spate_pg_condition(look->err->sqlstate));
         spate_buf_printf(&look->refusal->remedy,
-                         "write it as Postgres prints a %.*s, with dates as YYYY-MM-DD",
+                         "write it as Postgres prints values of type %.*s, with dates as YYYY-MM-DD",
                          SPATE_SLICE_ARG(column->type));
     }
 }

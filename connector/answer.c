@@ -83,13 +83,13 @@ void spate_answer_refused(struct spate_weave *weave, const char *id, const char 
                           const char *remedy)
 {
     struct spate_control control = answer(weave, SPATE_CONTROL_REFUSED, id, sink);
-    char fact[300];
+    char fact[900], mend[900];
 
     control.reason = spate_slice_str(reason);
     control.remedy = spate_slice_str(remedy);
     say(weave, &control);
-    spate_log(SPATE_LOG_WARN, "snapshot-refused", "request=%s sink=%s reason=%s", id, sink,
-              spate_log_quote(fact, sizeof fact, reason));
+    spate_log(SPATE_LOG_WARN, "snapshot-refused", "request=%s to=%s reason=%s remedy=%s", id, sink,
+              spate_log_quote(fact, sizeof fact, reason), spate_log_quote(mend, sizeof mend, remedy));
 }
 
 static const char *state_of(const struct spate_asked *asked)
@@ -103,7 +103,8 @@ static void tell(struct spate_weave *weave, struct spate_asked *asked, const cha
 {
     struct spate_control control = answer(weave, SPATE_CONTROL_PROGRESS, asked->id, asked->sink);
     uint64_t pages = 0, of = 0, left;
-    double seconds = (double)(now_ms - asked->began_ms) / 1000.0;
+    const double seconds = (double)(now_ms - asked->began_ms) / 1000.0;
+    const double most = (double)weave->config->snapshots.rows_per_second;
 
     control.tables = spate_zalloc((asked->count + 1) * sizeof *control.tables);
     control.table_count = asked->count;
@@ -128,11 +129,16 @@ static void tell(struct spate_weave *weave, struct spate_asked *asked, const cha
     control.percent =
         asked->ranges_end || of == 0 ? (asked->ranges_end ? 100 : 0) : 100.0 * (double)pages / (double)of;
     control.rate = seconds > 0 ? (double)asked->rows / seconds : 0;
+    if (most > 0 && control.rate > most) /* the first pieces come at once, and are waited for afterwards */
+        control.rate = most;
     left = of - pages;
     if (asked->ranges_end)
         control.left_s = 0;
     else if (pages > 0 && seconds > 0)
         control.left_s = (int64_t)((double)left * seconds / (double)pages);
+    if (!asked->ranges_end && most > 0 && pages > 0 &&
+        (double)control.left_s < (double)control.rows * (double)left / (double)pages / most)
+        control.left_s = (int64_t)((double)control.rows * (double)left / (double)pages / most);
     say(weave, &control);
     free(control.tables);
     asked->told_state = state;

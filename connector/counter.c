@@ -39,7 +39,7 @@ static void refuse(struct spate_desk *desk, struct spate_slice to, struct spate_
                    struct spate_slice reason, struct spate_slice remedy)
 {
     struct spate_control control = answer(desk, SPATE_CONTROL_REFUSED, to, request);
-    char name[160], who[160], why[900], text[900];
+    char name[160], who[160], why[900], mend[900], text[900];
     unsigned hidden = 0;
 
     control.reason = reason;
@@ -52,8 +52,10 @@ static void refuse(struct spate_desk *desk, struct spate_slice to, struct spate_
     snprintf(text, sizeof text, "%.*s", SPATE_SLICE_ARG(to));
     spate_log_quote(who, sizeof who, text);
     snprintf(text, sizeof text, "%.*s", SPATE_SLICE_ARG(reason));
-    spate_log(SPATE_LOG_WARN, "snapshot-refused", "request=%s to=%s reason=%s unsaid=%u", name, who,
-              spate_log_quote(why, sizeof why, text), hidden);
+    spate_log_quote(why, sizeof why, text);
+    snprintf(text, sizeof text, "%.*s", SPATE_SLICE_ARG(remedy));
+    spate_log(SPATE_LOG_WARN, "snapshot-refused", "request=%s to=%s reason=%s remedy=%s unsaid=%u", name, who,
+              why, spate_log_quote(mend, sizeof mend, text), hidden);
 }
 
 void spate_counter_refuse(struct spate_desk *desk, struct spate_slice to, struct spate_slice request,

@@ -475,9 +475,10 @@ enum spate_rc spate_sink_run(const struct spate_sink_config *config, const struc
     while (rc == SPATE_FAIL && stale) {
         /* Rows stay readable as they are until everything has come anew. */
         spate_log_err(SPATE_LOG_ERROR, "stale", err);
-        spate_log(SPATE_LOG_WARN, "asks-anew",
-                  "detail=\"the sink begins anew, and asks for everything; until it has come its tables are "
-                  "those of before\"");
+        spate_log(
+            SPATE_LOG_WARN, "asks-anew",
+            "detail=\"nothing has to be typed: the sink begins anew by itself, and asks for everything; "
+            "until it has come its tables are those of before\"");
         *err = (struct spate_err){0};
         if (!spate_sink_pause(ANEW_MS))
             return SPATE_OK;

@@ -135,6 +135,8 @@ def test_patterns_mean_what_can_be_read(world):
         code, out, err = ask(w, "--tables", "public." + table, *more)
         assert (code, out) == (4, ""), err
         assert "was refused" in err and why in err and "What to do" in err
+    refused = [line for line in w.connector_process.text().splitlines() if "event=snapshot-refused" in line]
+    assert refused and all(' remedy="' in line for line in refused), refused  # who has only the log has the remedy, too
     code, _, err = ask(w, "--tables", "ordres")
     assert code == 2 and "did you mean orders?" in err
     code, _, err = ask(w, "--tables", "public.x*")
@@ -227,6 +229,9 @@ def test_requests_can_be_listed_followed_and_cancelled(world):
     scratch.until(listed, "the request is listed", 20)
     request = row[0][0]
     assert row[0][1] == "me"
+    scratch.until(lambda: listed() and int(row[0][3]) > 0, "rows have come", 20)
+    rows, percent, rate, left = int(row[0][3]), float(row[0][5]), int(row[0][6].removesuffix("/s")), int(row[0][7])
+    assert rate <= 100 and left >= int(rows * (100 - percent) / percent / 100) - 1, row  # however fast the first came
     follower = subprocess.Popen([binary(), "snapshot", "-c", file_of(w), "--follow"], stderr=subprocess.PIPE, text=True,
                                 preexec_fn=scratch.child_setup())
     assert follower.stderr.readline().startswith(f"me {request}: ")
