@@ -38,7 +38,8 @@ static void put_row(struct sheet *sheet, struct spate_buf cells[COLUMNS])
     sheet->count++;
 }
 
-static void put_entry(struct sheet *sheet, const struct spate_book_entry *entry, int64_t now_us)
+static void put_entry(struct sheet *sheet, const struct spate_book *book,
+                      const struct spate_book_entry *entry, int64_t now_us)
 {
     struct spate_buf cells[COLUMNS] = {0};
     const bool silent = spate_book_silent(entry, now_us);
@@ -57,7 +58,9 @@ static void put_entry(struct sheet *sheet, const struct spate_book_entry *entry,
     else
         spate_buf_puts(&cells[7], "-");
     spate_buf_printf(&cells[8], "%" PRId64 " s ago", age_s < 0 ? 0 : age_s);
-    if (silent)
+    if (silent && entry->heard_us < book->started_us)
+        spate_buf_puts(&cells[8], ": the connector was started again, and nobody has asked again yet");
+    else if (silent)
         spate_buf_puts(&cells[8], ": is the connector running, and its source? (its log, /status)");
     else if (why)
         spate_buf_printf(&cells[8], ": %s", why);
@@ -110,7 +113,7 @@ enum spate_exit spate_snapshot_list(struct spate_snapshot *snapshot)
         const struct spate_book_entry *entry = line.book.entries[i];
 
         if (!entry->over || (snapshot->all && now_us - entry->heard_us < HOUR_US))
-            put_entry(&sheet, entry, now_us);
+            put_entry(&sheet, &line.book, entry, now_us);
     }
     if (sheet.count > 1)
         result = print_sheet(&sheet);
