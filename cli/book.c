@@ -181,8 +181,11 @@ struct spate_book_entry *spate_book_read(struct spate_book *book, struct spate_s
         return NULL;
     }
     if (control.op == SPATE_CONTROL_STARTED) {
+        const int64_t now_us = control.wall_us ? control.wall_us : wall_us;
+
+        spate_book_settle(book, now_us); /* what the start before this one left stays over */
         book->starts++;
-        book->started_us = control.wall_us ? control.wall_us : wall_us;
+        book->started_us = now_us;
     }
     if (control.request.len == 0 || control.op == SPATE_CONTROL_UNKNOWN)
         return NULL;

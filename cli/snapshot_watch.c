@@ -233,19 +233,18 @@ static enum spate_rc withdraw(struct spate_snapshot_line *line, const char *requ
     return spate_snapshot_say(line, &cancel, err);
 }
 
-/* A connector that is away, or waits for its source, hears it later: by then the requester may have asked for
- * the rest once more. */
+/* A connector that is away, or waits for its source, hears it later, and so may a requester. */
 static enum spate_exit cancelled(const struct spate_book_entry *entry)
 {
     if (entry->settled) {
         fprintf(stderr, "spate: request %s of %s is cancelled\n", entry->request, entry->requester);
         return SPATE_EXIT_OK;
     }
-    fprintf(
-        stderr,
-        "spate: no connector answered within %d s. It was told to end request %s of %s, but the requester "
-        "may go on when the connector is back: look then (--list), and cancel it again\n",
-        CANCEL_MS / 1000, entry->request, entry->requester);
+    fprintf(stderr,
+            "spate: no connector answered within %d s. Request %s of %s ends when the connector is back and "
+            "has a "
+            "session with its source, and its requester runs; look then (--list)\n",
+            CANCEL_MS / 1000, entry->request, entry->requester);
     return SPATE_EXIT_DEADLINE;
 }
 

@@ -137,6 +137,13 @@ static void what_a_restart_leaves_is_over_unless_it_is_asked_again(void **state)
     hear("\"op\":\"accepted\",\"to\":\"billing\",\"request\":\"r1\",\"tables\":[]", 565 * SECOND);
     spate_book_settle(&book, 900 * SECOND);
     assert_false(entry->over);
+
+    hear("\"op\":\"started\",\"epoch\":1", 1000 * SECOND);
+    hear("\"op\":\"started\",\"epoch\":1", 2000 * SECOND); /* the next restart does not bring it back */
+    spate_book_settle(&book, 2001 * SECOND);
+    assert_string_equal(entry->state, "expired");
+    hear(REQUEST, 2002 * SECOND);
+    assert_false(entry->over);
 }
 
 static void a_newer_request_of_a_name_takes_the_place_of_the_older(void **state)
