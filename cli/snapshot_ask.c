@@ -100,10 +100,10 @@ static enum spate_exit no_match(const struct spate_snapshot *snapshot, const cha
     if (!near)
         near = spate_nearest(pattern, bare, count);
     return spate_cli_misuse(snapshot->text,
-                            "--tables '%s': the stream %s has no such table%s%s%s; it knows %zu of them. A "
+                            "--tables '%s': the stream %s has no such table%s%s%s It knows %zu of them. A "
                             "table that was never in the publication is named whole, as schema.table",
                             pattern, snapshot->stream.name, near ? "; did you mean " : "", near ? near : "",
-                            near ? "?" : "", registry->name_count);
+                            near ? "?" : ".", registry->name_count);
 }
 
 static enum spate_exit resolve_glob(struct spate_snapshot *snapshot, const char *pattern,

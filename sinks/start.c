@@ -142,10 +142,10 @@ static enum spate_rc refuse_unknown(struct spate_sink *sink, const struct spate_
     err->exit_code = SPATE_EXIT_REFUSED;
     (void)spate_fail(
         err, SPATE_FATAL,
-        "%s.from: connector %s publishes no table %s%s%s%s. Look at the publication (SELECT * FROM "
+        "%s.from: connector %s publishes no table %s%s%s%s Look at the publication (SELECT * FROM "
         "pg_publication_tables on the source) and the spelling",
         spate_projection_place(projection, place, sizeof place), sink->config->from, word.data,
-        near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+        near ? "; did you mean " : "", near ? near : "", near ? "?" : ".");
     spate_buf_fini(&word);
     return SPATE_FAIL;
 }
