@@ -366,12 +366,13 @@ bool spate_fetch_connect(struct spate_fetch *fetch, struct spate_job *job)
         job->outcome = SPATE_JOB_FAILED;
         if (rc == SPATE_END)
             (void)!spate_fail(&job->err, SPATE_RETRY, "connecting to the source for a snapshot: called off");
+        fetch->broken = true; /* it must not be used without its settings */
         return false;
     }
     PQsetnonblocking(fetch->conn, 1);
     session_sql(fetch);
     if (!spate_fetch_command(fetch, job, spate_buf_str(&fetch->sql), 0, NULL, CONNECT_MS, &res)) {
-        fetch->broken = true; /* it must not be used without its settings */
+        fetch->broken = true; /* nor half of them */
         return false;
     }
     fetch->page_size = strtoull(PQgetvalue(res, 0, 0), NULL, 10);
