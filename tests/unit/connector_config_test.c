@@ -121,7 +121,7 @@ static void what_snapshots_may_do_has_gentle_defaults(void **state)
     assert_int_equal(config.snapshots.rows_per_second, 0);
     assert_null(config.snapshots.hours);
     assert_true(config.snapshots.nudge);
-    assert_int_equal(config.snapshots.chunk_bytes, 1 << 20);
+    assert_int_equal(config.snapshots.chunk_bytes, 2 << 20);
     assert_int_equal(config.snapshots.keys_bytes, 16 << 20);
     assert_true(spate_permits_requester(&config, spate_slice_str("anybody")));
     assert_true(
