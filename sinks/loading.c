@@ -329,6 +329,21 @@ enum spate_rc spate_loading_behind(struct spate_sink *sink, bool *rewound, struc
 }
 
 /* The request is no more. What came stays; a table that was to be complete is not. */
+/* While it was loaded a table was between two pictures: what came went into the new one, in part or alone. */
+static void tell_incomplete(const struct spate_sink *sink)
+{
+    for (size_t p = 0; p < sink->projection_count; p++) {
+        const struct spate_projection *projection = &sink->projections[p];
+
+        if (projection->load.kind != SPATE_LOAD_NONE && projection->load.kind != SPATE_LOAD_ADD)
+            spate_log(SPATE_LOG_WARN, "table-incomplete",
+                      "table=%s request=%s detail=\"its load ended before its end: it may lack what changed "
+                      "since it "
+                      "began, until it is loaded\" remedy=\"spate snapshot -c %s --sink %s\"",
+                      projection->label, projection->load.request, sink->config->path, sink->config->name);
+    }
+}
+
 static enum spate_rc give_up(struct spate_sink *sink, struct spate_err *err)
 {
     struct spate_loading *loading = &sink->loading;
@@ -341,6 +356,7 @@ static enum spate_rc give_up(struct spate_sink *sink, struct spate_err *err)
               spate_log_quote(quoted, sizeof quoted, loading->over));
     for (size_t p = 0; p < sink->projection_count; p++)
         needed |= !by_hand && loading->tables[p].asked && !sink->projections[p].load.ready;
+    tell_incomplete(sink);
     rc = end_tables(sink, false, err);
     if (rc != SPATE_OK)
         return rc;

@@ -161,6 +161,7 @@ def test_what_is_cancelled_while_the_connector_is_away_stays_cancelled(world):
     connector.kill()
     world.run("snapshot", "-c", world.connector_file(), "--cancel", request, seconds=60)
     sink.wait_log(f"event=snapshot-ended sink=team request={request} .*cancelled")
+    sink.wait_log("event=table-incomplete sink=team table=team.t .*remedy=.*--sink team")
     assert asked.wait_exit() == 1
     connector = world.connector()
     world.src("INSERT INTO t VALUES (-2, 'x')")
@@ -203,7 +204,8 @@ def test_a_cancel_that_a_started_connector_refuses(world):
 
     def refused():
         control.tell(json.dumps({"spate": 1, "op": "cancel", "request": request, "sink": "team"}))
-        return any(said["op"] == "refused" and said["request"] == request for said in control.said)
+        # Said before its session it is noted, and answered as what is over.
+        return any((said["op"] == "refused" or said.get("state") == "cancelled") and said.get("request") == request for said in control.said)
 
     scratch.until(refused, "the connector refuses", 10, 0.2)
     sink.process.send_signal(signal.SIGCONT)

@@ -164,7 +164,10 @@ class Chaos:
             arguments = ["--sink", "mirror", "--tables", "public.s_parts", "--where", f"v < {self.random.randrange(1, 400)}"]
         elif what == "request":
             code, out, _ = self.world.run("snapshot", "-c", self.world.connector_file(), "--list")
-            active = [words[0] for words in map(str.split, out.splitlines()) if words and re.fullmatch(r"[0-9a-f-]{8,}", words[0])]
+            # A load that is cancelled leaves a table between two pictures until it is asked for again, and the sum over swap's
+            # accounts is looked at all the time.
+            active = [words[0] for words in map(str.split, out.splitlines())
+                      if words and re.fullmatch(r"[0-9a-f-]{8,}", words[0]) and words[1] != "swap"]
             if code or not active:
                 return
             arguments = ["--cancel", self.random.choice(active)]
