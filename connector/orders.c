@@ -97,6 +97,13 @@ void spate_weave_drop(struct spate_weave *weave, struct spate_asked *asked)
         unwatch(weave, asked->tables[i].watch);
 }
 
+void spate_weave_end(struct spate_weave *weave, struct spate_asked *asked, const char *state, int64_t now_ms)
+{
+    spate_answer_over(weave, asked, state, now_ms);
+    spate_desk_forget(weave->desk, asked->id);
+    spate_weave_drop(weave, asked);
+}
+
 static void asked_free(struct spate_asked *asked)
 {
     while (asked->slots) {
@@ -174,9 +181,7 @@ static void end_replaced(struct spate_weave *weave, struct spate_asked *asked, i
              "a table was replaced while it was read (renamed, or dropped and made again, or a partition): "
              "ask again "
              "with a new request");
-    spate_answer_over(weave, asked, "replaced", now_ms);
-    spate_desk_forget(weave->desk, asked->id);
-    spate_weave_drop(weave, asked);
+    spate_weave_end(weave, asked, "replaced", now_ms);
 }
 
 static enum spate_rc take_request(struct spate_weave *weave, struct spate_stream *stream,
@@ -192,7 +197,7 @@ static enum spate_rc take_request(struct spate_weave *weave, struct spate_stream
     asked->id = spate_strdup(plan->request);
     asked->sink = spate_strdup(plan->sink);
     asked->tables = spate_zalloc((plan->count + 1) * sizeof *asked->tables);
-    asked->began_ms = asked->heard_ms = asked->moved_ms = now_ms;
+    asked->began_ms = asked->heard_ms = now_ms;
     asked->told_state = "";
     for (size_t i = 0; rc == SPATE_OK && i < plan->count; i++) {
         struct spate_asked_table *table = &asked->tables[i];
@@ -238,9 +243,7 @@ static void supersede(struct spate_weave *weave, const char *sink, int64_t now_m
     for (struct spate_asked *at = weave->asked; at; at = at->next) {
         if (at->dead || strcmp(at->sink, sink) != 0)
             continue;
-        spate_answer_over(weave, at, "cancelled", now_ms);
-        spate_desk_forget(weave->desk, at->id);
-        spate_weave_drop(weave, at);
+        spate_weave_end(weave, at, "cancelled", now_ms);
     }
 }
 
@@ -347,7 +350,6 @@ static enum spate_rc on_replan(struct spate_weave *weave, struct spate_stream *s
     table->replanning = false;
     drop_misfits(asked, table);
     asked->ranges_end = false;
-    asked->moved_ms = now_ms;
     if ((size_t)(table - asked->tables) < asked->current)
         asked->current = (size_t)(table - asked->tables);
     return SPATE_OK;
@@ -358,7 +360,7 @@ static void on_reread(struct spate_weave *weave, const struct spate_order *order
 {
     struct spate_asked *asked = find(weave, order->request);
     struct spate_asked_table *table;
-    struct spate_slot *slot, **last;
+    struct spate_slot *slot;
     struct spate_err why = {0};
     struct spate_slice keys;
 
@@ -386,9 +388,7 @@ static void on_reread(struct spate_weave *weave, const struct spate_order *order
     if (order->chunk > table->no)
         table->no = order->chunk;
     asked->rereading = true;
-    for (last = &asked->slots; *last;)
-        last = &(*last)->next;
-    *last = slot;
+    spate_slot_append(asked, slot);
 }
 
 static void on_over(struct spate_weave *weave, const struct spate_order *order, const char *state,
@@ -396,11 +396,10 @@ static void on_over(struct spate_weave *weave, const struct spate_order *order, 
 {
     struct spate_asked *asked = find(weave, order->request);
 
-    spate_desk_forget(weave->desk, order->request);
-    if (!asked)
-        return;
-    spate_answer_over(weave, asked, state, now_ms);
-    spate_weave_drop(weave, asked);
+    if (asked)
+        spate_weave_end(weave, asked, state, now_ms);
+    else
+        spate_desk_forget(weave->desk, order->request);
 }
 
 enum spate_rc spate_weave_orders(struct spate_weave *weave, struct spate_stream *stream, int64_t now_ms,

@@ -355,13 +355,13 @@ static bool may_read(struct spate_weave *weave, int64_t now_ms)
     return weave->allowance > 0;
 }
 
-static struct spate_slot **tail_of(struct spate_asked *asked)
+void spate_slot_append(struct spate_asked *asked, struct spate_slot *slot)
 {
     struct spate_slot **at = &asked->slots;
 
     while (*at)
         at = &(*at)->next;
-    return at;
+    *at = slot;
 }
 
 /* "= value" for every column of the key: one look-up. */
@@ -412,7 +412,7 @@ static bool next_slot(struct spate_weave *weave, struct spate_asked *asked)
         table->next = slot->to;
         leave_leaf(table);
     }
-    *tail_of(asked) = slot;
+    spate_slot_append(asked, slot);
     return true;
 }
 

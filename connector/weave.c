@@ -81,7 +81,6 @@ void spate_weave_session(struct spate_weave *weave, uint64_t epoch)
     spate_weave_leave(weave);
     spate_hidden_clear(weave->hidden);
     weave->session++;
-    weave->epoch = epoch;
     spate_uuid(uuid);
     weave->by = (uint32_t)spate_fnv64(SPATE_FNV64_START, uuid, 36);
     weave->reached = weave->last_commit = 0;
@@ -262,7 +261,6 @@ static enum spate_rc emit_head_slot(struct spate_weave *weave, struct spate_stre
     if (rc != SPATE_OK)
         return over_for(weave, asked, rc, err);
     asked->slots = slot->next;
-    asked->moved_ms = now_ms;
     asked->why[0] = 0;
     spate_slot_free(slot);
     return mark_end(weave, stream, err);
@@ -368,9 +366,7 @@ static void tell_all(struct spate_weave *weave, int64_t now_ms)
             continue;
         weave->counts.active++;
         if (at->ranges_end && now_ms - at->heard_ms > EXPIRES_MS) {
-            spate_answer_over(weave, at, "expired", now_ms);
-            spate_desk_forget(weave->desk, at->id);
-            spate_weave_drop(weave, at);
+            spate_weave_end(weave, at, "expired", now_ms);
         } else {
             spate_answer_progress(weave, at, now_ms);
         }

@@ -78,7 +78,7 @@ struct spate_asked {
     bool ranges_end;          /* is in the stream */
     bool rereading;
     uint64_t rows, told_rows;
-    int64_t began_ms, told_ms, heard_ms, moved_ms;
+    int64_t began_ms, told_ms, heard_ms;
     char why[200]; /* what it waits for; "" nothing */
     const char *told_state;
 };
@@ -89,7 +89,7 @@ struct spate_weave {
     struct spate_readers *readers; /* owned; NULL until there is something to read */
     struct spate_hidden *hidden;   /* owned */
     bool live;                     /* between session and leave */
-    uint64_t session, epoch;
+    uint64_t session;
     uint32_t by;
     uint64_t reached; /* every commit LSN below it was delivered */
     uint64_t last_commit, open_commit;
@@ -183,10 +183,13 @@ void spate_weave_schedule(struct spate_weave *weave, int64_t now_ms);
 void spate_weave_submit(struct spate_weave *weave, enum spate_job_kind kind); /* LOOK, NUDGE */
 /* It is read once more, a little later. */
 void spate_slot_again(struct spate_weave *weave, struct spate_slot *slot, int64_t now_ms, const char *why);
+void spate_slot_append(struct spate_asked *asked, struct spate_slot *slot); /* behind those of its request */
 void spate_slot_free(struct spate_slot *slot);
 /* Writes keys_json from the keys. */
 void spate_slot_keys(struct spate_slot *slot);
 /* The request is over: nothing more of it is read or said; its memory goes when no job is out. */
 void spate_weave_drop(struct spate_weave *weave, struct spate_asked *asked);
+/* The same, and everybody is told: the requester in which state, the desk that nobody will ask about it. */
+void spate_weave_end(struct spate_weave *weave, struct spate_asked *asked, const char *state, int64_t now_ms);
 
 #endif
