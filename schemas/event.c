@@ -16,7 +16,9 @@ static const struct spate_slice names[] = {
     NAME(SPATE_OP_READ, "read"),
     NAME(SPATE_OP_CHUNK_END, "chunk-end"),
     NAME(SPATE_OP_RANGES_END, "ranges-end"),
+    NAME(SPATE_OP_STALE, "stale"),
     NAME(SPATE_OP_SCHEMA, "schema"),
+    NAME(SPATE_OP_STORAGE, "storage"),
     NAME(SPATE_OP_UNKNOWN, "unknown"),
 };
 _Static_assert(sizeof(names) / sizeof(names[0]) == SPATE_OP_UNKNOWN + 1, "every op has a name");

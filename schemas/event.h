@@ -25,8 +25,10 @@ enum spate_op {
     SPATE_OP_READ,
     SPATE_OP_CHUNK_END,
     SPATE_OP_RANGES_END,
-    SPATE_OP_SCHEMA, /* only on <connector>._schemas */
-    SPATE_OP_UNKNOWN /* a later minor addition: a reader passes it by */
+    SPATE_OP_STALE,   /* a table changed in a way that no message carried */
+    SPATE_OP_SCHEMA,  /* only on <connector>._schemas */
+    SPATE_OP_STORAGE, /* only there, too: what the connector last knew of a table's storage */
+    SPATE_OP_UNKNOWN  /* a later minor addition: a reader passes it by */
 };
 
 const char *spate_op_name(enum spate_op op);
@@ -92,6 +94,20 @@ struct spate_heartbeat {
     uint64_t at, epoch, end;
     int64_t wall_us;
     struct spate_slice source;
+};
+
+/* From here on what a follower holds of this table may differ from the source, though every message was
+ * heard: it has to ask for everything (docs/message-format.md; P31-P33, P51, P56). */
+struct spate_stale {
+    uint64_t at, epoch, end;
+    int64_t wall_us;
+    struct spate_slice source;
+    struct spate_slice schema, table;
+    uint32_t v; /* the table's version now */
+    struct spate_slice
+        why; /* columns, rewritten, logged, partitions, published, recreated; later ones may come */
+    const struct spate_slice *columns; /* why is `columns`: those whose values are meant; else none */
+    size_t column_count;
 };
 
 /* Who the source is. Any difference to what an epoch recorded breaks continuity (P73-P76). */
