@@ -30,6 +30,7 @@ JOBS = str(os.cpu_count() or 2)
 BIN = {"release": "build/release", "asan": "build/asan"}
 
 passed, failed, skipped = 0, [], []
+reasons = {}  # of what failed, by name
 children = set()
 
 
@@ -259,8 +260,10 @@ def count(label, root, code):
     good = bad = 0
     for case in root.iter("testcase"):
         name = f"{case.get('classname', '')}::{case.get('name')}"
-        if case.find("failure") is not None or case.find("error") is not None:
+        wrong = case.find("failure") if case.find("failure") is not None else case.find("error")
+        if wrong is not None:
             failed.append(name)
+            reasons[name] = wrong.get("message", "") or (wrong.text or "")
             bad += 1
         elif case.find("skipped") is not None:
             why = case.find("skipped").get("message", "")
@@ -303,6 +306,8 @@ def main():
         print("\nfailed:")
         for line in failed:
             print("  " + line)
+            for reason in reasons.get(line, "").strip().splitlines()[:30]:  # whoever sees only the end of this needs it
+                print("     " + reason[:300])
         print(f"repeat the random parts with SEED={os.environ['SEED']}")
     print(f"\n{time.monotonic() - begin:.0f} s", flush=True)
     print(f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped", flush=True)
