@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests.support import kafka as kafka_support
-from tests.support import scratch
+from tests.support import scratch, servers
 from tests.support.cluster import Cluster
 from tests.support.world import World, binary
 
@@ -17,7 +17,7 @@ def pytest_configure(config):
 
 
 def pytest_report_header(config):
-    return f"spate: {binary()}, SEED={seed_of_run()}"
+    return f"spate: {binary()}, Postgres: {servers.bin_dir()}, SEED={seed_of_run()}"
 
 
 _seed = []

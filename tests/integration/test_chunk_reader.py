@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.support import scratch
-from tests.support.cluster import Cluster, bin_dir
+from tests.support.cluster import Cluster
 from tests.support.world import World
 
 PAGE = 1 << 16
@@ -468,20 +468,9 @@ def test_closing_does_not_wait_for_the_source(lab):
 @pytest.fixture(scope="module")
 def pair():
     """A primary and a hot standby of it."""
-    primary = Cluster("chunkprim")
-    with open(os.path.join(primary.data, "pg_hba.conf"), "a") as hba:
-        hba.write("local replication all trust\n")
-    primary.start()
+    primary = Cluster("chunkprim").start()
     primary.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT g FROM generate_series(1, 100) g; CREATE PUBLICATION spate FOR ALL TABLES")
-    standby = Cluster("chunkstby", hot_standby="on", primary_conninfo=f"'host={primary.dir} port={primary.port} user=postgres'")
-    with open(os.path.join(standby.data, "postgresql.auto.conf")) as conf:
-        settings = conf.read()
-    scratch.run(["rm", "-rf", standby.data])
-    scratch.run([os.path.join(bin_dir(), "pg_basebackup"), "-h", primary.dir, "-p", str(primary.port), "-U", "postgres", "-D", standby.data, "-c", "fast"],
-                uid=primary.user[0], gid=primary.user[1])
-    with open(os.path.join(standby.data, "postgresql.auto.conf"), "w") as conf:
-        conf.write(settings)
-    open(os.path.join(standby.data, "standby.signal"), "w").close()
+    standby = Cluster("chunkstby", standby_of=primary)
     yield primary, standby.start()
     standby.destroy()
     primary.destroy()

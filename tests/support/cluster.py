@@ -1,7 +1,5 @@
 """Private Postgres clusters: unprivileged, in a scratch directory, on a free port, gone at the end."""
-import glob
 import os
-import re
 import shutil
 import signal
 import socket
@@ -11,19 +9,10 @@ import time
 import psycopg2
 import psycopg2.extensions
 
-from tests.support import scratch
+from tests.support import scratch, servers
+from tests.support.servers import bin_dir
 
 _template = {}
-
-
-def bin_dir():
-    """The newest server installed; SPATE_PG_BIN overrides."""
-    if os.environ.get("SPATE_PG_BIN"):
-        return os.environ["SPATE_PG_BIN"]
-    found = [d for d in glob.glob("/usr/lib/postgresql/*/bin") if os.path.exists(d + "/initdb")]
-    if not found:
-        raise scratch.Failure("no Postgres server under /usr/lib/postgresql/*/bin: run docker/setup.sh, or set SPATE_PG_BIN")
-    return max(found, key=lambda d: float(re.search(r"postgresql/([\d.]+)/", d).group(1)))
 
 
 def free_port():
@@ -32,31 +21,34 @@ def free_port():
         return s.getsockname()[1]
 
 
-def _template_dir(user, options):
+def _template_dir(user, programs, options):
     """initdb once per run and copy it: a cluster then costs a tenth of a second. Copies share their system
     identifier, so a test that needs another cluster asks for its own initdb."""
-    key = tuple(options)
+    key = (programs, *options)
     if key not in _template:
         uid, gid, _ = user
         base = scratch.directory("spate-pg-")
         os.chown(base, uid, gid)
         path = os.path.join(base, "template")
-        _initdb(path, user, options)
+        _initdb(path, user, programs, options)
         _template[key] = path
     return _template[key]
 
 
-def _initdb(path, user, options):
+def _initdb(path, user, programs, options):
     uid, gid, _ = user
-    scratch.run([bin_dir() + "/initdb", "-D", path, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8",
+    scratch.run([programs + "/initdb", "-D", path, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8",
                  "--locale=C", *options], uid=uid, gid=gid, timeout=120)
 
 
 class Cluster:
-    """settings: postgresql.conf; fsync is off unless asked for, since few tests are about the disk."""
+    """settings: postgresql.conf; fsync is off unless asked for, since few tests are about the disk.
+    major: another server than the one this run is about. standby_of: a cluster that may be stopped for a moment, since
+    its files are copied (the fetched servers have no pg_basebackup); ours is a hot standby of it, streaming."""
 
-    def __init__(self, name, fsync=False, own_initdb=False, **settings):
+    def __init__(self, name, fsync=False, own_initdb=False, major=None, standby_of=None, **settings):
         self.name = name
+        self.programs = standby_of.programs if standby_of else servers.bin_dir(major)
         self.user = scratch.unprivileged()
         uid, gid, _ = self.user
         self.dir = scratch.directory(f"spate-{name}-")
@@ -65,10 +57,12 @@ class Cluster:
         self.log = os.path.join(self.dir, "postgres.log")
         self.port = free_port()
         self.process = None
-        if own_initdb:
-            _initdb(self.data, self.user, [])
+        if standby_of:
+            standby_of.lend(self)
+        elif own_initdb:
+            _initdb(self.data, self.user, self.programs, [])
         else:
-            scratch.run(["cp", "-a", _template_dir(self.user, []), self.data])
+            scratch.run(["cp", "-a", _template_dir(self.user, self.programs, []), self.data])
         self.settings = {
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.dir,
             "unix_socket_permissions": "0777", "fsync": "on" if fsync else "off", "full_page_writes": "on" if fsync else "off",
@@ -76,11 +70,27 @@ class Cluster:
             "shared_buffers": "64MB", "max_wal_size": "2GB", "wal_sender_timeout": "10s", "max_slot_wal_keep_size": "20GB", "logging_collector": "off",
             "log_line_prefix": "'%m [%p] %d '", "autovacuum_naptime": "10s",
         }
+        if standby_of:
+            self.settings["primary_conninfo"] = f"'host={standby_of.dir} port={standby_of.port} user=postgres dbname=postgres'"
         self.settings.update(settings)
         with open(os.path.join(self.data, "pg_hba.conf"), "w") as hba:
             hba.write("local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
         self.configure()
         scratch.at_end(self.destroy)
+
+    def lend(self, standby):
+        """Its files, as a standby's that begins where they are now."""
+        running = self.running()
+        if running:
+            self.stop()
+        scratch.run(["cp", "-a", self.data, standby.data])
+        with open(os.path.join(standby.data, "standby.signal"), "w"):
+            pass
+        if running:
+            self.start()
+
+    def promote(self, seconds=30):
+        self.sql("SELECT pg_promote(true, %s)", [seconds])
 
     def configure(self, **settings):
         self.settings.update(settings)
@@ -92,7 +102,7 @@ class Cluster:
     def start(self, wait=True):
         uid, gid, _ = self.user
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([bin_dir() + "/postgres", "-D", self.data], stdin=subprocess.DEVNULL,
+            self.process = subprocess.Popen([self.programs + "/postgres", "-D", self.data], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, cwd="/", start_new_session=True,
                                             preexec_fn=scratch.child_setup(uid, gid, signal.SIGQUIT))
         if wait:

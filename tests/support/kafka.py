@@ -60,16 +60,10 @@ def jars(version=VERSION):
                                 f"-Dkafka.version={version}"], timeout=600, check=False)
             if done.returncode or not glob.glob(f"{folder}/kafka_*.jar"):
                 raise Missing(f"mvn could not fetch Kafka {version}'s jars (they come from Maven's central repository; it must be "
-                              f"reachable once): {fetch_error(done.stdout)}")
+                              f"reachable once): {scratch.maven_error(done.stdout)}")
             with open(stamp, "w"):
                 pass
     return folder
-
-
-def fetch_error(output):
-    """The line that says why; Maven writes a page around it."""
-    lines = [line for line in output.splitlines() if "[ERROR]" in line]
-    return (lines or output.splitlines() or ["it said nothing"])[0][:600]
 
 
 def java(version, *argv, heap="256m", timeout=60, check=True):

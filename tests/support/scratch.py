@@ -73,7 +73,7 @@ def install_handlers():
 def directory(prefix="spate-"):
     """A scratch directory that other users may walk through, short enough for socket paths (107 bytes)."""
     base = tempfile.gettempdir()
-    if len(base) > 60 or not _others_may_enter(base):
+    if len(base) > 60 or not others_may_enter(base):
         base = "/tmp"
     path = tempfile.mkdtemp(prefix=prefix, dir=base)
     os.chmod(path, 0o755)
@@ -81,7 +81,7 @@ def directory(prefix="spate-"):
     return path
 
 
-def _others_may_enter(path):
+def others_may_enter(path):
     while True:
         if not os.stat(path).st_mode & 0o001:
             return False
@@ -137,6 +137,12 @@ def run(argv, timeout=60, check=True, uid=None, gid=None, env=None, **more):
     if check and done.returncode:
         raise Failure(f"{' '.join(argv)} exited with {done.returncode}:\n{done.stdout}")
     return done
+
+
+def maven_error(output):
+    """The line that says why; Maven writes a page around it."""
+    lines = [line for line in output.splitlines() if "[ERROR]" in line]
+    return (lines or output.splitlines() or ["it said nothing"])[0][:600]
 
 
 def run_with_input(argv, text, timeout=60):
