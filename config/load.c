@@ -212,6 +212,108 @@ static enum spate_rc load_map(struct scope *scope, yaml_node_t *node, const char
     return SPATE_OK;
 }
 
+static enum spate_rc load_lists(struct scope *scope, yaml_node_t *node, const char *key,
+                                struct spate_lists *lists)
+{
+    yaml_document_t *doc = &scope->file->doc;
+    enum spate_rc rc = check_mapping(scope, node, key, "a mapping of names to lists of texts");
+
+    if (rc != SPATE_OK)
+        return rc;
+    lists->at = spate_zalloc((pairs_of(node) + 1) * sizeof(*lists->at));
+    for (size_t i = 0; rc == SPATE_OK && i < pairs_of(node); i++) {
+        yaml_node_t *name = yaml_document_get_node(doc, node->data.mapping.pairs.start[i].key);
+        yaml_node_t *value = yaml_document_get_node(doc, node->data.mapping.pairs.start[i].value);
+        struct spate_named_list *entry = &lists->at[lists->count++];
+        struct spate_buf full = {0};
+
+        entry->key = spate_strdup(text_of(name));
+        entry->line = spate_yaml_line(name);
+        spate_buf_printf(&full, "%s.%s", key, entry->key);
+        if (value->type == YAML_MAPPING_NODE || is_null(value))
+            rc = expected(scope, value, spate_buf_str(&full), "a list of texts", false, NULL);
+        else
+            rc = load_list(scope, value, spate_buf_str(&full), &entry->list);
+        spate_buf_fini(&full);
+    }
+    return rc;
+}
+
+/* A text; or {word: text}, which becomes "word text". null is a word here: as YAML has it, there is nothing
+ * else that it could mean. NULL: it is neither. */
+static char *word_of(yaml_document_t *doc, yaml_node_t *node)
+{
+    struct spate_buf both = {0};
+    yaml_node_t *name, *value;
+    char *word;
+
+    if (is_null(node) && node->data.scalar.length > 0)
+        return spate_strdup("null");
+    if (node->type == YAML_SCALAR_NODE)
+        return text_of(node) && *text_of(node) ? spate_strdup(text_of(node)) : NULL;
+    if (node->type != YAML_MAPPING_NODE || pairs_of(node) != 1)
+        return NULL;
+    name = yaml_document_get_node(doc, node->data.mapping.pairs.start[0].key);
+    value = yaml_document_get_node(doc, node->data.mapping.pairs.start[0].value);
+    if (!text_of(name) || !text_of(value))
+        return NULL;
+    spate_buf_printf(&both, "%s %s", text_of(name), text_of(value));
+    word = spate_strdup(spate_buf_str(&both));
+    spate_buf_fini(&both);
+    return word;
+}
+
+static enum spate_rc load_words(struct scope *scope, yaml_node_t *node, const char *key,
+                                struct spate_pairs *pairs)
+{
+    yaml_document_t *doc = &scope->file->doc;
+
+    if (check_mapping(scope, node, key, "a mapping of names to texts") != SPATE_OK)
+        return SPATE_FAIL;
+    pairs->at = spate_zalloc((pairs_of(node) + 1) * sizeof(*pairs->at));
+    for (size_t i = 0; i < pairs_of(node); i++) {
+        yaml_node_t *name = yaml_document_get_node(doc, node->data.mapping.pairs.start[i].key);
+        yaml_node_t *value = yaml_document_get_node(doc, node->data.mapping.pairs.start[i].value);
+        char *word = word_of(doc, value);
+        struct spate_buf full = {0};
+
+        if (!word) {
+            spate_buf_printf(&full, "%s.%s", key, text_of(name));
+            expected(scope, value, spate_buf_str(&full), "a text, or one word with a text behind it", false,
+                     NULL);
+            spate_buf_fini(&full);
+            return SPATE_FAIL;
+        }
+        pairs->at[pairs->count++] = (struct spate_pair){
+            .key = spate_strdup(text_of(name)), .value = word, .line = spate_yaml_line(name)};
+    }
+    return SPATE_OK;
+}
+
+static enum spate_rc load_maps(struct scope *scope, yaml_node_t *node, const char *key,
+                               struct spate_maps *maps)
+{
+    yaml_document_t *doc = &scope->file->doc;
+    enum spate_rc rc = check_mapping(scope, node, key, "a mapping of names to mappings");
+
+    if (rc != SPATE_OK)
+        return rc;
+    maps->at = spate_zalloc((pairs_of(node) + 1) * sizeof(*maps->at));
+    for (size_t i = 0; rc == SPATE_OK && i < pairs_of(node); i++) {
+        yaml_node_t *name = yaml_document_get_node(doc, node->data.mapping.pairs.start[i].key);
+        yaml_node_t *value = yaml_document_get_node(doc, node->data.mapping.pairs.start[i].value);
+        struct spate_named_map *entry = &maps->at[maps->count++];
+        struct spate_buf full = {0};
+
+        entry->key = spate_strdup(text_of(name));
+        entry->line = spate_yaml_line(name);
+        spate_buf_printf(&full, "%s.%s", key, entry->key);
+        rc = load_words(scope, value, spate_buf_str(&full), &entry->map);
+        spate_buf_fini(&full);
+    }
+    return rc;
+}
+
 static void defaults(const struct scope *scope);
 static enum spate_rc missing(struct scope *scope, yaml_node_t *root);
 
@@ -275,6 +377,10 @@ static enum spate_rc load_option(struct scope *scope, yaml_node_t *node, const c
         return load_list(scope, node, key, member);
     case SPATE_OPT_MAP:
         return load_map(scope, node, key, member);
+    case SPATE_OPT_LISTS:
+        return load_lists(scope, node, key, member);
+    case SPATE_OPT_MAPS:
+        return load_maps(scope, node, key, member);
     case SPATE_OPT_GROUP:
         return load_group(scope, node, key, option, member);
     case SPATE_OPT_STRING:
@@ -430,6 +536,8 @@ static void clear(const struct spate_option *option, void *member)
         [SPATE_OPT_ENUM] = sizeof(int),
         [SPATE_OPT_LIST] = sizeof(struct spate_strings),
         [SPATE_OPT_MAP] = sizeof(struct spate_pairs),
+        [SPATE_OPT_LISTS] = sizeof(struct spate_lists),
+        [SPATE_OPT_MAPS] = sizeof(struct spate_maps),
         [SPATE_OPT_GROUP] = sizeof(struct spate_group),
     };
 

@@ -112,6 +112,36 @@ static void print_map(const struct printer *printer, const struct spate_option *
     }
 }
 
+static void print_lists(const struct printer *printer, const struct spate_lists *lists)
+{
+    if (lists->count == 0)
+        spate_buf_puts(printer->out, " {}");
+    for (size_t i = 0; i < lists->count; i++) {
+        spate_buf_putc(printer->out, '\n');
+        indent(printer->out, printer->depth + 1);
+        text(printer->out, lists->at[i].key);
+        spate_buf_putc(printer->out, ':');
+        print_list(printer, &lists->at[i].list);
+    }
+}
+
+static void print_maps(const struct printer *printer, const struct spate_option *option,
+                       const struct spate_maps *maps)
+{
+    struct printer deeper = *printer;
+
+    deeper.depth++;
+    if (maps->count == 0)
+        spate_buf_puts(printer->out, " {}");
+    for (size_t i = 0; i < maps->count; i++) {
+        spate_buf_putc(printer->out, '\n');
+        indent(printer->out, printer->depth + 1);
+        text(printer->out, maps->at[i].key);
+        spate_buf_putc(printer->out, ':');
+        print_map(&deeper, option, &maps->at[i].map);
+    }
+}
+
 static void print_group(const struct printer *printer, const struct spate_option *option,
                         const struct spate_group *group)
 {
@@ -144,6 +174,12 @@ static void print_value(const struct printer *printer, const struct spate_option
         break;
     case SPATE_OPT_MAP:
         print_map(printer, option, member);
+        break;
+    case SPATE_OPT_LISTS:
+        print_lists(printer, member);
+        break;
+    case SPATE_OPT_MAPS:
+        print_maps(printer, option, member);
         break;
     case SPATE_OPT_GROUP:
         print_group(printer, option, member);

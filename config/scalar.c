@@ -107,6 +107,8 @@ bool spate_scalar_parse(const struct spate_option *option, const char *text, voi
         return false;
     case SPATE_OPT_LIST:
     case SPATE_OPT_MAP:
+    case SPATE_OPT_LISTS:
+    case SPATE_OPT_MAPS:
     case SPATE_OPT_GROUP:
         break; /* these are no scalars */
     }
@@ -181,6 +183,8 @@ bool spate_scalar_format(const struct spate_option *option, const void *member, 
         return true;
     case SPATE_OPT_LIST:
     case SPATE_OPT_MAP:
+    case SPATE_OPT_LISTS:
+    case SPATE_OPT_MAPS:
     case SPATE_OPT_GROUP:
         break;
     }
@@ -198,6 +202,8 @@ void spate_scalar_expected(const struct spate_option *option, struct spate_buf *
         [SPATE_OPT_ENUM] = "one of ",
         [SPATE_OPT_LIST] = "a list of texts",
         [SPATE_OPT_MAP] = "a mapping of names to texts",
+        [SPATE_OPT_LISTS] = "a mapping of names to lists of texts",
+        [SPATE_OPT_MAPS] = "a mapping of names to mappings of names to texts",
         [SPATE_OPT_GROUP] = "a mapping of names to settings",
     };
 

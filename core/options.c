@@ -26,6 +26,26 @@ static void pairs_fini(struct spate_pairs *pairs)
     *pairs = (struct spate_pairs){0};
 }
 
+static void lists_fini(struct spate_lists *lists)
+{
+    for (size_t i = 0; i < lists->count; i++) {
+        free(lists->at[i].key);
+        strings_fini(&lists->at[i].list);
+    }
+    free(lists->at);
+    *lists = (struct spate_lists){0};
+}
+
+static void maps_fini(struct spate_maps *maps)
+{
+    for (size_t i = 0; i < maps->count; i++) {
+        free(maps->at[i].key);
+        pairs_fini(&maps->at[i].map);
+    }
+    free(maps->at);
+    *maps = (struct spate_maps){0};
+}
+
 static void group_fini(struct spate_group *group, const struct spate_option_group *about)
 {
     const struct spate_option_table table = {.prefix = "", .options = about->options, .count = about->count};
@@ -52,6 +72,12 @@ static void option_fini(void *member, const struct spate_option *option)
         break;
     case SPATE_OPT_MAP:
         pairs_fini(member);
+        break;
+    case SPATE_OPT_LISTS:
+        lists_fini(member);
+        break;
+    case SPATE_OPT_MAPS:
+        maps_fini(member);
         break;
     case SPATE_OPT_GROUP:
         group_fini(member, option->group);

@@ -16,6 +16,9 @@ enum spate_option_type {
     SPATE_OPT_ENUM,     /* int: index into choices  */
     SPATE_OPT_LIST,     /* struct spate_strings     */
     SPATE_OPT_MAP,      /* struct spate_pairs: name -> text, in the file's order */
+    SPATE_OPT_LISTS,    /* struct spate_lists: name -> list of texts */
+    SPATE_OPT_MAPS,     /* struct spate_maps: name -> (name -> text, or one word with a text: {constant: "x"},
+                           which reads as "constant x") */
     SPATE_OPT_GROUP     /* struct spate_group: name -> a struct described by `group` */
 };
 
@@ -37,6 +40,24 @@ struct spate_pair {
 };
 struct spate_pairs {
     struct spate_pair *at; /* owned */
+    size_t count;
+};
+struct spate_named_list {
+    char *key; /* owned */
+    int line;
+    struct spate_strings list;
+};
+struct spate_lists {
+    struct spate_named_list *at; /* owned */
+    size_t count;
+};
+struct spate_named_map {
+    char *key; /* owned */
+    int line;
+    struct spate_pairs map;
+};
+struct spate_maps {
+    struct spate_named_map *at; /* owned */
     size_t count;
 };
 /* Every element of a group begins with this. */

@@ -32,6 +32,8 @@ struct config {
     int level;
     struct spate_strings tables;
     struct spate_group items;
+    struct spate_lists lists;
+    struct spate_maps maps;
     struct bus bus;
     int untouched;
 };
@@ -86,6 +88,8 @@ static const struct spate_option options[] = {
      .offset = offsetof(struct config, tables),
      .fallback = "a.*, b.*"},
     {.key = "items", .type = SPATE_OPT_GROUP, .offset = offsetof(struct config, items), .group = &item_group},
+    {.key = "lists", .type = SPATE_OPT_LISTS, .offset = offsetof(struct config, lists)},
+    {.key = "maps", .type = SPATE_OPT_MAPS, .offset = offsetof(struct config, maps)},
 };
 static const struct spate_option bus_options[] = {
     {.key = "local.path", .type = SPATE_OPT_STRING, .offset = offsetof(struct bus, path)},
@@ -202,6 +206,43 @@ static void takes_every_kind(void **state)
     fini(&config);
 }
 
+static void takes_lists_and_maps_by_name(void **state)
+{
+    struct spate_err err = {0};
+    struct spate_buf first = {0}, second = {0};
+    struct config config;
+
+    (void)state;
+    assert_int_equal(load(HEAD "lists:\n  public.a: [x, y]\n  b: z\n"
+                               "maps:\n  public.a:\n    x: hash\n    y: null\n    z: {constant: 'a b'}\n"
+                               "    e: {constant: ''}\n  b: {q: \"null\"}\n",
+                          &config, &err),
+                     SPATE_OK);
+    assert_int_equal(config.lists.count, 2);
+    assert_string_equal(config.lists.at[0].key, "public.a");
+    assert_int_equal(config.lists.at[0].line, 4);
+    assert_int_equal(config.lists.at[0].list.count, 2);
+    assert_string_equal(config.lists.at[0].list.at[1], "y");
+    assert_string_equal(config.lists.at[1].list.at[0], "z");
+    assert_int_equal(config.maps.count, 2);
+    assert_int_equal(config.maps.at[0].map.count, 4);
+    assert_string_equal(config.maps.at[0].map.at[0].value, "hash");
+    assert_string_equal(config.maps.at[0].map.at[1].value, "null");
+    assert_string_equal(config.maps.at[0].map.at[2].value, "constant a b");
+    assert_string_equal(config.maps.at[0].map.at[3].value, "constant ");
+    assert_int_equal(config.maps.at[0].map.at[2].line, 10);
+    assert_string_equal(config.maps.at[1].map.at[0].value, "null");
+    spate_config_print(&first, tables, SPATE_COUNT(tables), &config);
+    fini(&config);
+    if (load_bytes(first.data, first.len, &config, &err) != SPATE_OK)
+        fail_msg("%s\n%s", err.text, spate_buf_str(&first));
+    spate_config_print(&second, tables, SPATE_COUNT(tables), &config);
+    fini(&config);
+    assert_string_equal(spate_buf_str(&first), spate_buf_str(&second));
+    spate_buf_fini(&first);
+    spate_buf_fini(&second);
+}
+
 static void aliases_mean_what_they_name(void **state)
 {
     struct spate_err err = {0};
@@ -247,6 +288,13 @@ static const struct mistake mistakes[] = {
     {HEAD "tables: {a: b}\n", 3, {"tables:", "a list of texts", "got a mapping"}},
     {HEAD "tables: [a, [b]]\n", 3, {"tables:", "a list of texts", "got a list"}},
     {HEAD "tables: [a, '']\n", 3, {"tables:", "got nothing"}},
+    {HEAD "lists: [a]\n", 3, {"lists:", "a mapping of names to lists of texts", "got a list"}},
+    {HEAD "lists:\n  a: {b: c}\n", 4, {"lists.a:", "a list of texts", "got a mapping"}},
+    {HEAD "lists:\n  a:\n", 4, {"lists.a:", "a list of texts", "got nothing"}},
+    {HEAD "lists:\n  a: [b]\n  a: [c]\n", 5, {"lists.a:", "each key once"}},
+    {HEAD "maps:\n  a: [b]\n", 4, {"maps.a:", "a mapping of names to texts", "got a list"}},
+    {HEAD "maps:\n  a:\n    b: {c: d, e: f}\n", 5, {"maps.a.b:", "one word with a text", "got a mapping"}},
+    {HEAD "maps:\n  a:\n    b:\n", 5, {"maps.a.b:", "got nothing"}},
     {HEAD "items: [a]\n", 3, {"items:", "a mapping", "got a list"}},
     {HEAD "items:\n  a: {where: x}\n", 4, {"items.a.from:", "expected a text", "got no such key"}},
     {HEAD "items:\n  a:\n", 4, {"items.a.from:", "got no such key"}},
@@ -478,6 +526,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fills_defaults),
         cmocka_unit_test(takes_every_kind),
+        cmocka_unit_test(takes_lists_and_maps_by_name),
         cmocka_unit_test(aliases_mean_what_they_name),
         cmocka_unit_test(names_every_mistake),
         cmocka_unit_test(never_prints_a_secret),
