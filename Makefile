@@ -8,7 +8,7 @@ PREFIX   ?= /usr/local
 PYTHON   ?= /usr/bin/python3
 
 MODULES  := core config schemas bus pg connector sinks cli
-PKGS     := libpq yaml-0.1 rdkafka libmicrohttpd
+PKGS     := libpq yaml-0.1 rdkafka libmicrohttpd libcrypto
 
 # Goals that need no compiler must work on a machine where nothing is installed yet.
 BARE     := help clean setup demo test soak fmt fmt-check check-includes

@@ -76,6 +76,7 @@ static void column_fini(struct spate_column *column)
     drop(&column->name);
     drop(&column->type);
     drop(&column->base);
+    drop(&column->mask);
     drop(&column->json_name);
 }
 
@@ -96,6 +97,12 @@ void spate_table_set_column(struct spate_table *table, size_t i, struct spate_sl
         .identity = identity,
         .json_class = json_class,
     };
+}
+
+void spate_table_set_mask(struct spate_table *table, size_t i, struct spate_slice mask)
+{
+    drop(&table->columns[i].mask);
+    table->columns[i].mask = copy(mask);
 }
 
 static uint64_t hash_number(uint64_t hash, uint64_t value, int bytes)
@@ -130,6 +137,15 @@ static uint64_t fingerprint(const struct spate_table *table)
     hash = hash_number(hash, table->key_count, 4);
     for (size_t i = 0; i < table->key_count; i++)
         hash = hash_number(hash, table->key[i], 4);
+    for (size_t i = 0; i < table->column_count; i++) {
+        const struct spate_column *column = &table->columns[i];
+
+        if (column->mask.len == 0)
+            continue; /* a table without masks has the form that it always had */
+        hash = hash_number(hash, i, 4);
+        hash = hash_number(hash, column->mask.len, 4);
+        hash = spate_fnv64(hash, column->mask.at, column->mask.len);
+    }
     return hash;
 }
 

@@ -42,6 +42,9 @@ struct spate_column {
     int16_t len;             /* pg_type.typlen; -1: variable, so it can come unchanged (TOAST) */
     bool identity;           /* part of the replica identity (every column under FULL) */
     enum spate_class json_class;
+    struct spate_slice
+        mask; /* what the connector's file puts in place of values ("null", "hash 1f2e3d4c"): other
+                 values, another mask, another version; empty: they are the source's; owned */
     struct spate_slice json_name; /* `"name":` escaped, ready to be written; owned by the table */
 };
 
@@ -63,6 +66,8 @@ struct spate_table *spate_table_new(struct spate_slice schema, struct spate_slic
 void spate_table_set_column(struct spate_table *table, size_t i, struct spate_slice name,
                             struct spate_slice type, struct spate_slice base, uint32_t oid, int32_t mod,
                             int16_t len, bool identity, enum spate_class json_class);
+void spate_table_set_mask(struct spate_table *table, size_t i,
+                          struct spate_slice mask); /* after the column */
 void spate_table_seal(struct spate_table *table);
 void spate_table_free(struct spate_table *table); /* accepts NULL */
 
