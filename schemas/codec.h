@@ -18,6 +18,7 @@ SPATE_CHECKED enum spate_rc spate_encode_change(struct spate_buf *out, const str
 void spate_encode_heartbeat(struct spate_buf *out, const struct spate_heartbeat *heartbeat);
 void spate_encode_epoch(struct spate_buf *out, const struct spate_epoch *epoch);
 void spate_encode_stale(struct spate_buf *out, const struct spate_stale *stale);
+void spate_encode_storage(struct spate_buf *out, const struct spate_storage *storage);
 /* A schema message for _schemas; table->v must be set. */
 void spate_encode_schema(struct spate_buf *out, const struct spate_table *table, struct spate_slice source,
                          int64_t wall_us);
@@ -98,6 +99,8 @@ SPATE_CHECKED enum spate_rc spate_decode_heartbeat(struct spate_slice line, stru
                                                    struct spate_arena *arena, struct spate_err *err);
 SPATE_CHECKED enum spate_rc spate_decode_stale(struct spate_slice line, struct spate_stale *out,
                                                struct spate_arena *arena, struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_decode_storage(struct spate_slice line, struct spate_storage *out,
+                                                 struct spate_arena *arena, struct spate_err *err);
 SPATE_CHECKED enum spate_rc spate_decode_epoch(struct spate_slice line, struct spate_epoch *out,
                                                struct spate_arena *arena, struct spate_err *err);
 /* On success *table is a sealed table of its own (free with spate_table_free). A fingerprint in the message

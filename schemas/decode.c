@@ -22,7 +22,8 @@ static const struct spate_slice fields[] = {
     FIELD("unchanged"), FIELD("tables"),      FIELD("cascade"), FIELD("restart"),  FIELD("prefix"),
     FIELD("content"),   FIELD("uuid"),        FIELD("why"),     FIELD("identity"), FIELD("previous"),
     FIELD("follower"),  FIELD("fingerprint"), FIELD("columns"), FIELD("range"),    FIELD("keys"),
-    FIELD("since"),     FIELD("dropped"),     FIELD("count"),   FIELD("resume"),
+    FIELD("since"),     FIELD("dropped"),     FIELD("count"),   FIELD("resume"),   FIELD("gone"),
+    FIELD("state"),
 };
 _Static_assert(sizeof(fields) / sizeof(fields[0]) == SPATE_FIELD_COUNT, "every field has a name");
 
@@ -182,14 +183,17 @@ static uint64_t needed_by(enum spate_op op)
         return needed;
     if (op == SPATE_OP_SCHEMA)
         return needed | row;
+    if (op == SPATE_OP_STORAGE)
+        return needed | row | spate_field_bit(SPATE_FIELD_EPOCH) | spate_field_bit(SPATE_FIELD_END);
     needed |= spate_field_bit(SPATE_FIELD_EPOCH);
     needed |= spate_op_counts(op) ? spate_field_bit(SPATE_FIELD_N) | spate_field_bit(SPATE_FIELD_POS)
                                   : spate_field_bit(SPATE_FIELD_AT);
-    if (op <= SPATE_OP_DELETE || (op >= SPATE_OP_CHUNK && op <= SPATE_OP_CHUNK_END))
+    if (op <= SPATE_OP_DELETE || (op >= SPATE_OP_CHUNK && op <= SPATE_OP_CHUNK_END) || op == SPATE_OP_STALE)
         needed |= row;
     if (op >= SPATE_OP_SNAPSHOT_BEGIN && op <= SPATE_OP_RANGES_END)
         needed |= spate_field_bit(SPATE_FIELD_TO) | spate_field_bit(SPATE_FIELD_REQUEST);
-    if (op == SPATE_OP_EPOCH || op == SPATE_OP_HEARTBEAT || op == SPATE_OP_SNAPSHOT_BEGIN)
+    if (op == SPATE_OP_EPOCH || op == SPATE_OP_HEARTBEAT || op == SPATE_OP_SNAPSHOT_BEGIN ||
+        op == SPATE_OP_STALE)
         needed |= spate_field_bit(SPATE_FIELD_END);
     return needed;
 }
@@ -373,7 +377,8 @@ enum spate_rc spate_decode_meta(struct spate_slice line, const struct spate_head
         needed = spate_field_bit(SPATE_FIELD_XID) | spate_field_bit(SPATE_FIELD_TS) |
                  spate_field_bit(SPATE_FIELD_SOURCE);
     if ((head->op >= SPATE_OP_INSERT && head->op <= SPATE_OP_DELETE) ||
-        (head->op >= SPATE_OP_CHUNK && head->op <= SPATE_OP_CHUNK_END) || head->op == SPATE_OP_SCHEMA)
+        (head->op >= SPATE_OP_CHUNK && head->op <= SPATE_OP_CHUNK_END) || head->op == SPATE_OP_SCHEMA ||
+        head->op == SPATE_OP_STALE)
         needed |= spate_field_bit(SPATE_FIELD_V);
     if (!complete(&decoder, needed))
         return spate_decode_refuse(&decoder, err);

@@ -48,6 +48,8 @@ enum spate_field {
     SPATE_FIELD_DROPPED,
     SPATE_FIELD_READS, /* "count" */
     SPATE_FIELD_RESUME,
+    SPATE_FIELD_GONE,
+    SPATE_FIELD_STATE,
     SPATE_FIELD_COUNT,
     SPATE_FIELD_FOREIGN = SPATE_FIELD_COUNT, /* a later addition: its value is skipped */
     SPATE_FIELD_NONE                         /* the object ends here, or the reader has failed */

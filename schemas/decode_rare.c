@@ -1,5 +1,5 @@
-/* What follows the head and the meta of the messages that are not rows: truncate, message, epoch, schema. A
- * heartbeat has nothing more. */
+/* What follows the head and the meta of the messages that are not rows: truncate, message, stale, epoch,
+ * schema, storage. A heartbeat has nothing more. */
 
 #include "core/alloc.h"
 #include "schemas/class.h"
@@ -180,6 +180,82 @@ enum spate_rc spate_decode_heartbeat(struct spate_slice line, struct spate_heart
     return spate_decode_end(&decoder, 0, err);
 }
 
+enum spate_rc spate_decode_stale(struct spate_slice line, struct spate_stale *out, struct spate_arena *arena,
+                                 struct spate_err *err)
+{
+    struct spate_decoder decoder;
+    struct spate_json *json = &decoder.json;
+    struct spate_slice *columns = NULL;
+    struct spate_head head;
+    struct spate_meta meta;
+    bool ok = true, first = true;
+
+    if (spate_decode_begin(line, SPATE_OP_STALE, &head, &meta, &decoder, arena, err) != SPATE_OK)
+        return SPATE_FAIL;
+    *out = (struct spate_stale){.at = head.n,
+                                .epoch = head.epoch,
+                                .end = head.end,
+                                .wall_us = meta.ts_us,
+                                .source = meta.source,
+                                .schema = head.schema,
+                                .table = head.table,
+                                .v = meta.v};
+    while (ok) {
+        enum spate_field field = spate_decode_body(&decoder);
+
+        if (field == SPATE_FIELD_NONE)
+            break;
+        if (field == SPATE_FIELD_WHY) {
+            ok = spate_json_name(json, &out->why);
+        } else if (field == SPATE_FIELD_COLUMNS) {
+            ok = spate_json_take(json, '[');
+            while (ok && spate_json_element(json, &first)) {
+                columns = spate_decode_more(arena, columns, out->column_count, sizeof(*columns));
+                ok = spate_json_name(json, &columns[out->column_count++]);
+            }
+        } else {
+            ok = spate_json_skip(json, NULL);
+        }
+        ok = ok && spate_json_after(json);
+    }
+    out->columns = columns;
+    return spate_decode_end(&decoder, spate_field_bit(SPATE_FIELD_WHY), err);
+}
+
+enum spate_rc spate_decode_storage(struct spate_slice line, struct spate_storage *out,
+                                   struct spate_arena *arena, struct spate_err *err)
+{
+    struct spate_decoder decoder;
+    struct spate_json *json = &decoder.json;
+    struct spate_head head;
+    struct spate_meta meta;
+    bool ok = true;
+
+    if (spate_decode_begin(line, SPATE_OP_STORAGE, &head, &meta, &decoder, arena, err) != SPATE_OK)
+        return SPATE_FAIL;
+    *out = (struct spate_storage){.epoch = head.epoch,
+                                  .end = head.end,
+                                  .wall_us = meta.ts_us,
+                                  .source = meta.source,
+                                  .schema = head.schema,
+                                  .table = head.table};
+    while (ok) {
+        enum spate_field field = spate_decode_body(&decoder);
+
+        if (field == SPATE_FIELD_NONE)
+            break;
+        if (field == SPATE_FIELD_GONE)
+            ok = spate_json_bool(json, &out->gone);
+        else if (field == SPATE_FIELD_STATE)
+            ok = spate_json_name(json, &out->state);
+        else
+            ok = spate_json_skip(json, NULL);
+        ok = ok && spate_json_after(json);
+    }
+    return spate_decode_end(&decoder, spate_field_bit(SPATE_FIELD_GONE) | spate_field_bit(SPATE_FIELD_STATE),
+                            err);
+}
+
 static bool read_identity(struct spate_json *json, struct spate_source_identity *out)
 {
     static const char *const needed[] = {"\"system\"",       "\"timeline\"", "\"database\"",
@@ -341,6 +417,8 @@ static bool read_draft_column(struct spate_json *json, struct spate_column *out)
             ok = seen_identity = spate_json_bool(json, &out->identity);
         } else if (spate_decode_named(json, name, "\"base\"")) {
             ok = spate_json_name(json, &out->base);
+        } else if (spate_decode_named(json, name, "\"mask\"")) {
+            ok = spate_json_name(json, &out->mask);
         } else if (spate_decode_named(json, name, "\"class\"")) {
             ok = said = spate_json_string(json, &text) &&
                         (spate_class_parse(text, &out->json_class) ||
@@ -416,6 +494,7 @@ static struct spate_table *build(const struct draft *draft, const struct spate_h
 
         spate_table_set_column(table, i, column->name, column->type, column->base, column->oid, column->mod,
                                column->len, column->identity, column->json_class);
+        spate_table_set_mask(table, i, column->mask);
     }
     for (size_t i = 0; i < draft->key_count; i++) {
         int column = spate_table_column(table, draft->key[i]);

@@ -1,20 +1,79 @@
-/* The messages that are not changes: heartbeat, epoch, schema. */
+/* The messages that are not changes: heartbeat, stale, epoch, schema, storage. */
 
 #include "schemas/class.h"
 #include "schemas/codec.h"
 #include "schemas/encode.h"
 #include "schemas/json.h"
 
-static void put_at(struct spate_buf *out, enum spate_op op, uint64_t at, uint64_t epoch, uint64_t end)
+static void put_begin(struct spate_buf *out, enum spate_op op)
 {
     SPATE_JSON_ADD(out, "{\"spate\":1,\"op\":\"");
     spate_buf_puts(out, spate_op_name(op));
-    SPATE_JSON_ADD(out, "\",\"at\":");
+    spate_buf_putc(out, '"');
+}
+
+static void put_table(struct spate_buf *out, struct spate_slice schema, struct spate_slice table)
+{
+    SPATE_JSON_ADD(out, ",\"schema\":");
+    spate_json_put_name(out, schema);
+    SPATE_JSON_ADD(out, ",\"table\":");
+    spate_json_put_name(out, table);
+}
+
+static void put_end(struct spate_buf *out, uint64_t end)
+{
+    SPATE_JSON_ADD(out, ",\"end\":");
+    spate_encode_lsn(out, end);
+}
+
+/* Begins a message that stands between transactions. */
+static void put_between(struct spate_buf *out, enum spate_op op, uint64_t at, uint64_t epoch)
+{
+    put_begin(out, op);
+    SPATE_JSON_ADD(out, ",\"at\":");
     spate_json_put_u64(out, at);
     SPATE_JSON_ADD(out, ",\"epoch\":");
     spate_json_put_u64(out, epoch);
-    SPATE_JSON_ADD(out, ",\"end\":");
-    spate_encode_lsn(out, end);
+}
+
+static void put_at(struct spate_buf *out, enum spate_op op, uint64_t at, uint64_t epoch, uint64_t end)
+{
+    put_between(out, op, at, epoch);
+    put_end(out, end);
+}
+
+void spate_encode_stale(struct spate_buf *out, const struct spate_stale *stale)
+{
+    put_between(out, SPATE_OP_STALE, stale->at, stale->epoch);
+    put_table(out, stale->schema, stale->table);
+    put_end(out, stale->end);
+    spate_encode_ts(out, stale->wall_us, stale->source);
+    SPATE_JSON_ADD(out, ",\"v\":");
+    spate_json_put_u64(out, stale->v);
+    SPATE_JSON_ADD(out, ",\"why\":");
+    spate_json_put_name(out, stale->why);
+    if (stale->column_count > 0)
+        SPATE_JSON_ADD(out, ",\"columns\":[");
+    for (size_t i = 0; i < stale->column_count; i++) {
+        if (i > 0)
+            spate_buf_putc(out, ',');
+        spate_json_put_name(out, stale->columns[i]);
+    }
+    spate_buf_puts(out, stale->column_count > 0 ? "]}" : "}");
+}
+
+void spate_encode_storage(struct spate_buf *out, const struct spate_storage *storage)
+{
+    put_begin(out, SPATE_OP_STORAGE);
+    SPATE_JSON_ADD(out, ",\"epoch\":");
+    spate_json_put_u64(out, storage->epoch);
+    put_table(out, storage->schema, storage->table);
+    put_end(out, storage->end);
+    spate_encode_ts(out, storage->wall_us, storage->source);
+    spate_buf_puts(out, storage->gone ? ",\"gone\":true" : ",\"gone\":false");
+    SPATE_JSON_ADD(out, ",\"state\":");
+    spate_json_put_name(out, storage->state);
+    spate_buf_putc(out, '}');
 }
 
 void spate_encode_heartbeat(struct spate_buf *out, const struct spate_heartbeat *heartbeat)
@@ -79,6 +138,10 @@ static void put_column(struct spate_buf *out, const struct spate_column *column)
     if (column->base.len != 0) {
         SPATE_JSON_ADD(out, ",\"base\":");
         spate_json_put_name(out, column->base);
+    }
+    if (column->mask.len != 0) {
+        SPATE_JSON_ADD(out, ",\"mask\":");
+        spate_json_put_name(out, column->mask);
     }
     /* A reader finds the class by oid and base; it is said only where that would mislead it. */
     if (column->json_class != spate_class_by(column->oid, column->base)) {

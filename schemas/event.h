@@ -110,6 +110,17 @@ struct spate_stale {
     size_t column_count;
 };
 
+/* On `_schemas`: what the connector knew of a table's storage when it last compared, so that a restart finds
+ * what happened while nobody looked. Names are empty in the record that says that all tables have theirs. */
+struct spate_storage {
+    uint64_t epoch, end; /* compared when the stream had come so far */
+    int64_t wall_us;
+    struct spate_slice source;
+    struct spate_slice schema, table;
+    bool gone;                /* it is not published under this name any more */
+    struct spate_slice state; /* the connector's own words (connector/survey.h); others keep out of them */
+};
+
 /* Who the source is. Any difference to what an epoch recorded breaks continuity (P73-P76). */
 struct spate_source_identity {
     struct spate_slice system; /* IDENTIFY_SYSTEM's systemid, decimal */

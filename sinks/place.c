@@ -22,7 +22,8 @@ static enum spate_judgement judge_change(const struct spate_follower *f, const s
 
 enum spate_judgement spate_follower_judge(const struct spate_follower *f, const struct spate_head *head)
 {
-    if (head->op == SPATE_OP_UNKNOWN || head->op == SPATE_OP_SCHEMA || head->op == SPATE_OP_NONE)
+    if (head->op == SPATE_OP_UNKNOWN || head->op == SPATE_OP_SCHEMA ||
+        head->op == SPATE_OP_STORAGE || head->op == SPATE_OP_NONE)
         return SPATE_JUDGE_UNKNOWN;
     if (head->op == SPATE_OP_EPOCH)
         return SPATE_JUDGE_EPOCH;
@@ -75,7 +76,7 @@ void spate_follower_enter(struct spate_follower *f, const struct spate_epoch *ep
 
 bool spate_follower_begin(struct spate_follower *f, const struct spate_head *head)
 {
-    if (head->op == SPATE_OP_HEARTBEAT || head->op == SPATE_OP_SNAPSHOT_BEGIN)
+    if (head->op == SPATE_OP_HEARTBEAT || head->op == SPATE_OP_SNAPSHOT_BEGIN || head->op == SPATE_OP_STALE)
         f->last.pos = (struct spate_pos){head->end, 0};
     else if (spate_op_counts(head->op) && head->has_pos && head->end != 0)
         f->last.pos = head->pos;

@@ -81,6 +81,28 @@ static void read_snapshot(struct spate_slice line, const struct spate_table *ord
     spate_buf_fini(&text);
 }
 
+/* What was understood is written and understood to the same again. */
+static void read_stale(struct spate_slice line, struct spate_arena *arena)
+{
+    struct spate_buf first = {0}, second = {0};
+    struct spate_storage storage;
+    struct spate_stale stale;
+    struct spate_err err = {0};
+
+    if (spate_decode_stale(line, &stale, arena, &err) == SPATE_OK) {
+        spate_encode_stale(&first, &stale);
+        check(spate_decode_stale(spate_buf_view(&first), &stale, arena, &err) == SPATE_OK);
+        spate_encode_stale(&second, &stale);
+    } else if (spate_decode_storage(line, &storage, arena, &err) == SPATE_OK) {
+        spate_encode_storage(&first, &storage);
+        check(spate_decode_storage(spate_buf_view(&first), &storage, arena, &err) == SPATE_OK);
+        spate_encode_storage(&second, &storage);
+    }
+    check(spate_slice_eq(spate_buf_view(&first), spate_buf_view(&second)));
+    spate_buf_fini(&first);
+    spate_buf_fini(&second);
+}
+
 static void read_line(struct spate_slice line, struct spate_arena *arena)
 {
     struct spate_table *tables[2] = {fixture_orders(SPATE_IDENTITY_FULL), fixture_kinds()}, *schema = NULL;
@@ -120,6 +142,7 @@ static void read_line(struct spate_slice line, struct spate_arena *arena)
         again(schema, arena);
     read_snapshot(line, tables[0], arena);
     read_control(line, arena);
+    read_stale(line, arena);
     spate_table_free(schema);
     spate_table_free(tables[0]);
     spate_table_free(tables[1]);

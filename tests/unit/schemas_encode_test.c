@@ -143,6 +143,48 @@ static void golden_truncates_and_messages(void **state)
     spate_table_free(kinds);
 }
 
+static void golden_stale_and_storage(void **state)
+{
+    const struct spate_slice columns[] = {S("rate"), S("$bytes:x")};
+    struct spate_stale stale = {.at = 1042,
+                                .epoch = 1,
+                                .end = 0x16B3790,
+                                .wall_us = FIXTURE_US,
+                                .source = S("shop"),
+                                .schema = S("public"),
+                                .table = S("orders"),
+                                .v = 3,
+                                .why = S("columns"),
+                                .columns = columns,
+                                .column_count = 2};
+    struct spate_storage storage = {.epoch = 1,
+                                    .end = 0x16B3790,
+                                    .wall_us = FIXTURE_US,
+                                    .source = S("shop"),
+                                    .schema = S("public"),
+                                    .table = S("orders"),
+                                    .state = S("1 16400")};
+    struct spate_buf lines = {0};
+
+    (void)state;
+    spate_encode_stale(&lines, &stale);
+    spate_buf_putc(&lines, '\n');
+    stale.why = S("rewritten");
+    stale.column_count = 0;
+    spate_encode_stale(&lines, &stale);
+    spate_buf_putc(&lines, '\n');
+    golden("stale", &lines);
+    spate_buf_reset(&lines);
+    spate_encode_storage(&lines, &storage);
+    spate_buf_putc(&lines, '\n');
+    storage.gone = true;
+    storage.state = S("");
+    spate_encode_storage(&lines, &storage);
+    spate_buf_putc(&lines, '\n');
+    golden("storage", &lines);
+    spate_buf_fini(&lines);
+}
+
 static void golden_heartbeat_and_epochs(void **state)
 {
     struct spate_heartbeat heartbeat = {
@@ -185,7 +227,8 @@ static void golden_heartbeat_and_epochs(void **state)
 static void golden_schemas(void **state)
 {
     struct spate_table *tables[] = {fixture_orders(SPATE_IDENTITY_DEFAULT),
-                                    fixture_orders(SPATE_IDENTITY_FULL), fixture_kinds()};
+                                    fixture_orders(SPATE_IDENTITY_FULL), fixture_kinds(),
+                                    fixture_masked("constant 0a1b2c3d")};
     struct spate_buf lines = {0};
 
     (void)state;
@@ -561,6 +604,7 @@ int main(void)
         cmocka_unit_test(golden_deletes),
         cmocka_unit_test(golden_truncates_and_messages),
         cmocka_unit_test(golden_heartbeat_and_epochs),
+        cmocka_unit_test(golden_stale_and_storage),
         cmocka_unit_test(golden_schemas),
         cmocka_unit_test(writes_each_value_by_its_class),
         cmocka_unit_test(writes_deep_jsonb_as_text),

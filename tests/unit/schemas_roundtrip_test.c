@@ -311,6 +311,9 @@ static void rare_messages_survive(void **state)
                                     .previous = (enum spate_previous)below(3)},
                            back;
         struct spate_heartbeat heartbeat;
+        struct spate_stale stale, stale_back;
+        struct spate_storage storage, storage_back;
+        struct spate_slice names[2];
         struct spate_slice prefix, content;
         struct spate_truncation truncation;
         struct spate_table *tables[3];
@@ -336,6 +339,47 @@ static void rare_messages_survive(void **state)
         assert_int_equal(spate_decode_heartbeat(spate_buf_view(&line), &heartbeat, &read, &err), SPATE_OK);
         assert_true(heartbeat.at == epoch.at && heartbeat.end == epoch.end &&
                     heartbeat.wall_us == epoch.wall_us);
+
+        spate_buf_reset(&line);
+        names[0] = random_text(&made);
+        names[1] = random_text(&made);
+        stale = (struct spate_stale){.at = epoch.at,
+                                     .epoch = epoch.epoch,
+                                     .end = epoch.end,
+                                     .wall_us = epoch.wall_us,
+                                     .source = epoch.source,
+                                     .schema = random_text(&made),
+                                     .table = random_text(&made),
+                                     .v = (uint32_t)next() | 1,
+                                     .why = epoch.why,
+                                     .columns = names,
+                                     .column_count = below(3)};
+        spate_encode_stale(&line, &stale);
+        assert_int_equal(spate_decode_stale(spate_buf_view(&line), &stale_back, &read, &err), SPATE_OK);
+        assert_true(stale_back.at == stale.at && stale_back.epoch == stale.epoch &&
+                    stale_back.end == stale.end && stale_back.wall_us == stale.wall_us &&
+                    stale_back.v == stale.v && stale_back.column_count == stale.column_count);
+        assert_true(spate_slice_eq(stale_back.schema, stale.schema) &&
+                    spate_slice_eq(stale_back.table, stale.table) &&
+                    spate_slice_eq(stale_back.why, stale.why));
+        for (size_t i = 0; i < stale.column_count; i++)
+            assert_true(spate_slice_eq(stale_back.columns[i], names[i]));
+
+        spate_buf_reset(&line);
+        storage = (struct spate_storage){.epoch = epoch.epoch,
+                                         .end = epoch.end,
+                                         .wall_us = epoch.wall_us,
+                                         .source = epoch.source,
+                                         .schema = stale.schema,
+                                         .table = stale.table,
+                                         .gone = below(2),
+                                         .state = names[0]};
+        spate_encode_storage(&line, &storage);
+        assert_int_equal(spate_decode_storage(spate_buf_view(&line), &storage_back, &read, &err), SPATE_OK);
+        assert_true(storage_back.epoch == storage.epoch && storage_back.end == storage.end &&
+                    storage_back.wall_us == storage.wall_us && storage_back.gone == storage.gone &&
+                    spate_slice_eq(storage_back.table, storage.table) &&
+                    spate_slice_eq(storage_back.state, storage.state));
 
         spate_buf_reset(&line);
         change.prefix = random_text(&made);

@@ -25,9 +25,11 @@ REST = {
     "read": ["by", "no", "key", "after"],
     "chunk-end": ["by", "no", "count", "resume"],
     "ranges-end": ["tables"],
+    "stale": ["why", "columns"],
+    "storage": ["gone", "state"],
 }
-OPTIONAL = {op: {"end"} for op in ("insert", "update", "delete", "truncate", "message")} | {"chunk": {"since"}}
-SCHEMA_OF = {"schema": "schema-message"}
+OPTIONAL = {op: {"end"} for op in ("insert", "update", "delete", "truncate", "message")} | {"chunk": {"since"}, "stale": {"columns"}}
+SCHEMA_OF = {"schema": "schema-message", "storage": "storage"}
 
 
 def load(name):
@@ -86,7 +88,7 @@ def first(op, **wanted):
     raise AssertionError(f"no golden {op} with {wanted}")
 
 
-@pytest.mark.parametrize("name", ["message", "schema-message", "epoch", "control"])
+@pytest.mark.parametrize("name", ["message", "schema-message", "storage", "epoch", "control"])
 def test_schema_is_a_schema(name):
     validator(name)
 
@@ -191,6 +193,14 @@ WRONG = [
     ("chunk-end", {"count": -1}),
     ("chunk-end", {"resume": None}),
     ("ranges-end", {"tables": [{"schema": "public", "table": "orders"}]}),
+    ("stale", {"at": None}),
+    ("stale", {"v": 0}),
+    ("stale", {"why": None}),
+    ("stale", {"columns": []}),
+    ("stale", {"columns": [1]}),
+    ("storage", {"epoch": -1}),
+    ("storage", {"gone": 0}),
+    ("storage", {"state": None}),
     ("schema", {"v": 0}),
     ("schema", {"fingerprint": "E681A77379C38A1E"}),
     ("schema", {"identity": "d"}),
@@ -304,7 +314,8 @@ def test_documented_messages_are_valid():
             validator("control", strict).validate(message)
         elif message["op"] != "schema":  # its fingerprint is left out there
             STRICT[message["op"]].validate(message)
-    assert seen >= {"request", "reread", "finished", "snapshot-begin", "chunk", "read", "chunk-end", "ranges-end"}
+    assert seen >= {"request", "reread", "finished", "snapshot-begin", "chunk", "read", "chunk-end", "ranges-end",
+                    "stale"}
     assert (ROOT / "docs/examples/request.json").read_text() in text
 
 
@@ -330,6 +341,10 @@ def test_fingerprint_is_what_the_documentation_says(line):
     form += len(key).to_bytes(4, "little")
     for column in key:
         form += names.index(column).to_bytes(4, "little")
+    for place, column in enumerate(message["columns"]):
+        mask = column.get("mask", "").encode()
+        if mask:
+            form += place.to_bytes(4, "little") + len(mask).to_bytes(4, "little") + mask
     fingerprint = 0xCBF29CE484222325
     for byte in form:
         fingerprint = (fingerprint ^ byte) * 0x100000001B3 % 2**64
