@@ -7,48 +7,83 @@
 
 #include <stdlib.h>
 
-/* One row per replicated column, in the order in which pgoutput sends them (attnum). Positions count from 1;
- * 0 = not part of it. A deferrable primary key identifies nothing (P47), as in the server's own code. */
-static const char select_columns[] =
-    "SELECT c.oid, n.nspname, c.relname, c.relreplident, a.attname, a.atttypid, a.atttypmod, t.typlen,"
-    " pg_catalog.format_type(a.atttypid, a.atttypmod), b.oid,"
-    " CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(b.oid, b.mod) ELSE '' END,"
-    " coalesce(pg_catalog.array_position(k.keys, a.attnum), 0),"
-    " coalesce(pg_catalog.array_position(x.keys, a.attnum), 0)"
-    " FROM pg_catalog.pg_class c"
-    " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-    " %s"
-    " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped %s"
-    " JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
-    " CROSS JOIN LATERAL ("
-    "   WITH RECURSIVE d(oid, mod, typtype, typbasetype, typtypmod) AS ("
-    "     SELECT t.oid, a.atttypmod, t.typtype, t.typbasetype, t.typtypmod"
-    "     UNION ALL SELECT u.oid, d.typtypmod, u.typtype, u.typbasetype, u.typtypmod"
-    "     FROM d JOIN pg_catalog.pg_type u ON d.typtype = 'd' AND u.oid = d.typbasetype)"
-    "   SELECT d.oid, d.mod FROM d WHERE d.typtype <> 'd') b"
-    " LEFT JOIN LATERAL (SELECT (pg_catalog.string_to_array(i.indkey::text, ' ')::int2[])[1:i.indnkeyatts] "
-    "AS keys"
-    "   FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate"
-    "   AND i.indisvalid) k ON true"
-    " LEFT JOIN LATERAL (SELECT (pg_catalog.string_to_array(i.indkey::text, ' ')::int2[])[1:i.indnkeyatts] "
-    "AS keys"
-    "   FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisreplident) x ON c.relreplident = 'i'"
-    " %s ORDER BY c.oid, a.attnum";
+/* What is published, from the catalogs themselves: pg_publication_tables opens every table of the publication
+ * on some servers from 15 on, and so waits for whoever rewrites any of them; and it is slow where there are
+ * thousands. A partition comes through its topmost published ancestor, or a partitioned table as its leaves
+ * (publish_via_partition_root, P50). A list of columns counts for the table alone, and not where all tables
+ * or its whole schema are published (P49). $1 is the publication. */
+static const char published_head[] =
+    "pub AS MATERIALIZED (SELECT b.oid, b.puballtables, b.pubviaroot, %s AS generated"
+    " FROM pg_catalog.pg_publication b WHERE b.pubname = $1),"
+    " named(oid) AS MATERIALIZED ("
+    "  SELECT r.prrelid FROM pub JOIN pg_catalog.pg_publication_rel r ON r.prpubid = pub.oid"
+    "  UNION SELECT c.oid FROM pub JOIN pg_catalog.pg_class c ON pub.puballtables AND c.relkind IN ('r', "
+    "'p')";
+static const char published_schemas[] =
+    "  UNION SELECT c.oid FROM pub JOIN pg_catalog.pg_publication_namespace s ON s.pnpubid = pub.oid"
+    "   JOIN pg_catalog.pg_class c ON c.relnamespace = s.pnnspid AND c.relkind IN ('r', 'p')";
+static const char published_tail[] =
+    "), up(oid, parent) AS ("
+    "  SELECT i.inhrelid, i.inhparent FROM named m JOIN pg_catalog.pg_inherits i ON i.inhrelid = m.oid"
+    "   JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relispartition"
+    "  UNION ALL SELECT u.oid, i.inhparent FROM up u JOIN pg_catalog.pg_inherits i ON i.inhrelid = u.parent),"
+    " down(oid) AS ("
+    "  SELECT m.oid FROM named m"
+    "  UNION SELECT i.inhrelid FROM down d JOIN pg_catalog.pg_inherits i ON i.inhparent = d.oid"
+    "   JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relispartition),"
+    " published(oid, generated, attrs) AS MATERIALIZED ("
+    "  SELECT c.oid, pub.generated, %s"
+    "  FROM pub CROSS JOIN down d"
+    "   JOIN pg_catalog.pg_class c ON c.oid = d.oid AND c.oid >= 16384 AND c.relpersistence = 'p'"
+    "   LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = pub.oid AND r.prrelid = c.oid"
+    "  WHERE CASE WHEN pub.pubviaroot THEN c.relkind IN ('r', 'p') AND c.oid IN (SELECT m.oid FROM named m)"
+    "   AND c.oid NOT IN (SELECT u.oid FROM up u WHERE u.parent IN (SELECT m.oid FROM named m))"
+    "   ELSE c.relkind = 'r' END)";
 
-/* What is published of it. All tables: */
-static const char join_published[] =
-    "JOIN pg_catalog.pg_publication_tables p"
-    " ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname";
-/* One table, published or not. That view locks every table of the publication for a moment on some servers
- * from 15 on, and so waits for whoever rewrites any of them; this does not. A list of columns counts for the
- * table alone, and not where all tables or its whole schema are published. */
-static const char join_one[] =
-    "LEFT JOIN LATERAL (SELECT CASE WHEN r.prattrs IS NOT NULL AND NOT b.puballtables AND NOT EXISTS ("
-    "   SELECT 1 FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = b.oid"
-    "   AND s.pnnspid = c.relnamespace) THEN ARRAY(SELECT l.attname FROM pg_catalog.pg_attribute l"
-    "   WHERE l.attrelid = c.oid AND l.attnum = ANY (r.prattrs)) END AS attnames, %s AS generated"
-    " FROM pg_catalog.pg_publication b LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = b.oid"
-    " AND r.prrelid = c.oid WHERE b.pubname = $1) p ON true";
+/* A list of columns, or NULL: `publication` and `relation` are the rows' names. */
+static const char column_list[] =
+    "CASE WHEN NOT pub.puballtables AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_publication_namespace s"
+    " WHERE s.pnpubid = pub.oid AND s.pnnspid = c.relnamespace) THEN r.prattrs::int2[] END";
+
+/* One table, published or not. */
+static const char published_one[] =
+    "published(oid, generated, attrs) AS (SELECT c.oid, coalesce(pub.generated, false), %s"
+    " FROM pg_catalog.pg_class c"
+    " LEFT JOIN (SELECT b.oid, b.puballtables, %s AS generated FROM pg_catalog.pg_publication b"
+    "  WHERE b.pubname = $1) pub ON true"
+    " LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = pub.oid AND r.prrelid = c.oid"
+    " WHERE c.oid = $2::oid)";
+
+/* One row per replicated column, in the order in which pgoutput sends them (attnum). Positions count from 1;
+ * 0 = not part of it. A deferrable primary key identifies nothing (P47), as in the server's own code. What a
+ * domain is made of is found once per domain, not per column. Generated columns are never sent before server
+ * 18 (P38). */
+static const char select_columns[] =
+    ", step(dom, at, mod) AS ("
+    "  SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typtype = 'd'"
+    "  UNION ALL SELECT s.dom, t.typbasetype, t.typtypmod FROM step s"
+    "   JOIN pg_catalog.pg_type t ON t.oid = s.at AND t.typtype = 'd'),"
+    " base AS MATERIALIZED (SELECT s.dom, s.at, s.mod FROM step s"
+    "  JOIN pg_catalog.pg_type t ON t.oid = s.at AND t.typtype <> 'd')"
+    " SELECT c.oid, n.nspname, c.relname, c.relreplident, a.attname, a.atttypid, a.atttypmod, t.typlen,"
+    " pg_catalog.format_type(a.atttypid, a.atttypmod), coalesce(b.at, t.oid),"
+    " CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(b.at, b.mod) ELSE '' END,"
+    " coalesce(pg_catalog.array_position("
+    "  (pg_catalog.string_to_array(k.indkey::text, ' ')::int2[])[1:k.indnkeyatts], a.attnum), 0),"
+    " coalesce(pg_catalog.array_position("
+    "  (pg_catalog.string_to_array(x.indkey::text, ' ')::int2[])[1:x.indnkeyatts], a.attnum), 0)"
+    " FROM published p"
+    " JOIN pg_catalog.pg_class c ON c.oid = p.oid"
+    " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+    " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+    "  AND (a.attnum = ANY (p.attrs) OR (p.attrs IS NULL"
+    "   AND (a.attgenerated = '' OR (a.attgenerated = 's' AND p.generated))))"
+    " JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
+    " LEFT JOIN base b ON b.dom = t.oid"
+    " LEFT JOIN pg_catalog.pg_index k ON k.indrelid = c.oid AND k.indisprimary AND k.indimmediate"
+    "  AND k.indisvalid"
+    " LEFT JOIN pg_catalog.pg_index x ON x.indrelid = c.oid AND x.indisreplident AND c.relreplident = 'i'"
+    " ORDER BY c.oid, a.attnum";
 
 /* For types by OID and modifier, in the order asked. */
 static const char select_types[] =
@@ -184,33 +219,33 @@ static struct spate_table *make_table(const PGresult *res, int first, int count)
     return table;
 }
 
-/* Generated columns are never sent before server 18 (P38); from 18 the publication's own list says which.
- * From 15 on a publication may list columns (P49). */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+
+void spate_catalog_published_sql(struct spate_buf *sql, PGconn *conn)
+{
+    int version = PQserverVersion(conn);
+
+    spate_buf_printf(sql, published_head, version >= 180000 ? "b.pubgencols = 's'" : "false");
+    spate_buf_puts(sql, version >= 150000 ? published_schemas : "");
+    spate_buf_printf(sql, published_tail, version >= 150000 ? column_list : "NULL::int2[]");
+}
+
 static void columns_sql(struct spate_buf *sql, PGconn *conn, bool one)
 {
     int version = PQserverVersion(conn);
-    struct spate_buf join = {0};
-    const char *which =
-        version >= 180000 && one
-            ? "AND (a.attname = ANY (p.attnames) OR (p.attnames IS NULL AND (a.attgenerated = '' OR "
-              "(a.attgenerated = 's' AND coalesce(p.generated, false)))))"
-        : version >= 180000
-            ? "AND (a.attname = ANY (p.attnames) OR (p.attnames IS NULL AND a.attgenerated = ''))"
-        : version >= 150000
-            ? "AND a.attgenerated = '' AND (p.attnames IS NULL OR a.attname = ANY (p.attnames))"
-            : "AND a.attgenerated = ''";
 
-    if (one && version >= 150000)
-        spate_buf_printf(&join, join_one, version >= 180000 ? "b.pubgencols = 's'" : "false");
-    else
-        spate_buf_printf(&join, "%s%s", one ? "LEFT " : "", join_published);
     spate_buf_reset(sql);
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    spate_buf_printf(sql, select_columns, spate_buf_str(&join), which, one ? "WHERE c.oid = $2::oid" : "");
-#pragma GCC diagnostic pop
-    spate_buf_fini(&join);
+    spate_buf_puts(sql, "WITH RECURSIVE ");
+    if (one)
+        spate_buf_printf(sql, published_one, version >= 150000 ? column_list : "NULL::int2[]",
+                         version >= 180000 ? "b.pubgencols = 's'" : "false");
+    else
+        spate_catalog_published_sql(sql, conn);
+    spate_buf_puts(sql, select_columns);
 }
+
+#pragma GCC diagnostic pop
 
 enum spate_rc spate_catalog_load(struct spate_catalog *catalog, struct spate_catalog_table **tables,
                                  size_t *count, struct spate_err *err)

@@ -7,6 +7,7 @@
 #ifndef SPATE_CONNECTOR_CATALOG_H
 #define SPATE_CONNECTOR_CATALOG_H
 
+#include "core/buf.h"
 #include "core/err.h"
 #include "schemas/table.h"
 
@@ -27,6 +28,11 @@ struct spate_catalog {
     enum spate_rc (*wait)(void *arg, int fd, struct spate_err *err);
     void *arg;
 };
+
+/* What is published, for queries of one's own: appends the list of a WITH RECURSIVE whose last member is
+ * published(oid, generated, attrs), once per table in whose name pgoutput sends rows. attrs: a list of
+ * columns, or NULL. $1 is the publication's name. Takes no lock on any table. */
+void spate_catalog_published_sql(struct spate_buf *sql, PGconn *conn);
 
 /* All tables of the publication, by OID. *tables is freed with spate_catalog_tables_free. */
 SPATE_CHECKED enum spate_rc spate_catalog_load(struct spate_catalog *catalog,

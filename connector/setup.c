@@ -1,6 +1,7 @@
 /* connector/setup.c - globs to tables, tables to a publication, and a slot. */
 #include "connector/setup.h"
 
+#include "connector/catalog.h"
 #include "connector/status.h"
 #include "core/alloc.h"
 #include "core/failpoint.h"
@@ -8,26 +9,29 @@
 #include "core/log.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Every table that a publication may hold. `usable`: its rows can be identified, so that publishing it does
  * not make the application's UPDATE and DELETE fail (P47); a deferrable primary key does not count, and
  * a partitioned table is as good as its worst leaf. `root`: its topmost partitioned table. */
 static const char select_candidates[] =
-    "SELECT n.nspname, c.relname, coalesce(pg_catalog.pg_partition_root(c.oid), c.oid) <> c.oid,"
-    " (SELECT bool_and(l.relreplident = 'f' OR (l.relreplident IN ('d', 'i') AND EXISTS ("
-    "    SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = l.oid AND i.indisvalid AND i.indimmediate"
-    "    AND CASE l.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END)))"
-    "   FROM pg_catalog.pg_class l WHERE l.oid = c.oid OR (c.relkind = 'p' AND l.oid IN ("
-    "    SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf))),"
-    " EXISTS (SELECT 1 FROM pg_catalog.pg_publication_tables p WHERE p.pubname = $1"
-    "   AND p.schemaname = n.nspname AND p.tablename = c.relname),"
+    " SELECT n.nspname, c.relname, coalesce(pg_catalog.pg_partition_root(c.oid), c.oid) <> c.oid,"
+    " CASE WHEN c.relkind = 'p' THEN (SELECT bool_and(t.relid IN (SELECT u.oid FROM usable u))"
+    "   FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf OR t.relid = c.oid)"
+    "  ELSE c.oid IN (SELECT u.oid FROM usable u) END,"
+    " c.oid IN (SELECT p.oid FROM published p),"
     " r.relname, rn.nspname"
     " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
     " JOIN pg_catalog.pg_class r ON r.oid = coalesce(pg_catalog.pg_partition_root(c.oid), c.oid)"
     " JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace"
     " WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'"
     " AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'"
-    " ORDER BY 1, 2";
+    " ORDER BY n.nspname, c.relname";
+static const char usable_tables[] =
+    ", usable AS MATERIALIZED (SELECT l.oid FROM pg_catalog.pg_class l WHERE l.relkind IN ('r', 'p')"
+    " AND (l.relreplident = 'f' OR (l.relreplident IN ('d', 'i') AND EXISTS ("
+    "   SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = l.oid AND i.indisvalid AND i.indimmediate"
+    "   AND CASE l.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END))))";
 enum { T_SCHEMA, T_TABLE, T_IS_PART, T_USABLE, T_PUBLISHED, T_ROOT, T_ROOT_SCHEMA };
 
 static struct spate_slice cell(const PGresult *res, int row, int column)
@@ -114,12 +118,31 @@ static void choice_fini(struct choice *choice)
     PQclear(choice->res);
 }
 
+static int order_of(struct spate_slice a, struct spate_slice b)
+{
+    int order = memcmp(a.at, b.at, a.len < b.len ? a.len : b.len);
+
+    return order ? order : (a.len > b.len) - (a.len < b.len);
+}
+
+/* Rows stand in the order of the names' bytes, as the server orders names. */
 static int row_of(const PGresult *res, struct spate_slice schema, struct spate_slice table)
 {
-    for (int row = 0; row < PQntuples(res); row++)
-        if (spate_slice_eq(cell(res, row, T_SCHEMA), schema) &&
-            spate_slice_eq(cell(res, row, T_TABLE), table))
+    int low = 0, high = PQntuples(res);
+
+    while (low < high) {
+        int row = low + (high - low) / 2;
+        int order = order_of(cell(res, row, T_SCHEMA), schema);
+
+        if (order == 0)
+            order = order_of(cell(res, row, T_TABLE), table);
+        if (order == 0)
             return row;
+        if (order < 0)
+            low = row + 1;
+        else
+            high = row;
+    }
     return -1;
 }
 
@@ -143,10 +166,16 @@ static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *co
                             bool strict, struct spate_err *err)
 {
     const char *publication = config->source.publication;
-    enum spate_rc rc =
-        spate_pg_exec_params(sql, select_candidates, 1, &publication, PGRES_TUPLES_OK, &choice->res, err);
+    struct spate_buf text = {0};
+    enum spate_rc rc;
     size_t rows;
 
+    spate_buf_puts(&text, "WITH RECURSIVE ");
+    spate_catalog_published_sql(&text, sql);
+    spate_buf_puts(&text, usable_tables);
+    spate_buf_puts(&text, select_candidates);
+    rc = spate_pg_exec_params(sql, spate_buf_str(&text), 1, &publication, PGRES_TUPLES_OK, &choice->res, err);
+    spate_buf_fini(&text);
     if (rc != SPATE_OK)
         return rc;
     rows = (size_t)PQntuples(choice->res);
