@@ -55,6 +55,23 @@ static inline struct spate_table *fixture_orders(enum spate_identity identity)
     return fixture_table("orders", identity, columns, SPATE_COUNT(columns), (const uint32_t[]){0}, 1);
 }
 
+/* The same with masks, as a connector's file may have them. */
+static inline struct spate_table *fixture_masked(const char *constant)
+{
+    struct spate_table *masked = spate_table_new(S("public"), S("people"), SPATE_IDENTITY_DEFAULT, 4, 1);
+
+    spate_table_set_column(masked, 0, S("id"), S("integer"), S(""), 23, -1, 4, true, SPATE_CLASS_INT);
+    spate_table_set_column(masked, 1, S("email"), S("text"), S(""), 25, -1, -1, false, SPATE_CLASS_TEXT);
+    spate_table_set_column(masked, 2, S("paid"), S("boolean"), S(""), 16, -1, 1, false, SPATE_CLASS_BOOL);
+    spate_table_set_column(masked, 3, S("name"), S("text"), S(""), 25, -1, -1, false, SPATE_CLASS_TEXT);
+    spate_table_set_mask(masked, 1, S("hash 1f2e3d4c"));
+    spate_table_set_mask(masked, 2, S("null"));
+    spate_table_set_mask(masked, 3, spate_slice_str(constant));
+    masked->v = 3;
+    spate_table_seal(masked);
+    return masked;
+}
+
 /* A column of each class, with a domain, no key. */
 static inline struct spate_table *fixture_kinds(void)
 {
