@@ -96,6 +96,7 @@ enum spate_rc spate_opening_tables(struct spate_stream *stream, struct spate_err
                   "publication=%s text=\"no table is published: nothing will be read until ALTER PUBLICATION "
                   "... ADD TABLE\"",
                   spate_log_quote(quoted, sizeof quoted, stream->config->source.publication));
+    stream->tables_known = rc == SPATE_OK;
     return rc;
 }
 

@@ -407,6 +407,7 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
     enum spate_rc rc;
 
     spate_transaction_release(&stream->tx); /* what was held comes again */
+    stream->tables_known = false;
     rc = connect_source(stream, err);
     if (rc == SPATE_OK)
         rc = spate_preflight_server(stream->sql, config, first, err);
@@ -430,8 +431,9 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
               "system=%s timeline=%" PRIu32 " database=%s server=%d slot=%s lsn=%X/%X", source.system,
               source.timeline, spate_log_quote(quoted, sizeof quoted, source.database),
               PQserverVersion(stream->sql), config->source.slot, LSN(source.slot.confirmed));
-    /* Only now that the slot is ours: versions that another connector would publish as well must not be. */
-    rc = spate_opening_tables(stream, err);
+    /* Only now that the slot is ours: versions that another connector would publish as well must not be. Where
+     * this session opened an epoch, with the stream's lock alone, it has published them. */
+    rc = stream->tables_known ? SPATE_OK : spate_opening_tables(stream, err);
     if (rc == SPATE_OK)
         rc = spate_recheck_open(&stream->recheck, stream->publisher.bus, stream->publisher.topic,
                                 stream->epoch.epoch.epoch, &stream->tail, err);

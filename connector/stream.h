@@ -34,6 +34,7 @@ struct spate_stream {
     PGconn *sql; /* an ordinary connection, for the catalog; owned */
     struct spate_catalog catalog;
     struct spate_versions *versions; /* owned */
+    bool tables_known;               /* this session has read the catalog, and published what it says */
     struct spate_epoch_record epoch; /* the newest in `_schemas` */
     struct spate_tail tail;          /* where this connection began */
     struct spate_recheck recheck;

@@ -1,6 +1,7 @@
 #include "sinks/registry.h"
 
 #include "core/alloc.h"
+#include "core/hash.h"
 #include "core/log.h"
 
 #include <stdlib.h>
@@ -18,21 +19,44 @@ enum spate_rc spate_registry_open(struct spate_registry *registry, struct spate_
     return SPATE_OK;
 }
 
+/* The slot that holds the name, or the empty one where it belongs. */
+static uint32_t *slot_of(const struct spate_registry *registry, const char *name, size_t len)
+{
+    size_t mask = registry->slot_count - 1;
+    size_t i = (size_t)spate_fnv64(SPATE_FNV64_START, name, len) & mask;
+
+    while (registry->slots[i] && strcmp(registry->names[registry->slots[i] - 1], name) != 0)
+        i = (i + 1) & mask;
+    return &registry->slots[i];
+}
+
+/* A source may have thousands of tables, and each start reads all of their names. */
+static void grow_names(struct spate_registry *registry)
+{
+    if (registry->name_count * 2 < registry->slot_count)
+        return;
+    free(registry->slots);
+    registry->slot_count = registry->slot_count ? registry->slot_count * 2 : 64;
+    registry->slots = spate_zalloc(registry->slot_count * sizeof *registry->slots);
+    registry->names = spate_realloc(registry->names, registry->slot_count * sizeof *registry->names);
+    for (size_t i = 0; i < registry->name_count; i++)
+        *slot_of(registry, registry->names[i], strlen(registry->names[i])) = (uint32_t)i + 1;
+}
+
 static void keep_name(struct spate_registry *registry, const struct spate_head *head)
 {
     struct spate_buf name = {0};
-    size_t i;
+    uint32_t *slot;
 
     spate_buf_slice(&name, head->schema);
     spate_buf_putc(&name, '.');
     spate_buf_slice(&name, head->table);
     spate_buf_str(&name);
-    for (i = 0; i < registry->name_count; i++)
-        if (strcmp(registry->names[i], name.data) == 0)
-            break;
-    if (i == registry->name_count) {
-        registry->names = spate_realloc(registry->names, (i + 1) * sizeof *registry->names);
+    grow_names(registry);
+    slot = slot_of(registry, name.data, name.len);
+    if (!*slot) {
         registry->names[registry->name_count++] = spate_strndup(name.data, name.len);
+        *slot = (uint32_t)registry->name_count;
     }
     spate_buf_fini(&name);
 }
@@ -166,6 +190,7 @@ void spate_registry_close(struct spate_registry *registry)
         free(registry->names[i]);
     free(registry->tables);
     free(registry->names);
+    free(registry->slots);
     free(registry->topic);
     spate_arena_fini(&registry->arena);
     *registry = (struct spate_registry){0};

@@ -18,6 +18,8 @@ struct spate_registry {
     size_t table_count, table_capacity;
     char **names; /* "schema.table" of all tables, once each: for "did you mean" */
     size_t name_count;
+    uint32_t *slots; /* where a name stands in names, plus one; by hash; a power of two of them */
+    size_t slot_count;
     bool (*wanted)(void *arg, struct spate_slice schema, struct spate_slice table);
     void *arg;
     bool has_epoch;
