@@ -180,12 +180,11 @@ static bool is_identity(const PGresult *res, int row)
     }
 }
 
-/* The column that holds the key's position: the row's identity now (docs/message-format.md, `key`). */
+/* The column that holds the key's position: the row's identity now (docs/message-format.md, `key`). With
+ * REPLICA IDENTITY NOTHING rows are only added, and the primary key still tells them apart (F35). */
 static int key_column(char identity)
 {
-    return identity == SPATE_IDENTITY_INDEX                                        ? C_INDEX
-           : identity == SPATE_IDENTITY_DEFAULT || identity == SPATE_IDENTITY_FULL ? C_PK
-                                                                                   : -1;
+    return identity == SPATE_IDENTITY_INDEX ? C_INDEX : C_PK;
 }
 
 /* Rows first..first+count-1 are one table's columns. */
@@ -196,10 +195,11 @@ static struct spate_table *make_table(const PGresult *res, int first, int count)
     size_t key_count = 0;
     struct spate_table *table;
 
-    for (int i = 0; by >= 0 && i < count; i++)
+    for (int i = 0; i < count; i++)
         key_count += cell_u32(res, first + i, by) > 0;
-    /* Under FULL a column list may leave out part of the primary key: then nothing identifies a row. */
-    for (int i = 0; by >= 0 && i < count; i++)
+    /* A list of columns may leave out part of the key where no update needs it: then nothing identifies a
+     * row. */
+    for (int i = 0; i < count; i++)
         if (cell_u32(res, first + i, by) > key_count)
             key_count = 0;
     table = spate_table_new(cell(res, first, C_SCHEMA), cell(res, first, C_TABLE),

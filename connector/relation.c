@@ -111,22 +111,22 @@ static size_t count_identity(const struct spate_pgoutput *msg)
 
 /* Fills key with column numbers, in key order, and returns how many.
  * The catalog speaks of now, the message of then. Its key stands when it names the same columns as the
- * message's identity flags, or, under FULL, where every column is flagged (P45), columns that the message
- * has. Otherwise the flags are the key, in column order; under FULL there is none. */
+ * message's identity flags, or, under FULL, where every column is flagged (P45), and under NOTHING, where
+ * none is, columns that the message has. Otherwise the flags are the key, in column order; under FULL there
+ * is none. */
 static size_t choose_key(const struct spate_pgoutput *msg, const struct spate_table *hint, uint32_t *key)
 {
-    bool full = msg->relation.identity == SPATE_IDENTITY_FULL;
+    bool none = msg->relation.identity == SPATE_IDENTITY_NOTHING;
+    bool full = none || msg->relation.identity == SPATE_IDENTITY_FULL;
     size_t flagged = count_identity(msg), count = 0;
     struct spate_slice at = msg->relation.at;
 
-    if (msg->relation.identity == SPATE_IDENTITY_NOTHING)
-        return 0;
     if (hint && (full || hint->key_count == flagged)) {
         for (; count < hint->key_count; count++) {
             bool identity = false;
             int i = find_attribute(msg, hint->columns[hint->key[count]].name, &identity);
 
-            if (i < 0 || !identity)
+            if (i < 0 || !(identity || none))
                 break;
             key[count] = (uint32_t)i;
         }

@@ -205,6 +205,10 @@ class Cluster:
     def one(self, text, args=None, db="postgres", user="postgres"):
         return self.sql(text, args, db, user)[0][0]
 
+    def version(self):
+        """The server's number: 150018."""
+        return int(self.one("SHOW server_version_num"))
+
     def create_database(self, name):
         self.sql(f'CREATE DATABASE "{name}" TEMPLATE template0')
 
