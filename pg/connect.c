@@ -29,8 +29,16 @@ static const struct pin pins[] = {
     {"timezone", "UTC", "PGTZ"},
     {"lc_monetary", "C", NULL},
     {"search_path", "pg_catalog", NULL},
+    {"quote_all_identifiers", "off", NULL}, /* the spelling of reg* values, and of types in schemas (P82) */
+    {"array_nulls", "on", NULL},            /* else NULL inside an array's text is read as four letters */
+    {"xmloption", "content", NULL},         /* else xml that is no document is refused */
+    {"transform_null_equals", "off", NULL},
+    {"gin_fuzzy_search_limit", "0", NULL}, /* else an index gives some of the rows */
+    {"exit_on_error", "off", NULL},
     {"standard_conforming_strings", "on", NULL}, /* pg/text.c relies on it */
-    {"statement_timeout", "0", NULL},            /* P78: nobody's defaults for people may cut us off */
+    {"default_transaction_isolation", "read committed", NULL},
+    {"default_transaction_deferrable", "off", NULL},
+    {"statement_timeout", "0", NULL}, /* P78: nobody's defaults for people may cut us off */
     {"lock_timeout", "0", NULL},
     {"idle_in_transaction_session_timeout", "0", NULL},
     {"jit", "off", NULL}, /* compiling a catalog query took half a second, running it a millisecond */
@@ -152,8 +160,12 @@ static enum spate_rc prepare(struct dial *dial, const PQconninfoOption *url, str
         user_options = getenv("PGOPTIONS");
     if (user_options)
         spate_buf_printf(&dial->options, "%s ", user_options);
-    for (size_t i = 0; i < SPATE_COUNT(pins); i++)
-        spate_buf_printf(&dial->options, "-c %s=%s ", pins[i].name, pins[i].value);
+    for (size_t i = 0; i < SPATE_COUNT(pins); i++) {
+        spate_buf_printf(&dial->options, "-c %s=", pins[i].name);
+        for (const char *c = pins[i].value; *c; c++) /* the server splits the packet's options at blanks */
+            spate_buf_printf(&dial->options, "%s%c", *c == ' ' ? "\\" : "", *c);
+        spate_buf_putc(&dial->options, ' ');
+    }
 
     param(dial, "dbname", dial->where->url); /* first: it is expanded in place */
     param(dial, "options", spate_buf_str(&dial->options));
