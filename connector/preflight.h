@@ -1,5 +1,5 @@
-/* connector/preflight.h - what the source is, and what is wrong with it: each finding says what, why, and
- * the exact statement that mends it.
+/* connector/preflight.h - what the source is at this moment: its identity, its WAL, the slot (what is wrong
+ * with it: connector/check.h).
  *
  * Thread: the data plane, before streaming.
  * Blocks: on the source, in ordinary queries. */
@@ -13,11 +13,6 @@
 
 #include <libpq-fe.h>
 #include <stdbool.h>
-
-/* Server settings and rights. Warnings are logged when `warn` is set (once per process).
- * SPATE_FAIL: REFUSED, with the remedy. */
-SPATE_CHECKED enum spate_rc spate_preflight_server(PGconn *sql, const struct spate_connector_config *config,
-                                                   bool warn, struct spate_err *err);
 
 /* Which server it is, and how far its WAL is flushed at this moment (IDENTIFY_SYSTEM). */
 SPATE_CHECKED enum spate_rc spate_preflight_identify(struct spate_replication *repl,

@@ -1,9 +1,11 @@
 /* connector/session.c - the order of events before the first frame. */
 #include "connector/session.h"
 
+#include "connector/check.h"
 #include "connector/lsn.h"
 #include "connector/opening.h"
 #include "connector/preflight.h"
+#include "connector/privacy.h"
 #include "connector/schemas.h"
 #include "connector/setup.h"
 #include "core/clock.h"
@@ -410,7 +412,9 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
     stream->tables_known = false;
     rc = connect_source(stream, err);
     if (rc == SPATE_OK)
-        rc = spate_preflight_server(stream->sql, config, first, err);
+        rc = spate_check_start(stream->sql, config, first, err);
+    if (rc == SPATE_OK && first)
+        rc = spate_privacy_verify(config->privacy, stream->sql, err);
     /* While we were away another connector may have published for this stream. */
     if (rc == SPATE_OK)
         rc = spate_schemas_refresh(stream, err);
@@ -419,7 +423,7 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
     if (rc == SPATE_OK)
         rc = need_publication(stream, err);
     if (rc == SPATE_OK && first)
-        rc = spate_setup_compare(stream->sql, config, err);
+        rc = spate_check_start_tables(stream->sql, config, err);
     if (rc != SPATE_OK)
         return rc;
     SPATE_FAILPOINT(connector_tail_found);

@@ -2,6 +2,7 @@
 #include "connector/setup.h"
 
 #include "connector/catalog.h"
+#include "connector/owned.h"
 #include "connector/status.h"
 #include "core/alloc.h"
 #include "core/failpoint.h"
@@ -77,10 +78,10 @@ static enum spate_rc nothing_matches(const PGresult *res, const char *pattern, s
     return refuse(err);
 }
 
-static enum spate_rc no_identity(const PGresult *res, int row, bool exact, bool say, struct spate_err *err)
+/* Left out, and told of by the checks of the start; refused where it is named without wildcards. */
+static enum spate_rc no_identity(const PGresult *res, int row, bool exact, struct spate_err *err)
 {
     struct spate_buf name = {0};
-    char quoted[600];
 
     add_name(&name, res, row);
     spate_fail(
@@ -92,9 +93,6 @@ static enum spate_rc no_identity(const PGresult *res, int row, bool exact, bool 
     spate_buf_fini(&name);
     if (exact)
         return refuse(err);
-    if (say)
-        spate_log(SPATE_LOG_WARN, "table-left-out", "text=%s",
-                  spate_log_quote(quoted, sizeof quoted, err->text));
     *err = (struct spate_err){0};
     return SPATE_OK;
 }
@@ -160,10 +158,9 @@ static void drop_parts(struct choice *choice)
     }
 }
 
-/* strict: about to create the publication, so a name that means nothing and a table that cannot be published
- * though it is named are refused. Otherwise what is left out is told, once per start. */
+/* A name that means nothing, and a table that cannot be published though it is named, are refused. */
 static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *config, struct choice *choice,
-                            bool strict, struct spate_err *err)
+                            struct spate_err *err)
 {
     const char *publication = config->source.publication;
     struct spate_buf text = {0};
@@ -195,7 +192,7 @@ static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *co
             any = choice->chosen[row] = true;
             choice->exact[row] |= spate_glob_exact(choice->globs[g]);
         }
-        if (!any && strict && spate_glob_exact(choice->globs[g]))
+        if (!any && spate_glob_exact(choice->globs[g]))
             return nothing_matches(choice->res, config->tables.at[g], err);
     }
     drop_parts(choice);
@@ -204,7 +201,7 @@ static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *co
             PQgetvalue(choice->res, (int)row, T_PUBLISHED)[0] == 't')
             continue;
         choice->chosen[row] = false;
-        if (no_identity(choice->res, (int)row, strict && choice->exact[row], !strict, err))
+        if (no_identity(choice->res, (int)row, choice->exact[row], err))
             return SPATE_FAIL;
     }
     return SPATE_OK;
@@ -217,7 +214,7 @@ enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_
     struct spate_buf text = {0};
     unsigned count = 0;
     char quoted[300];
-    enum spate_rc rc = choose(sql, config, &choice, true, err);
+    enum spate_rc rc = choose(sql, config, &choice, err);
 
     if (rc != SPATE_OK)
         goto out;
@@ -237,6 +234,7 @@ enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_
         rc = refuse(err);
         goto out;
     }
+    spate_owned_mark_sql(config, &text);
     rc = spate_pg_exec(sql, spate_buf_str(&text), PGRES_COMMAND_OK, NULL, err);
     if (rc == SPATE_FAIL)
         spate_err_context(err,
@@ -248,36 +246,6 @@ enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_
         spate_log(SPATE_LOG_INFO, "publication-created", "publication=%s tables=%u",
                   spate_log_quote(quoted, sizeof quoted, config->source.publication), count);
 out:
-    spate_buf_fini(&text);
-    choice_fini(&choice);
-    return rc;
-}
-
-enum spate_rc spate_setup_compare(PGconn *sql, const struct spate_connector_config *config,
-                                  struct spate_err *err)
-{
-    struct choice choice = {0};
-    struct spate_buf text = {0};
-    char quoted[900];
-    enum spate_rc rc;
-
-    if (config->tables.count == 0)
-        return SPATE_OK;
-    rc = choose(sql, config, &choice, false, err);
-    for (int row = 0; rc == SPATE_OK && row < PQntuples(choice.res); row++) {
-        if (!choice.chosen[row] || PQgetvalue(choice.res, row, T_PUBLISHED)[0] == 't')
-            continue;
-        spate_buf_reset(&text);
-        add_name(&text, choice.res, row);
-        spate_buf_puts(&text,
-                       " matches tables: but is not in the publication, so its changes are not read. Mend it "
-                       "with: ALTER PUBLICATION ");
-        spate_pg_ident(&text, spate_slice_str(config->source.publication));
-        spate_buf_puts(&text, " ADD TABLE ");
-        add_name(&text, choice.res, row);
-        spate_log(SPATE_LOG_WARN, "table-not-published", "text=%s",
-                  spate_log_quote(quoted, sizeof quoted, spate_buf_str(&text)));
-    }
     spate_buf_fini(&text);
     choice_fini(&choice);
     return rc;

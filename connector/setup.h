@@ -18,10 +18,6 @@
 SPATE_CHECKED enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_config *config,
                                                     struct spate_err *err);
 
-/* Warns about tables that the globs mean and the publication lacks, with the exact ALTER (P56). */
-SPATE_CHECKED enum spate_rc spate_setup_compare(PGconn *sql, const struct spate_connector_config *config,
-                                                struct spate_err *err);
-
 /* SPATE_OK, SPATE_END (stop), SPATE_FAIL: retry = open transactions kept it waiting for too long (P70). */
 SPATE_CHECKED enum spate_rc spate_setup_slot(struct spate_replication *repl, PGconn *sql,
                                              const struct spate_connector_config *config,
