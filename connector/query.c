@@ -51,9 +51,11 @@ bool spate_query_same_shape(const char *stamp, const char *other)
     return hash && other_hash && strcmp(hash, other_hash) == 0;
 }
 
-/* Strategies of a btree: 1 <, 2 <=, 3 =, 4 >=, 5 >. */
+/* What is cast is text, and text is cast to regclass by a function that knows names only; from bpchar it goes
+ * the way of the type's input. Strategies of a btree: 1 <, 2 <=, 3 =, 4 >=, 5 >. */
 static const char bind_head[] =
-    "SELECT pg_catalog.format_type(b.oid, -1),"
+    "SELECT CASE WHEN b.oid = 'regclass'::regtype THEN 'bpchar::' ELSE '' END ||"
+    " pg_catalog.format_type(b.oid, -1),"
     " CASE WHEN b.typnamespace = 'pg_catalog'::regnamespace THEN o.op ELSE coalesce(("
     "SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, e.oprname)"
     " FROM pg_catalog.pg_opclass c JOIN pg_catalog.pg_amop a ON a.amopfamily = c.opcfamily"

@@ -14,6 +14,15 @@ static struct spate_slice type_of(const struct spate_column *column)
     return column->base.len ? column->base : column->type;
 }
 
+/* A cast of text to these goes through a function, which need not read what the type's input reads: regclass,
+ * where it looks for a table named "-", and types for which somebody made such a cast. A domain may stand
+ * over one. (Those of these three built-in types read the same.) */
+#define OWN_CAST                                                                                             \
+    "EXISTS (SELECT FROM pg_catalog.pg_cast WHERE castsource = 'text'::regtype AND castmethod = 'f' AND "    \
+    "casttarget = t AND t NOT IN ('name', '\"char\"', 'xml')) OR EXISTS (SELECT FROM pg_catalog.pg_type "    \
+    "WHERE "                                                                                                 \
+    "oid = t AND typtype = 'd')"
+
 /* The types that the target knows by the source's spelling; the others are staged as text. The answer decides
  * what may stand in CREATE TABLE: to_regtype takes a type's name and nothing else. */
 static enum spate_rc ask_types(struct spate_version *version, struct spate_store *store,
@@ -26,27 +35,30 @@ static enum spate_rc ask_types(struct spate_version *version, struct spate_store
     for (size_t i = 0; i < table->column_count && rc == SPATE_OK; i++) {
         struct spate_slice type = type_of(&table->columns[i]);
         PGresult *res = NULL;
-        bool known = false;
+        bool known = false, own_cast = false;
 
         for (size_t j = 0; j < i && !version->stage_types[i]; j++) {
             if (!spate_slice_eq(type, type_of(&table->columns[j])))
                 continue;
             version->stage_types[i] = spate_strdup(version->stage_types[j]);
             version->as_text[i] = version->as_text[j];
+            version->own_cast[i] = version->own_cast[j];
         }
         if (version->stage_types[i])
             continue;
         spate_buf_reset(&sql);
-        spate_buf_puts(&sql, "SELECT to_regtype(");
+        spate_buf_puts(&sql, "SELECT t IS NOT NULL, " OWN_CAST " FROM to_regtype(");
         spate_pg_literal(&sql, type);
-        spate_buf_puts(&sql, ") IS NOT NULL");
+        spate_buf_puts(&sql, ") AS t");
         rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
-        if (rc == SPATE_OK)
+        if (rc == SPATE_OK) {
             known = PQgetvalue(res, 0, 0)[0] == 't';
-        else if (rc == SPATE_FAIL && strncmp(err->sqlstate, "42", 2) == 0)
+            own_cast = PQgetvalue(res, 0, 1)[0] == 't';
+        } else if (rc == SPATE_FAIL && strncmp(err->sqlstate, "42", 2) == 0)
             rc = SPATE_OK; /* a spelling that this server does not even parse */
         PQclear(res);
         version->as_text[i] = !known;
+        version->own_cast[i] = own_cast;
         version->stage_types[i] = known ? spate_strndup(type.at, type.len) : spate_strdup("pg_catalog.text");
     }
     spate_buf_fini(&sql);

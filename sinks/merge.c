@@ -312,7 +312,7 @@ enum spate_rc spate_merge_piece(struct spate_apply *apply, struct spate_err *err
         share = share_of(piece, piece->versions[i]);
         if (share.rows == 0) /* the item that ended the piece was the first of its table */
             continue;
-        copy = share.rows > SMALL_ROWS || share.bytes > SMALL_BYTES;
+        copy = share.rows > SMALL_ROWS || share.bytes > SMALL_BYTES || share.version->only_copy;
         apply->rows += share.rows;
         if (!copy)
             merge_small(apply, &share);

@@ -122,6 +122,7 @@ static void plan_used(struct spate_version *version)
     free(version->maybe);
     free(version->key_at);
     version->used_count = version->maybe_count = 0;
+    version->only_copy = false;
     version->want = spate_zalloc((table->column_count + 1) * sizeof *version->want);
     version->want_key = spate_zalloc((table->column_count + 1) * sizeof *version->want_key);
     version->used = spate_zalloc((table->column_count + 1) * sizeof *version->used);
@@ -142,6 +143,7 @@ static void plan_used(struct spate_version *version)
             continue;
         version->maybe[at] = may_be_unchanged(table, i) ? (int)version->maybe_count++ : -1;
         version->used[version->used_count++] = (uint32_t)i;
+        version->only_copy |= version->own_cast[i];
         for (size_t k = 0; k < table->key_count; k++)
             if (table->key[k] == i)
                 version->key_at[k] = (uint32_t)at;

@@ -153,6 +153,7 @@ struct spate_version *spate_version_new(struct spate_projection *projection, con
     version->state = spate_zalloc(sizeof *version->state);
     version->stage_types = spate_zalloc((table->column_count + 1) * sizeof *version->stage_types);
     version->as_text = spate_zalloc((table->column_count + 1) * sizeof *version->as_text);
+    version->own_cast = spate_zalloc((table->column_count + 1) * sizeof *version->own_cast);
     if (projection->config->where)
         version->where = spate_strdup(projection->config->where);
     if (projection->config->columns.count)
@@ -213,6 +214,7 @@ void spate_version_free(struct spate_version *version)
     free(version->maybe);
     free(version->stage_types);
     free(version->as_text);
+    free(version->own_cast);
     spate_version_forget_sql(version);
     free(version);
 }

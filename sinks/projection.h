@@ -76,6 +76,8 @@ struct spate_version {
     size_t maybe_count;
     char **stage_types; /* by source column */
     bool *as_text;      /* by source column: the target lacks the type */
+    bool *own_cast;     /* by source column: text cast to it is not what its input reads */
+    bool only_copy;     /* a column in use is such a one: its rows come by COPY, never as parameters */
 
     struct spate_statements sql;
     struct spate_version_state *state; /* owned; what changes after it was made */
