@@ -29,10 +29,10 @@ static const char look_sql[] =
     " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
     " LEFT JOIN pg_catalog.pg_publication b ON b.pubname = $1"
     " CROSS JOIN LATERAL (SELECT coalesce(bool_or(x.oid = c.oid), false) AS own,"
-    "   coalesce(bool_or(x.oid <> c.oid), false) AS kin FROM pg_catalog.pg_class x"
-    "   WHERE x.oid = ANY (c.oid || ARRAY(SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors(c.oid) "
-    "a))"
-    "   AND (EXISTS (SELECT 1 FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = b.oid AND r.prrelid = "
+    "   coalesce(bool_or(x.oid <> c.oid), false) AS kin"
+    "   FROM pg_catalog.unnest(c.oid || ARRAY(SELECT a.relid::oid FROM "
+    "pg_catalog.pg_partition_ancestors(c.oid) a)) o(oid) JOIN pg_catalog.pg_class x ON x.oid = o.oid"
+    "   WHERE (EXISTS (SELECT 1 FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = b.oid AND r.prrelid = "
     "x.oid)%s)"
     "  ) k WHERE n.nspname = $2 AND c.relname = $3; ";
 static const char in_schema[] = " OR EXISTS (SELECT 1 FROM pg_catalog.pg_publication_namespace s"
@@ -57,9 +57,9 @@ static const char leaves_head[] =
     " pg_catalog.has_table_privilege(l.oid, 'SELECT'), pg_catalog.row_security_active(l.oid),"
     " coalesce(pg_catalog.pg_relation_size(l.oid), 0), ";
 static const char leaves_tail[] =
-    " FROM pg_catalog.pg_class l JOIN pg_catalog.pg_namespace n ON n.oid = l.relnamespace"
-    " WHERE (l.oid = $1 AND l.relkind <> 'p') OR l.oid IN (SELECT t.relid FROM"
-    "  pg_catalog.pg_partition_tree($1::regclass) t WHERE t.isleaf) ORDER BY l.oid";
+    " FROM (SELECT $1 AS oid UNION SELECT t.relid FROM pg_catalog.pg_partition_tree($1::regclass) t"
+    "  WHERE t.isleaf) o JOIN pg_catalog.pg_class l ON l.oid = o.oid AND l.relkind <> 'p'"
+    " JOIN pg_catalog.pg_namespace n ON n.oid = l.relnamespace ORDER BY l.oid";
 enum {
     F_OID,
     F_SCHEMA,
@@ -86,6 +86,7 @@ enum spate_rc spate_admission_prepare(PGconn *conn, struct spate_err *err)
                    " SET default_transaction_read_only = on; SET plan_cache_mode = force_generic_plan; ");
     spate_buf_printf(&sql, look_sql, PQserverVersion(conn) >= 150000 ? look_filter : "NULL",
                      PQserverVersion(conn) >= 150000 ? in_schema : "");
+    spate_catalog_prepare_sql(&sql, conn);
     spate_buf_puts(&sql, leaves_head);
     spate_query_stamp(&sql, PQserverVersion(conn), "l.oid", "$2");
     spate_buf_puts(&sql, leaves_tail);
@@ -229,6 +230,7 @@ static enum spate_rc take_shape(struct spate_admitting *look, struct spate_plan_
     int64_t until_ms = spate_clock_ms() + SPATE_ADMITTING_MS;
     struct spate_catalog catalog = {.conn = look->conn,
                                     .publication = look->config->source.publication,
+                                    .prepared = true,
                                     .wait = wait_readable,
                                     .arg = &until_ms};
     enum spate_rc rc = spate_catalog_table(

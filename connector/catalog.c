@@ -58,13 +58,23 @@ static const char published_one[] =
  * 0 = not part of it. A deferrable primary key identifies nothing (P47), as in the server's own code. What a
  * domain is made of is found once per domain, not per column. Generated columns are never sent before server
  * 18 (P38). */
-static const char select_columns[] =
+static const char domains_all[] =
     ", step(dom, at, mod) AS ("
     "  SELECT t.oid, t.typbasetype, t.typtypmod FROM pg_catalog.pg_type t WHERE t.typtype = 'd'"
     "  UNION ALL SELECT s.dom, t.typbasetype, t.typtypmod FROM step s"
     "   JOIN pg_catalog.pg_type t ON t.oid = s.at AND t.typtype = 'd'),"
     " base AS MATERIALIZED (SELECT s.dom, s.at, s.mod FROM step s"
-    "  JOIN pg_catalog.pg_type t ON t.oid = s.at AND t.typtype <> 'd')"
+    "  JOIN pg_catalog.pg_type t ON t.oid = s.at AND t.typtype <> 'd')";
+static const char join_domains[] = " LEFT JOIN base b ON b.dom = t.oid";
+/* Of one table: without a look at every type there is. */
+static const char join_domains_one[] = " LEFT JOIN LATERAL (WITH RECURSIVE step(at, mod, kind) AS ("
+                                       "   SELECT u.oid, t.typtypmod, u.typtype FROM pg_catalog.pg_type u"
+                                       "    WHERE t.typtype = 'd' AND u.oid = t.typbasetype"
+                                       "   UNION ALL SELECT u.oid, v.typtypmod, u.typtype FROM step s"
+                                       "    JOIN pg_catalog.pg_type v ON v.oid = s.at AND v.typtype = 'd'"
+                                       "    JOIN pg_catalog.pg_type u ON u.oid = v.typbasetype)"
+                                       "  SELECT s.at, s.mod FROM step s WHERE s.kind <> 'd') b ON true";
+static const char select_columns[] =
     " SELECT c.oid, n.nspname, c.relname, c.relreplident, a.attname, a.atttypid, a.atttypmod, t.typlen,"
     " pg_catalog.format_type(a.atttypid, a.atttypmod), coalesce(b.at, t.oid),"
     " CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(b.at, b.mod) ELSE '' END,"
@@ -79,7 +89,7 @@ static const char select_columns[] =
     "  AND (a.attnum = ANY (p.attrs) OR (p.attrs IS NULL"
     "   AND (a.attgenerated = '' OR (a.attgenerated = 's' AND p.generated))))"
     " JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
-    " LEFT JOIN base b ON b.dom = t.oid"
+    "%s"
     " LEFT JOIN pg_catalog.pg_index k ON k.indrelid = c.oid AND k.indisprimary AND k.indimmediate"
     "  AND k.indisvalid"
     " LEFT JOIN pg_catalog.pg_index x ON x.indrelid = c.oid AND x.indisreplident AND c.relreplident = 'i'"
@@ -242,10 +252,20 @@ static void columns_sql(struct spate_buf *sql, PGconn *conn, bool one)
                          version >= 180000 ? "b.pubgencols = 's'" : "false");
     else
         spate_catalog_published_sql(sql, conn);
-    spate_buf_puts(sql, select_columns);
+    spate_buf_puts(sql, one ? "" : domains_all);
+    spate_buf_printf(sql, select_columns, one ? join_domains_one : join_domains);
 }
 
 #pragma GCC diagnostic pop
+
+void spate_catalog_prepare_sql(struct spate_buf *sql, PGconn *conn)
+{
+    struct spate_buf query = {0};
+
+    columns_sql(&query, conn, true);
+    spate_buf_printf(sql, "PREPARE spate_columns(text, oid) AS %s; ", spate_buf_str(&query));
+    spate_buf_fini(&query);
+}
 
 enum spate_rc spate_catalog_load(struct spate_catalog *catalog, struct spate_catalog_table **tables,
                                  size_t *count, struct spate_err *err)
@@ -293,8 +313,15 @@ enum spate_rc spate_catalog_table(struct spate_catalog *catalog, uint32_t oid, s
 
     *table = NULL;
     snprintf(number, sizeof number, "%u", oid);
-    columns_sql(&sql, catalog->conn, true);
-    rc = run(catalog, spate_buf_str(&sql), 2, values, &res, err);
+    if (catalog->prepared) {
+        spate_buf_puts(&sql, "EXECUTE spate_columns(");
+        spate_pg_literal(&sql, spate_slice_str(catalog->publication));
+        spate_buf_printf(&sql, ", %u)", oid);
+        rc = run(catalog, spate_buf_str(&sql), 0, NULL, &res, err);
+    } else {
+        columns_sql(&sql, catalog->conn, true);
+        rc = run(catalog, spate_buf_str(&sql), 2, values, &res, err);
+    }
     spate_buf_fini(&sql);
     if (rc != SPATE_OK)
         return rc;

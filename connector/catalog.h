@@ -24,6 +24,7 @@ struct spate_catalog_table {
 struct spate_catalog {
     PGconn *conn;            /* borrowed; session settings pinned by pg/ */
     const char *publication; /* borrowed */
+    bool prepared;           /* spate_catalog_prepare_sql was run on conn */
     /* Returns when the descriptor is readable, or fails; SPATE_END: a stop was asked for. */
     enum spate_rc (*wait)(void *arg, int fd, struct spate_err *err);
     void *arg;
@@ -43,6 +44,9 @@ void spate_catalog_tables_free(struct spate_catalog_table *tables, size_t count)
 /* One table as it is now, published or not; *table is NULL when there is none with that OID. */
 SPATE_CHECKED enum spate_rc spate_catalog_table(struct spate_catalog *catalog, uint32_t oid,
                                                 struct spate_table **table, struct spate_err *err);
+
+/* For whoever asks for many tables one by one: appends a statement that prepares the question above. */
+void spate_catalog_prepare_sql(struct spate_buf *sql, PGconn *conn);
 
 /* What a type is, for columns the stream knows and the catalog no longer does. */
 struct spate_catalog_type {
