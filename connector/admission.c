@@ -1,6 +1,7 @@
 /* connector/admission.c - who asks, for which columns of which tables, under which conditions. */
 #include "connector/admission.h"
 
+#include "connector/cover.h"
 #include "connector/permits.h"
 #include "core/alloc.h"
 #include "core/options.h"
@@ -186,6 +187,16 @@ static bool take_conditions(const struct spate_control_table *from, struct spate
                              "Postgres has",
                              SPATE_SLICE_ARG(condition->column));
             spate_buf_puts(&refusal->remedy, "leave it out");
+            return false;
+        }
+        if (spate_cover_treatment(table->cover, (size_t)column) != SPATE_SHOWN) {
+            spate_buf_printf(&refusal->reason,
+                             "column \"%.*s\" of %.*s.%.*s is masked (%s): a condition on it would "
+                             "tell of the values that do not leave",
+                             SPATE_SLICE_ARG(condition->column), SPATE_SLICE_ARG(table->table->schema),
+                             SPATE_SLICE_ARG(table->table->name),
+                             spate_treatment_name(spate_cover_treatment(table->cover, (size_t)column)));
+            spate_buf_puts(&refusal->remedy, "leave the condition out, or put it on another column");
             return false;
         }
         into->column = (uint32_t)column;

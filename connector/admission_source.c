@@ -3,6 +3,7 @@
 #include "connector/admitting.h"
 
 #include "connector/catalog.h"
+#include "connector/cover.h"
 #include "connector/query.h"
 #include "core/alloc.h"
 #include "core/clock.h"
@@ -225,6 +226,32 @@ static enum spate_rc wait_readable(void *arg, int fd, struct spate_err *err)
     return SPATE_OK;
 }
 
+/* What of it may be shown. Where the file's rules have come to mean something else, nothing is read. */
+static enum spate_rc cover_shape(struct spate_admitting *look, struct spate_catalog *catalog,
+                                 struct spate_plan_table *table)
+{
+    struct spate_table *raw = table->table;
+    enum spate_rc rc;
+
+    table->table = NULL;
+    rc = spate_cover_make(look->config->privacy, catalog,
+                          (uint32_t)strtoul(PQgetvalue(look->res, 0, L_OID), NULL, 10), raw, NULL, 0, NULL,
+                          &table->cover, look->err);
+    if (rc == SPATE_OK) {
+        table->table = table->cover->table;
+        return SPATE_OK;
+    }
+    if (rc != SPATE_FAIL || look->err->exit_code != SPATE_EXIT_REFUSED)
+        return rc == SPATE_FAIL ? spate_admitting_failed(look, "reading the columns") : rc;
+    spate_buf_printf(&look->refusal->reason,
+                     "%s may not be read: its columns are not those of which the connector's "
+                     "rules (exclude, mask) speak",
+                     spate_buf_str(&look->name));
+    spate_buf_puts(&look->refusal->remedy, look->err->text);
+    *look->err = (struct spate_err){0};
+    return spate_admitting_give_up(look);
+}
+
 static enum spate_rc take_shape(struct spate_admitting *look, struct spate_plan_table *table)
 {
     int64_t until_ms = spate_clock_ms() + SPATE_ADMITTING_MS;
@@ -239,7 +266,7 @@ static enum spate_rc take_shape(struct spate_admitting *look, struct spate_plan_
     if (rc != SPATE_OK)
         return rc == SPATE_FAIL ? spate_admitting_failed(look, "reading the columns") : rc;
     if (table->table)
-        return SPATE_OK;
+        return cover_shape(look, &catalog, table);
     spate_buf_printf(&look->refusal->reason, "%s has no column that is published",
                      spate_buf_str(&look->name));
     spate_buf_puts(&look->refusal->remedy, "add one, or ask without this table");
@@ -303,7 +330,8 @@ static enum spate_rc look_all(struct spate_admitting *look, bool append, struct 
         rc = take_shape(look, table);
     if (rc != SPATE_OK || !found || !table->table || keyless_fits(look, table, append, bytes))
         return rc;
-    spate_table_free(table->table);
+    spate_cover_free(table->cover);
+    table->cover = NULL;
     table->table = NULL;
     return spate_admitting_give_up(look);
 }

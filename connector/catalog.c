@@ -1,6 +1,7 @@
 /* connector/catalog.c - three queries, and rows into tables. */
 #include "connector/catalog.h"
 
+#include "connector/cover.h"
 #include "core/alloc.h"
 #include "core/buf.h"
 #include "pg/pg.h"
@@ -126,8 +127,8 @@ enum {
     C_INDEX
 };
 
-static enum spate_rc run(struct spate_catalog *catalog, const char *sql, int count, const char *const *values,
-                         PGresult **res, struct spate_err *err)
+enum spate_rc spate_catalog_ask(struct spate_catalog *catalog, const char *sql, int count,
+                                const char *const *values, PGresult **res, struct spate_err *err)
 {
     PGconn *conn = catalog->conn;
     PGresult *more;
@@ -278,7 +279,7 @@ enum spate_rc spate_catalog_load(struct spate_catalog *catalog, struct spate_cat
     *tables = NULL;
     *count = 0;
     columns_sql(&sql, catalog->conn, false);
-    rc = run(catalog, spate_buf_str(&sql), 1, &catalog->publication, &res, err);
+    rc = spate_catalog_ask(catalog, spate_buf_str(&sql), 1, &catalog->publication, &res, err);
     spate_buf_fini(&sql);
     if (rc != SPATE_OK)
         return rc;
@@ -289,7 +290,7 @@ enum spate_rc spate_catalog_load(struct spate_catalog *catalog, struct spate_cat
 
         for (next = first + 1; next < rows && cell_u32(res, next, C_OID) == oid;)
             next++;
-        (*tables)[(*count)++] = (struct spate_catalog_table){oid, make_table(res, first, next - first)};
+        (*tables)[(*count)++] = (struct spate_catalog_table){oid, make_table(res, first, next - first), NULL};
     }
     PQclear(res);
     return SPATE_OK;
@@ -298,7 +299,10 @@ enum spate_rc spate_catalog_load(struct spate_catalog *catalog, struct spate_cat
 void spate_catalog_tables_free(struct spate_catalog_table *tables, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        spate_table_free(tables[i].table);
+        if (tables[i].cover)
+            spate_cover_free(tables[i].cover);
+        else
+            spate_table_free(tables[i].table);
     free(tables);
 }
 
@@ -317,10 +321,10 @@ enum spate_rc spate_catalog_table(struct spate_catalog *catalog, uint32_t oid, s
         spate_buf_puts(&sql, "EXECUTE spate_columns(");
         spate_pg_literal(&sql, spate_slice_str(catalog->publication));
         spate_buf_printf(&sql, ", %u)", oid);
-        rc = run(catalog, spate_buf_str(&sql), 0, NULL, &res, err);
+        rc = spate_catalog_ask(catalog, spate_buf_str(&sql), 0, NULL, &res, err);
     } else {
         columns_sql(&sql, catalog->conn, true);
-        rc = run(catalog, spate_buf_str(&sql), 2, values, &res, err);
+        rc = spate_catalog_ask(catalog, spate_buf_str(&sql), 2, values, &res, err);
     }
     spate_buf_fini(&sql);
     if (rc != SPATE_OK)
@@ -348,7 +352,7 @@ enum spate_rc spate_catalog_types(struct spate_catalog *catalog, struct spate_ca
     spate_buf_puts(&mods, count ? "}" : "{}");
     values[0] = spate_buf_str(&oids);
     values[1] = spate_buf_str(&mods);
-    rc = run(catalog, select_types, 2, values, &res, err);
+    rc = spate_catalog_ask(catalog, select_types, 2, values, &res, err);
     if (rc == SPATE_OK && (size_t)PQntuples(res) != count) {
         rc = spate_fail(err, SPATE_FATAL, "the source's catalog answered for %d types instead of %zu",
                         PQntuples(res), count);

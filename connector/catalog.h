@@ -16,9 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct spate_cover;
+
 struct spate_catalog_table {
     uint32_t oid;
-    struct spate_table *table; /* owned, sealed, without a v; NULL once taken */
+    struct spate_table *table; /* sealed, without a v; owned unless there is a cover, which owns it then */
+    struct spate_cover *cover; /* owned; NULL: none was made yet */
 };
 
 struct spate_catalog {
@@ -34,6 +37,11 @@ struct spate_catalog {
  * published(oid, generated, attrs), once per table in whose name pgoutput sends rows. attrs: a list of
  * columns, or NULL. $1 is the publication's name. Takes no lock on any table. */
 void spate_catalog_published_sql(struct spate_buf *sql, PGconn *conn);
+
+/* One question with text parameters; SPATE_OK: rows in *res, for PQclear. */
+SPATE_CHECKED enum spate_rc spate_catalog_ask(struct spate_catalog *catalog, const char *sql, int count,
+                                              const char *const *values, PGresult **res,
+                                              struct spate_err *err);
 
 /* All tables of the publication, by OID. *tables is freed with spate_catalog_tables_free. */
 SPATE_CHECKED enum spate_rc spate_catalog_load(struct spate_catalog *catalog,

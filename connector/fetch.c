@@ -120,9 +120,10 @@ static bool begin(struct spate_fetch *fetch, struct spate_job *job, int limit_ms
     return job->outcome == SPATE_JOB_DONE;
 }
 
-/* Conditions and keys, as settings of the transaction. *rows is what spate_query_bound points into. */
-static bool bind(struct spate_fetch *fetch, struct spate_job *job, struct spate_query_bound **bound,
-                 PGresult **rows)
+/* Conditions and keys (as the source has them), as settings of the transaction. *rows is what
+ * spate_query_bound points into. */
+static bool bind(struct spate_fetch *fetch, struct spate_job *job, const struct spate_value *wanted,
+                 struct spate_query_bound **bound, PGresult **rows)
 {
     const struct spate_plan_table *table = job->table;
     bool keys = job->kind == SPATE_JOB_KEYS;
@@ -143,7 +144,7 @@ static bool bind(struct spate_fetch *fetch, struct spate_job *job, struct spate_
         if (table->where[i].value)
             values[filled++] = table->where[i].value;
     for (size_t i = 0; keys && i < table->table->key_count; i++) {
-        spate_query_array(&arrays[i], job->keys + i, table->table->key_count, job->key_count);
+        spate_query_array(&arrays[i], wanted + i, table->table->key_count, job->key_count);
         values[filled++] = spate_buf_str(&arrays[i]);
     }
     spate_buf_reset(&fetch->sql);
@@ -229,13 +230,16 @@ static enum spate_fetch_end attempt(struct spate_fetch *fetch, struct spate_job 
     enum spate_fetch_end end = SPATE_FETCH_FAILED;
     struct spate_buf query = {0};
     PGresult *rows = NULL;
+    struct spate_keys_found found = {0};
     int64_t began_us;
 
     if (!begin(fetch, job, *placed ? ROW_MS : RANGE_MS))
         goto out;
     SPATE_FAILPOINT(connector_chunk_locked);
     began_us = spate_clock_us();
-    if (!bind(fetch, job, &bound, &rows))
+    if (job->kind == SPATE_JOB_KEYS && !spate_fetch_unhash(fetch, job, &found))
+        goto out;
+    if (!bind(fetch, job, found.keys ? found.keys : job->keys, &bound, &rows))
         goto out;
     *placed = *placed || expected_bytes(fetch, job, to) > job->max_bytes * 2;
     if (job->kind == SPATE_JOB_RANGE)
@@ -250,6 +254,8 @@ out:
     spate_fetch_roll_back(fetch);
     PQclear(rows);
     free(bound);
+    free(found.keys);
+    spate_arena_fini(&found.arena);
     spate_buf_fini(&query);
     return end;
 }

@@ -57,6 +57,24 @@ bool spate_copy_split(char *line, size_t len, struct spate_value *values, size_t
     return at == end + 1;
 }
 
+/* What a column has that no field fills: nothing, or what the file puts in place of values. */
+static struct spate_value unread(const struct spate_plan_table *table, size_t column)
+{
+    const struct spate_cover *cover = table->cover;
+
+    switch (table->all || table->asked[column] ? spate_cover_treatment(cover, column) : SPATE_SHOWN) {
+    case SPATE_NULLED:
+        return (struct spate_value){.kind = SPATE_VALUE_NULL};
+    case SPATE_CONSTANT:
+        return (struct spate_value){SPATE_VALUE_TEXT, cover->columns[cover->from[column]].constant};
+    case SPATE_SHOWN:
+    case SPATE_EXCLUDED:
+    case SPATE_HASHED:
+        break;
+    }
+    return (struct spate_value){.kind = SPATE_VALUE_ABSENT};
+}
+
 /* Which fields a row has: its columns, and in front of them its place or its key's number. */
 void spate_fetch_prepare(struct spate_fetch *fetch, const struct spate_job *job)
 {
@@ -71,9 +89,31 @@ void spate_fetch_prepare(struct spate_fetch *fetch, const struct spate_job *job)
     }
     fetch->field_count = 0;
     for (size_t i = 0; i < shape->column_count; i++) {
-        fetch->values[i] = (struct spate_value){.kind = SPATE_VALUE_ABSENT};
-        if (job->table->all || job->table->asked[i])
+        fetch->values[i] = unread(job->table, i);
+        if (spate_plan_reads(job->table, i))
             fetch->columns[fetch->field_count++] = (uint32_t)i;
+    }
+    if (!spate_cover_plain(job->table->cover) && fetch->digest_room < fetch->field_count) {
+        fetch->digest_room = fetch->field_count;
+        fetch->digests = spate_realloc(fetch->digests, fetch->digest_room * SPATE_DIGEST);
+    }
+}
+
+/* What leaves is the hash alone. */
+static void hash_fields(struct spate_fetch *fetch, const struct spate_job *job)
+{
+    const struct spate_cover *cover = job->table->cover;
+
+    if (spate_cover_plain(cover) || cover->hashed == 0)
+        return;
+    for (size_t i = 0; i < fetch->field_count; i++) {
+        struct spate_value *value = &fetch->values[fetch->columns[i]];
+
+        if (spate_cover_treatment(cover, fetch->columns[i]) != SPATE_HASHED ||
+            value->kind != SPATE_VALUE_TEXT)
+            continue;
+        spate_privacy_digest(cover->privacy, value->text, fetch->digests + i * SPATE_DIGEST);
+        value->text = spate_slice(fetch->digests + i * SPATE_DIGEST, SPATE_DIGEST);
     }
 }
 
@@ -131,6 +171,7 @@ static bool take_line(struct spate_fetch *fetch, struct spate_job *job, char *li
         return not_ours(job);
     for (size_t i = 0; i < fetch->field_count; i++)
         fetch->values[fetch->columns[i]] = fetch->fields[i];
+    hash_fields(fetch, job);
     return keep_row(fetch, job);
 }
 
@@ -224,6 +265,7 @@ static bool take_tuple(struct spate_fetch *fetch, struct spate_job *job, const P
         value->kind = PQgetisnull(res, 0, at) ? SPATE_VALUE_NULL : SPATE_VALUE_TEXT;
         value->text = spate_slice(PQgetvalue(res, 0, at), (size_t)PQgetlength(res, 0, at));
     }
+    hash_fields(fetch, job);
     return keep_row(fetch, job);
 }
 

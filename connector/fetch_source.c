@@ -64,6 +64,7 @@ void spate_fetch_free(struct spate_fetch *fetch)
     free(fetch->values);
     free(fetch->fields);
     free(fetch->columns);
+    free(fetch->digests);
     spate_buf_fini(&fetch->sql);
     spate_buf_fini(&fetch->text);
     free(fetch);

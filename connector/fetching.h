@@ -3,8 +3,10 @@
 #ifndef SPATE_CONNECTOR_FETCHING_H
 #define SPATE_CONNECTOR_FETCHING_H
 
+#include "connector/cover.h"
 #include "connector/fetch.h"
 #include "connector/query.h"
+#include "core/arena.h"
 #include "pg/pg.h"
 
 #define SOFT_MS  800   /* a chunk that takes longer is cut (P92) */
@@ -24,6 +26,8 @@ struct spate_fetch {
     struct spate_query_term *terms;
     struct spate_value *values, *fields; /* as many as the table has columns; and one more */
     uint32_t *columns;                   /* which column a field is, without a place in front */
+    char *digests;                       /* for one row's hashed values: field_count times SPATE_DIGEST */
+    size_t digest_room;
     size_t room, field_count;
     uint64_t page_bytes; /* of the table that is read, with what it holds elsewhere (TOAST) */
 };
@@ -60,6 +64,17 @@ void spate_fetch_roll_back(struct spate_fetch *fetch);
 void spate_fetch_failed(struct spate_fetch *fetch, struct spate_job *job, const PGresult *res);
 void spate_fetch_gave_up(struct spate_fetch *fetch, struct spate_job *job, enum spate_rc rc);
 const char *spate_fetch_what(const struct spate_job *job, char out[200]); /* "reading public.t for a .." */
+
+/* ---- fetch_keys.c: keys that are known by their hashes ---- */
+
+/* The source's keys for job->keys, in their order; NULL (the value) where no row has it. keys is NULL when
+ * job->keys are the source's own. */
+struct spate_keys_found {
+    struct spate_value *keys; /* owned */
+    struct spate_arena arena; /* of their texts */
+};
+/* In the job's transaction; the time for it is its own. false: the job has its outcome. */
+bool spate_fetch_unhash(struct spate_fetch *fetch, struct spate_job *job, struct spate_keys_found *found);
 
 /* ---- fetch_rows.c: rows ---- */
 

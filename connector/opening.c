@@ -11,6 +11,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* ---- epochs ---- */
 
@@ -74,6 +75,37 @@ static enum spate_rc open_epoch(struct spate_stream *stream, const struct spate_
 
 /* ---- tables ---- */
 
+/* Both are sorted by OID. What covered them on the connection before this one tells of columns that have gone
+ * under another name since. */
+static enum spate_rc cover_all(struct spate_stream *stream, struct spate_catalog_table *tables, size_t count,
+                               struct spate_err *err)
+{
+    const struct spate_privacy *privacy = stream->config->privacy;
+    struct spate_kin *kin = NULL;
+    size_t kin_count = 0, at = 0;
+    enum spate_rc rc = SPATE_OK;
+
+    if (privacy)
+        rc = spate_cover_kin(&stream->catalog, 0, &kin, &kin_count, err);
+    for (size_t i = 0; rc == SPATE_OK && i < count; i++) {
+        struct spate_table *raw = tables[i].table;
+        size_t from;
+
+        while (at < kin_count && kin[at].oid < tables[i].oid)
+            at++;
+        for (from = at; at < kin_count && kin[at].oid == tables[i].oid;)
+            at++;
+        tables[i].table = NULL; /* it is the cover's now, or gone */
+        rc = spate_cover_make(privacy, &stream->catalog, tables[i].oid, raw, kin ? kin + from : NULL,
+                              at - from, spate_relations_cover(&stream->relations, tables[i].oid),
+                              &tables[i].cover, err);
+        if (rc == SPATE_OK)
+            tables[i].table = tables[i].cover->raw;
+    }
+    free(kin);
+    return rc;
+}
+
 enum spate_rc spate_opening_tables(struct spate_stream *stream, struct spate_err *err)
 {
     struct spate_catalog_table *tables = NULL;
@@ -83,11 +115,15 @@ enum spate_rc spate_opening_tables(struct spate_stream *stream, struct spate_err
     enum spate_rc rc = spate_catalog_load(&stream->catalog, &tables, &count, err);
 
     if (rc == SPATE_OK)
+        rc = cover_all(stream, tables, count, err);
+    if (rc == SPATE_OK)
         spate_relations_start(&stream->relations, tables, count);
+    else
+        spate_catalog_tables_free(tables, count);
     for (size_t i = 0; rc == SPATE_OK && i < count; i++) {
         bool fresh;
 
-        rc = spate_stream_offer(stream, spate_relation_copy(tables[i].table), &version, &fresh, err);
+        rc = spate_stream_offer(stream, tables[i].cover, &version, &fresh, err);
     }
     if (rc == SPATE_OK)
         rc = spate_stream_schemas_durable(stream, err);

@@ -146,7 +146,7 @@ void spate_weave_sift(struct spate_weave *weave)
 static enum spate_rc set_plan(struct spate_stream *stream, struct spate_asked_table *table,
                               struct spate_plan_table *plan, struct spate_err *err)
 {
-    enum spate_rc rc = spate_stream_version(stream, spate_relation_copy(plan->table), &table->version, err);
+    enum spate_rc rc = spate_stream_version(stream, plan->cover, &table->version, err);
 
     if (rc != SPATE_OK)
         return rc;

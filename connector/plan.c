@@ -1,6 +1,8 @@
 /* connector/plan.c - giving a plan back. */
 #include "connector/plan.h"
 
+#include "connector/cover.h"
+
 #include <stdlib.h>
 
 void spate_plan_table_fini(struct spate_plan_table *table)
@@ -18,7 +20,23 @@ void spate_plan_table_fini(struct spate_plan_table *table)
     free(table->where);
     free(table->asked);
     free(table->resume);
-    spate_table_free(table->table);
+    if (table->cover)
+        spate_cover_free(table->cover);
+    else
+        spate_table_free(table->table);
+}
+
+bool spate_plan_reads(const struct spate_plan_table *table, size_t column)
+{
+    enum spate_treatment treatment = spate_cover_treatment(table->cover, column);
+
+    return (table->all || table->asked[column]) && (treatment == SPATE_SHOWN || treatment == SPATE_HASHED);
+}
+
+uint32_t spate_plan_type(const struct spate_plan_table *table, size_t column)
+{
+    return spate_cover_plain(table->cover) ? table->table->columns[column].oid
+                                           : table->cover->raw->columns[table->cover->from[column]].oid;
 }
 
 void spate_plan_free(struct spate_plan *plan)

@@ -28,8 +28,12 @@ struct spate_plan_condition {
     char *value;     /* NULL: is null, is not null */
 };
 
+struct spate_cover;
+
 struct spate_plan_table {
-    struct spate_table *table; /* canonical, sealed, without a v; as the publication shows it */
+    struct spate_table
+        *table; /* canonical, sealed, without a v; as messages show it; the cover's if there is one */
+    struct spate_cover *cover; /* what of the source's table that is; owned, NULL: all of it */
     bool *asked;               /* by column; key columns always are */
     bool all;                  /* every column is asked for */
     struct spate_plan_leaf *leaves;
@@ -47,6 +51,11 @@ struct spate_plan {
     struct spate_plan_table *tables;
     size_t count;
 };
+
+/* Is the column read from the source? What is put in its values' place needs no reading. */
+bool spate_plan_reads(const struct spate_plan_table *table, size_t column);
+/* The type by which the source knows it. */
+uint32_t spate_plan_type(const struct spate_plan_table *table, size_t column);
 
 void spate_plan_free(struct spate_plan *plan); /* accepts NULL */
 void spate_plan_table_fini(struct spate_plan_table *table);

@@ -92,9 +92,9 @@ size_t spate_query_terms(const struct spate_plan_table *table, bool keys, struct
     for (size_t i = 0; i < table->where_count; i++)
         if (table->where[i].value)
             terms[count++] =
-                (struct spate_query_term){shape->columns[table->where[i].column].oid, table->where[i].op};
+                (struct spate_query_term){spate_plan_type(table, table->where[i].column), table->where[i].op};
     for (size_t i = 0; keys && i < shape->key_count; i++)
-        terms[count++] = (struct spate_query_term){shape->columns[shape->key[i]].oid, "="};
+        terms[count++] = (struct spate_query_term){spate_plan_type(table, shape->key[i]), "="};
     return count;
 }
 
@@ -126,7 +126,7 @@ static bool add_columns(struct spate_buf *sql, const struct spate_plan_table *ta
     const char *between = "";
 
     for (size_t i = 0; i < table->table->column_count; i++) {
-        if (!table->all && !table->asked[i])
+        if (!spate_plan_reads(table, i))
             continue;
         spate_buf_puts(sql, between);
         spate_pg_ident(sql, table->table->columns[i].name);
@@ -200,6 +200,10 @@ void spate_query_array(struct spate_buf *out, const struct spate_value *keys, si
     for (size_t i = 0; i < count; i++) {
         struct spate_slice text = keys[i * stride].text;
 
+        if (keys[i * stride].kind == SPATE_VALUE_NULL) { /* a key that no row has */
+            spate_buf_puts(out, i ? ",NULL" : "NULL");
+            continue;
+        }
         spate_buf_puts(out, i ? ",\"" : "\"");
         for (size_t at = 0; at < text.len; at++) {
             if (text.at[at] == '"' || text.at[at] == '\\')

@@ -13,6 +13,11 @@ static size_t slot_of(uint32_t oid, size_t cap)
 
 void spate_relations_fini(struct spate_relations *relations)
 {
+    for (size_t i = 0; i < relations->cap; i++)
+        spate_cover_free(relations->slots[i].cover);
+    for (size_t i = 0; i < relations->retired_count; i++)
+        spate_cover_free(relations->retired[i]);
+    free(relations->retired);
     free(relations->slots);
     spate_catalog_tables_free(relations->known, relations->known_count);
     *relations = (struct spate_relations){0};
@@ -26,16 +31,23 @@ void spate_relations_start(struct spate_relations *relations, struct spate_catal
     relations->known_count = known_count;
 }
 
-const struct spate_table *spate_relations_find(const struct spate_relations *relations, uint32_t oid)
+const struct spate_relation *spate_relations_at(const struct spate_relations *relations, uint32_t oid)
 {
     if (relations->cap == 0)
         return NULL;
     for (size_t i = slot_of(oid, relations->cap);; i = (i + 1) & (relations->cap - 1)) {
         if (relations->slots[i].oid == oid)
-            return relations->slots[i].table;
+            return &relations->slots[i];
         if (relations->slots[i].oid == 0)
             return NULL;
     }
+}
+
+const struct spate_table *spate_relations_find(const struct spate_relations *relations, uint32_t oid)
+{
+    const struct spate_relation *relation = spate_relations_at(relations, oid);
+
+    return relation ? relation->table : NULL;
 }
 
 static void insert(struct spate_relation *slots, size_t cap, struct spate_relation relation)
@@ -47,8 +59,29 @@ static void insert(struct spate_relation *slots, size_t cap, struct spate_relati
     slots[i] = relation;
 }
 
-void spate_relations_set(struct spate_relations *relations, uint32_t oid, const struct spate_table *table)
+/* The source says what a table looks like again and again: what is the same stays. */
+static struct spate_cover *replace(struct spate_relations *relations, const struct spate_relation *old,
+                                   const struct spate_table *table, struct spate_cover *cover)
 {
+    if (old->table == table && old->cover && cover) {
+        spate_cover_free(cover);
+        return old->cover;
+    }
+    if (old->cover) {
+        relations->retired =
+            spate_realloc(relations->retired, (relations->retired_count + 1) * sizeof(void *));
+        relations->retired[relations->retired_count++] = old->cover;
+    }
+    return cover;
+}
+
+void spate_relations_set(struct spate_relations *relations, uint32_t oid, const struct spate_table *table,
+                         struct spate_cover *cover)
+{
+    const struct spate_relation *old = spate_relations_at(relations, oid);
+
+    if (old)
+        cover = replace(relations, old, table, cover);
     if ((relations->count + 1) * 2 > relations->cap) {
         size_t cap = relations->cap ? relations->cap * 2 : 64;
         struct spate_relation *slots = spate_zalloc(cap * sizeof *slots);
@@ -60,9 +93,8 @@ void spate_relations_set(struct spate_relations *relations, uint32_t oid, const 
         relations->slots = slots;
         relations->cap = cap;
     }
-    if (!spate_relations_find(relations, oid))
-        relations->count++;
-    insert(relations->slots, relations->cap, (struct spate_relation){oid, table});
+    relations->count += !old;
+    insert(relations->slots, relations->cap, (struct spate_relation){oid, table, cover});
 }
 
 bool spate_relation_agrees(const struct spate_pgoutput *msg, const struct spate_table *table)
@@ -177,6 +209,7 @@ struct spate_table *spate_relation_copy(const struct spate_table *from)
 
         spate_table_set_column(table, i, c->name, c->type, c->base, c->oid, c->mod, c->len, c->identity,
                                c->json_class);
+        spate_table_set_mask(table, i, c->mask);
     }
     for (size_t i = 0; i < from->key_count; i++)
         table->key[i] = from->key[i];
@@ -192,19 +225,33 @@ static int by_oid(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+static const struct spate_catalog_table *find_known(const struct spate_relations *relations, uint32_t oid)
+{
+    struct spate_catalog_table wanted = {.oid = oid};
+
+    return relations->known_count
+               ? bsearch(&wanted, relations->known, relations->known_count, sizeof wanted, by_oid)
+               : NULL;
+}
+
+const struct spate_cover *spate_relations_cover(const struct spate_relations *relations, uint32_t oid)
+{
+    const struct spate_relation *relation = spate_relations_at(relations, oid);
+    const struct spate_catalog_table *known = find_known(relations, oid);
+
+    return relation && relation->cover ? relation->cover : known ? known->cover : NULL;
+}
+
 enum spate_rc spate_relation_resolve(const struct spate_relations *relations, struct spate_catalog *catalog,
                                      const struct spate_pgoutput *msg, struct spate_table **table,
                                      struct spate_err *err)
 {
-    struct spate_catalog_table wanted = {.oid = msg->relation.oid};
-    const struct spate_catalog_table *known = NULL;
+    const struct spate_catalog_table *known = find_known(relations, msg->relation.oid);
     struct spate_table *now = NULL;
     struct spate_catalog_type *types;
     struct spate_slice at = msg->relation.at;
     enum spate_rc rc;
 
-    if (relations->known_count)
-        known = bsearch(&wanted, relations->known, relations->known_count, sizeof wanted, by_oid);
     if (known && spate_relation_agrees(msg, known->table)) {
         *table = spate_relation_copy(known->table);
         return SPATE_OK;

@@ -9,19 +9,23 @@
 #define SPATE_CONNECTOR_RELATION_H
 
 #include "connector/catalog.h"
+#include "connector/cover.h"
 #include "connector/pgoutput.h"
 #include "connector/versions.h"
 
 struct spate_relations {
     struct spate_relation *slots; /* open addressing by OID; owned */
     size_t count, cap;
+    struct spate_cover **retired; /* replaced ones: a change that is held may still borrow from them; owned */
+    size_t retired_count;
     struct spate_catalog_table *known; /* what the catalog said at start, sorted by OID; owned */
     size_t known_count;
 };
 
 struct spate_relation {
-    uint32_t oid; /* 0: free */
-    const struct spate_table *table;
+    uint32_t oid;                    /* 0: free */
+    const struct spate_table *table; /* as messages have it */
+    struct spate_cover *cover;       /* how its rows become that; owned */
 };
 
 /* All zero is a valid empty cache. */
@@ -32,7 +36,13 @@ void spate_relations_start(struct spate_relations *relations, struct spate_catal
 
 /* NULL: no Relation message for this OID came on this connection. */
 const struct spate_table *spate_relations_find(const struct spate_relations *relations, uint32_t oid);
-void spate_relations_set(struct spate_relations *relations, uint32_t oid, const struct spate_table *table);
+const struct spate_relation *spate_relations_at(const struct spate_relations *relations, uint32_t oid);
+/* `table` is the version of cover->table. Takes the cover; NULL: a plain one. */
+void spate_relations_set(struct spate_relations *relations, uint32_t oid, const struct spate_table *table,
+                         struct spate_cover *cover);
+/* How this OID was covered last on this connection: by the stream, or by what the catalog said at start;
+ * NULL: not known. */
+const struct spate_cover *spate_relations_cover(const struct spate_relations *relations, uint32_t oid);
 
 /* The canonical table for a Relation message: the catalog's where it says the same, else built from the
  * message with the catalog's annotations, asked for now. *table is sealed, without a v, the caller's.

@@ -25,6 +25,8 @@ void spate_transaction_fini(struct spate_transaction *tx)
     spate_transaction_release(tx);
     free(tx->before);
     free(tx->after);
+    free(tx->raw);
+    free(tx->digests);
     free((void *)tx->tables);
     *tx = (struct spate_transaction){0};
 }
@@ -80,6 +82,19 @@ static void need_columns(struct spate_transaction *tx, size_t columns)
     tx->columns = columns < 32 ? 32 : columns;
     tx->before = spate_realloc(tx->before, tx->columns * sizeof *tx->before);
     tx->after = spate_realloc(tx->after, tx->columns * sizeof *tx->after);
+    tx->raw = spate_realloc(tx->raw, tx->columns * sizeof *tx->raw);
+}
+
+/* For both rows of one change. */
+static char *need_digests(struct spate_transaction *tx, const struct spate_cover *cover)
+{
+    size_t room = spate_cover_plain(cover) ? 0 : 2 * cover->hashed * SPATE_DIGEST;
+
+    if (room > tx->digest_room) {
+        tx->digest_room = room;
+        tx->digests = spate_realloc(tx->digests, room);
+    }
+    return tx->digests;
 }
 
 static enum spate_rc no_relation(const struct spate_transaction *tx, uint32_t oid, struct spate_err *err)
@@ -102,32 +117,50 @@ static enum spate_rc misfit(const struct spate_transaction *tx, const struct spa
                       table->column_count, LSN(tx->commit_lsn));
 }
 
+/* One row, as messages may have it. From here on nobody knows what the source sent. */
+static void take_values(struct spate_transaction *tx, const struct spate_relation *relation,
+                        const struct spate_pgoutput_tuple *tuple, struct spate_value *out, char **digests)
+{
+    bool plain = spate_cover_plain(relation->cover);
+    const struct spate_table *sent = plain ? relation->table : relation->cover->raw;
+    struct spate_value *values = plain ? out : tx->raw;
+
+    spate_pgoutput_values(tuple, values);
+    /* An old key has NULL where a column is not part of it: not sent, which is not NULL (P41). */
+    for (size_t i = 0; !tuple->whole && i < sent->column_count; i++)
+        if (!sent->columns[i].identity)
+            values[i].kind = SPATE_VALUE_ABSENT;
+    if (!plain)
+        spate_cover_values(relation->cover, values, tuple->whole, out, digests);
+}
+
 static enum spate_rc take_row(struct spate_transaction *tx, const struct spate_relations *relations,
                               const struct spate_pgoutput *msg, struct spate_err *err)
 {
     const struct spate_pgoutput_tuple *old = &msg->change.old, *new = &msg->change.new;
-    const struct spate_table *table = spate_relations_find(relations, msg->change.oid);
+    const struct spate_relation *relation = spate_relations_at(relations, msg->change.oid);
     struct spate_change *held = &tx->held;
+    const struct spate_table *table, *sent;
+    char *digests;
 
-    if (!table)
+    if (!relation)
         return no_relation(tx, msg->change.oid, err);
-    need_columns(tx, table->column_count);
+    table = relation->table;
+    sent = spate_cover_plain(relation->cover) ? table : relation->cover->raw;
+    need_columns(tx, sent->column_count);
+    digests = need_digests(tx, relation->cover);
     held->table = table;
     held->before_full = old->present && old->whole;
     if (old->present) {
-        if (old->count != table->column_count)
-            return misfit(tx, table, old, err);
-        spate_pgoutput_values(old, tx->before);
+        if (old->count != sent->column_count)
+            return misfit(tx, sent, old, err);
+        take_values(tx, relation, old, tx->before, &digests);
         held->before = tx->before;
-        /* An old key has NULL where a column is not part of it: not sent, which is not NULL (P41). */
-        for (size_t i = 0; !old->whole && i < table->column_count; i++)
-            if (!table->columns[i].identity)
-                tx->before[i].kind = SPATE_VALUE_ABSENT;
     }
     if (new->present) {
-        if (new->count != table->column_count)
-            return misfit(tx, table, new, err);
-        spate_pgoutput_values(new, tx->after);
+        if (new->count != sent->column_count)
+            return misfit(tx, sent, new, err);
+        take_values(tx, relation, new, tx->after, &digests);
         held->after = tx->after;
         /* Under FULL the old row supplies what did not change (P44). */
         for (size_t i = 0; held->before_full && i < table->column_count; i++)

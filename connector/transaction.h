@@ -35,7 +35,10 @@ struct spate_transaction {
     struct spate_change held;           /* valid while holding; end is 0 */
     char *buffer;                       /* libpq's, that held borrows from; owned */
     struct spate_value *before, *after; /* owned, `columns` each */
+    struct spate_value *raw; /* of a table whose rows are covered, as the source sent them; likewise */
     size_t columns;
+    char *digests; /* that held borrows from; owned */
+    size_t digest_room;
     const struct spate_table **tables; /* of a held truncate; owned */
     size_t table_cap;
 };

@@ -151,6 +151,7 @@ static void a_table_with_spaces_in_its_name_is_quoted_in_the_log(void **state)
     struct spate_table *table = spate_table_new(spate_slice_str("public"), spate_slice_str("a level=error"),
                                                 SPATE_IDENTITY_DEFAULT, 1, 0);
     const struct spate_table *version;
+    struct spate_cover *cover;
     FILE *log = tmpfile();
     char line[1000] = "";
     bool fresh = false;
@@ -162,9 +163,10 @@ static void a_table_with_spaces_in_its_name_is_quoted_in_the_log(void **state)
     spate_table_set_column(table, 0, spate_slice_str("id"), spate_slice_str("integer"), spate_slice_str(""),
                            23, -1, 4, false, SPATE_CLASS_INT);
     spate_table_seal(table);
+    assert_int_equal(spate_cover_new(NULL, table, NULL, 0, &cover, &err), SPATE_OK);
     assert_int_equal(spate_session_bus(&stream, &err), SPATE_OK);
     assert_int_equal(dup2(fileno(log), STDERR_FILENO), STDERR_FILENO);
-    rc = spate_stream_offer(&stream, table, &version, &fresh, &err);
+    rc = spate_stream_offer(&stream, cover, &version, &fresh, &err);
     assert_int_equal(dup2(old, STDERR_FILENO), STDERR_FILENO);
     close(old);
     assert_int_equal(rc, SPATE_OK);
@@ -175,6 +177,7 @@ static void a_table_with_spaces_in_its_name_is_quoted_in_the_log(void **state)
     if (!strstr(line, " table=\"public.a level=error\" v=1 "))
         fail_msg("%s", line);
     fclose(log);
+    spate_cover_free(cover);
 }
 
 int main(void)

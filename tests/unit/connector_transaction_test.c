@@ -37,7 +37,7 @@ static int set_up(void **state)
     (void)state;
     err = (struct spate_err){0};
     orders = make_orders(SPATE_IDENTITY_DEFAULT);
-    spate_relations_set(&relations, 100, orders);
+    spate_relations_set(&relations, 100, orders, NULL);
     spate_transaction_start(&tx, spate_slice_str("shop"), 3, 41);
     return 0;
 }
@@ -168,7 +168,7 @@ static void P44_under_full_the_old_row_supplies_what_did_not_change(void **state
     bool taken;
 
     (void)state;
-    spate_relations_set(&relations, 101, full);
+    spate_relations_set(&relations, 101, full, NULL);
     begin(1000);
     assert_int_equal(send('U', 101, "1|long", 'O', "2|\x01", &taken), SPATE_OK);
     assert_true(tx.held.before_full);
@@ -326,11 +326,11 @@ static void P30_the_latest_relation_replaces_the_cached_one(void **state)
     struct spate_table *newer = make_orders(SPATE_IDENTITY_FULL);
 
     (void)state;
-    spate_relations_set(&relations, 100, newer);
+    spate_relations_set(&relations, 100, newer, NULL);
     assert_ptr_equal(spate_relations_find(&relations, 100), newer);
     for (uint32_t oid = 1; oid < 1000; oid++)
         if (oid != 100)
-            spate_relations_set(&relations, oid, orders);
+            spate_relations_set(&relations, oid, orders, NULL);
     assert_ptr_equal(spate_relations_find(&relations, 100), newer);
     assert_ptr_equal(spate_relations_find(&relations, 999), orders);
     assert_null(spate_relations_find(&relations, 1000));
