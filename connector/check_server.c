@@ -1,6 +1,7 @@
 /* connector/check_server.c - the source's settings, the role, and room for one more. */
 #include "connector/check.h"
 
+#include "connector/failover.h"
 #include "core/alloc.h"
 #include "pg/pg.h"
 
@@ -237,6 +238,7 @@ void spate_check_judge_server(const struct spate_server_facts *facts,
     judge_kind(facts, list);
     judge_commits(facts, list);
     judge_room(facts, list);
+    spate_failover_judge_server(facts->version, facts->standby, config, list);
 }
 
 /* ---- looking ---- */
@@ -334,5 +336,6 @@ enum spate_rc spate_check_server(PGconn *sql, const struct spate_connector_confi
     };
     spate_check_judge_server(&facts, config, list);
     PQclear(res);
-    return find_settings(sql, list, err);
+    rc = spate_failover_check(sql, config, list, err);
+    return rc == SPATE_OK ? find_settings(sql, list, err) : rc;
 }

@@ -2,7 +2,6 @@
 #include "connector/connector.h"
 
 #include "connector/permits.h"
-#include "connector/privacy.h"
 #include "core/alloc.h"
 #include "core/glob.h"
 #include "core/http.h"
@@ -55,6 +54,13 @@ static const struct spate_option options[] = {
      .fallback = "false",
      .doc =
          "Create the publication and the slot when they are missing. Otherwise they are taken as they are."},
+    {.key = "source.postgres.failover",
+     .type = SPATE_OPT_BOOL,
+     .offset = AT(source.failover),
+     .fallback = "false",
+     .doc = "The slot is one that standbys keep in step (PostgreSQL 17 or newer), so that the stream goes on "
+            "after one of them was promoted: docs/operating.md says what primary and standby need. With "
+            "create, a slot that is not one of these becomes one."},
     {.key = "source.postgres.watch",
      .type = SPATE_OPT_DURATION,
      .offset = AT(source.watch_ms),
@@ -75,31 +81,6 @@ static const struct spate_option options[] = {
      .offset = AT(tables),
      .doc = "Table globs (schema.table with * and ?) that belong into the publication. Needed when create is "
             "true; without create, tables that match and are not published are only warned about."},
-    {.key = "exclude",
-     .type = SPATE_OPT_LISTS,
-     .offset = AT(exclude),
-     .doc =
-         "Columns that never reach the bus: table globs, each with a list of columns. Messages and schemas "
-         "have no such column. Not for a column of the key. \"old|new\" gives the names that a table or a "
-         "column has had; \"old|\" may be missing. A rule that has lost its column stops the connector."},
-    {.key = "mask",
-     .type = SPATE_OPT_MAPS,
-     .offset = AT(mask),
-     .doc = "Columns whose values never reach the bus: table globs, each with columns and what takes the "
-            "values' "
-            "place: hash (HMAC-SHA256 of the text, in hex; the column becomes text; keeps keys distinct), "
-            "null, or "
-            "{constant: TEXT}. Names as in exclude."},
-    {.key = "mask_key_file",
-     .type = SPATE_OPT_STRING,
-     .offset = AT(mask_key_file),
-     .doc = "File with the key of hash, 16 bytes or more, read at start. Another key gives every hashed "
-            "value, and "
-            "so every hashed key, another identity: each sink takes the tables anew."},
-    {.key = "mask_key_env",
-     .type = SPATE_OPT_STRING,
-     .offset = AT(mask_key_env),
-     .doc = "Environment variable with that key, where there is no mask_key_file."},
     {.key = "snapshots.allow",
      .type = SPATE_OPT_MAP,
      .offset = AT(snapshots.allow),
@@ -208,7 +189,5 @@ enum spate_rc spate_connector_check(const struct spate_connector_config *config,
             return spate_err_context(err, "%s:%d: tables", path, tables->line ? tables->line[i] : 0);
         spate_glob_free(glob);
     }
-    if (spate_privacy_check(config, path, err))
-        return SPATE_FAIL;
     return spate_permits_check(config, path, err);
 }

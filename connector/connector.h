@@ -9,7 +9,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct spate_privacy;
 struct spate_status;
 
 struct spate_connector_config {
@@ -19,13 +18,11 @@ struct spate_connector_config {
         char *url, *password_env, *password_file;
         char *publication, *slot;
         bool create;
+        bool failover; /* standbys are to keep the slot in step (17+) */
         int64_t watch_ms;               /* how often the slot is looked at */
         int64_t retained_warning_bytes; /* WAL that it keeps: told from here on, at each doubling */
     } source;
     struct spate_strings tables; /* globs */
-    struct spate_lists exclude;  /* table globs -> columns that do not leave */
-    struct spate_maps mask;      /* table globs -> columns, each with what takes its values' place */
-    char *mask_key_file, *mask_key_env;
     struct spate_bus_config bus;
     struct {
         struct spate_pairs allow; /* requester glob -> table globs; empty: anybody, every published table */
@@ -35,11 +32,10 @@ struct spate_connector_config {
         bool nudge;               /* may write a logical message, so that an idle source's stream moves on */
         int64_t chunk_bytes, keys_bytes; /* caps: rows of a chunk, and keys that are remembered */
     } snapshots;
-    int64_t heartbeat_ms;                /* how often an idle stream carries the WAL position */
-    int64_t stop_deadline_ms;            /* SIGTERM: flush and confirm within this */
-    int log_level;                       /* enum spate_log_level */
-    char *status_listen;                 /* where the status pages are; NULL: nowhere */
-    const struct spate_privacy *privacy; /* what exclude and mask come to; set as status is */
+    int64_t heartbeat_ms;        /* how often an idle stream carries the WAL position */
+    int64_t stop_deadline_ms;    /* SIGTERM: flush and confirm within this */
+    int log_level;               /* enum spate_log_level */
+    char *status_listen;         /* where the status pages are; NULL: nowhere */
     struct spate_status *status; /* where a run reports what it does; set by spate_connector_run, else NULL */
 };
 

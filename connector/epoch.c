@@ -54,10 +54,39 @@ static enum spate_continuity broken(struct spate_err *err)
     return SPATE_CONTINUITY_BROKEN;
 }
 
+/* A standby was promoted that kept our slot in step, and the bus holds nothing from beyond the fork: what it
+ * holds is true of this server, too (P73, P74). */
+static bool failed_over(const struct spate_source_state *now, const struct spate_source_identity *then,
+                        const struct spate_bus_state *bus)
+{
+    return now->timeline > then->timeline && now->slot.exists && now->slot.synced && now->fork > 0 &&
+           bus->greatest_end <= now->fork && bus->last_commit <= now->fork;
+}
+
+/* Why not, in the middle of a sentence. */
+static void name_fork(const struct spate_source_state *now, const struct spate_bus_state *bus, char *out,
+                      size_t size)
+{
+    if (!now->fork)
+        snprintf(out, size, "where the histories parted is not known");
+    else if (bus->greatest_end > now->fork || bus->last_commit > now->fork)
+        snprintf(out, size,
+                 "they parted at %X/%X, and the bus goes beyond that: synchronized_standby_slots keeps the "
+                 "connector behind its standbys",
+                 LSN(now->fork));
+    else
+        snprintf(out, size,
+                 "they parted at %X/%X, but the slot was not kept in step by a standby "
+                 "(source.postgres.failover)",
+                 LSN(now->fork));
+}
+
 /* Another server, another database, another history (P73, P75, P76). */
 static bool same_source(const struct spate_source_state *now, const struct spate_source_identity *then,
                         const struct spate_bus_state *bus, struct spate_err *err)
 {
+    char fork[200];
+
     if (!spate_slice_is(then->system, now->system))
         spate_fail(
             err, SPATE_FATAL,
@@ -71,15 +100,16 @@ static bool same_source(const struct spate_source_state *now, const struct spate
                    "(OID %" PRIu32 "). Either the URL names the wrong database, or it was dropped and made "
                    "anew, or renamed. " WAY_ON,
                    now->database, now->database_oid, SPATE_SLICE_ARG(then->database), then->database_oid);
-    else if (then->timeline != now->timeline)
+    else if (then->timeline != now->timeline && !failed_over(now, then, bus)) {
+        name_fork(now, bus, fork, sizeof fork);
         spate_fail(
             err, SPATE_FATAL,
             "the source is on timeline %" PRIu32 ", and the stream was read on timeline %" PRIu32
             ": a standby was promoted or a backup restored. From the fork on, the same log positions "
             "name other data; what the bus holds up to %X/%X may contain changes that this server never "
-            "had. " WAY_ON,
-            now->timeline, then->timeline, LSN(bus->greatest_end));
-    else if (now->wal < bus->greatest_end || now->wal < bus->last_commit)
+            "had (%s). " WAY_ON,
+            now->timeline, then->timeline, LSN(bus->greatest_end), fork);
+    } else if (now->wal < bus->greatest_end || now->wal < bus->last_commit)
         spate_fail(err, SPATE_FATAL,
                    "the source's WAL went back: it ends at %X/%X, and the bus already holds changes up to "
                    "%X/%X. The server was restored from an older copy of its disk. " WAY_ON,
@@ -231,5 +261,7 @@ enum spate_continuity spate_epoch_judge(const char *slot, const char *publicatio
     }
     if (!slot_meets_bus(slot, source, half ? epoch->end : bus->greatest_end, err))
         return broken(err);
-    return half ? SPATE_CONTINUITY_HALF : SPATE_CONTINUITY_GOES_ON;
+    return half                                           ? SPATE_CONTINUITY_HALF
+           : epoch->identity.timeline != source->timeline ? SPATE_CONTINUITY_FAILED_OVER
+                                                          : SPATE_CONTINUITY_GOES_ON;
 }

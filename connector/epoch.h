@@ -34,6 +34,8 @@ struct spate_source_state {
     char database[256];
     uint32_t database_oid;
     uint64_t wal; /* how far its WAL is flushed */
+    uint64_t
+        fork; /* where its history parted from the stream's timeline, when that is another; 0: not known */
     struct {
         bool exists;
         char plugin[64], database[256];
@@ -42,6 +44,8 @@ struct spate_source_state {
         bool has_restart;
         uint64_t restart, confirmed;
         int64_t active_pid; /* 0: nobody uses it */
+        bool failover;      /* standbys may keep it in step (17+) */
+        bool synced;        /* this server kept it in step while it was a standby */
     } slot;
 };
 
@@ -57,8 +61,9 @@ struct spate_bus_state {
 };
 
 enum spate_continuity {
-    SPATE_CONTINUITY_FIRST,   /* nothing was ever published: a first start */
-    SPATE_CONTINUITY_GOES_ON, /* slot and stream meet */
+    SPATE_CONTINUITY_FIRST,       /* nothing was ever published: a first start */
+    SPATE_CONTINUITY_GOES_ON,     /* slot and stream meet */
+    SPATE_CONTINUITY_FAILED_OVER, /* they meet on the server that took over: an epoch that continues (P73) */
     SPATE_CONTINUITY_HALF,   /* a new epoch stands in `_schemas` only: its opening was cut short, finish it */
     SPATE_CONTINUITY_BROKEN, /* *err says why, what is lost and what to do (exit code FENCED) */
     SPATE_CONTINUITY_UNUSABLE /* the slot can never be used as configured (exit code REFUSED) */

@@ -190,11 +190,11 @@ enum spate_rc spate_opening_first(struct spate_stream *stream, struct spate_sour
 }
 
 enum spate_rc spate_opening_continue(struct spate_stream *stream, const struct spate_source_state *source,
-                                     struct spate_err *err)
+                                     const char *why, struct spate_err *err)
 {
     const struct spate_bus_state *bus = &stream->tail.bus;
 
-    return open_epoch(stream, source, "asked for with --new-epoch",
+    return open_epoch(stream, source, why,
                       (struct spate_epoch){.previous = SPATE_PREVIOUS_CONTINUES,
                                            .previous_n = bus->last_n,
                                            .at = bus->last_n,

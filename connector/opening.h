@@ -23,9 +23,10 @@ SPATE_CHECKED enum spate_rc spate_opening_first(struct spate_stream *stream,
 /* An epoch that stands on `_schemas` only: its opening was cut short. */
 SPATE_CHECKED enum spate_rc spate_opening_finish(struct spate_stream *stream, struct spate_err *err);
 
-/* --new-epoch where nothing is wrong: the numbers begin anew, the history goes on. */
+/* --new-epoch where nothing is wrong, or a standby took over (`why`): the numbers begin anew, the history
+ * goes on. */
 SPATE_CHECKED enum spate_rc spate_opening_continue(struct spate_stream *stream,
-                                                   const struct spate_source_state *source,
+                                                   const struct spate_source_state *source, const char *why,
                                                    struct spate_err *err);
 
 /* --new-epoch where continuity is broken. `why` is what the judge said. Fills *source anew. */

@@ -52,10 +52,12 @@ enum spate_rc spate_preflight_state(struct spate_replication *repl, PGconn *sql,
         &text,
         "SELECT d.datname, d.oid, s.slot_name IS NOT NULL, coalesce(s.plugin, 'physical'),"
         " coalesce(s.database, ''), coalesce(s.wal_status, ''), %s, coalesce(s.restart_lsn::text, ''),"
-        " coalesce(s.confirmed_flush_lsn::text, ''), coalesce(s.active_pid, 0)"
+        " coalesce(s.confirmed_flush_lsn::text, ''), coalesce(s.active_pid, 0), %s"
         " FROM pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_replication_slots s"
         " ON s.slot_name = $1 WHERE d.datname = pg_catalog.current_database()",
-        invalidation_column(sql));
+        invalidation_column(sql),
+        PQserverVersion(sql) >= 170000 ? "coalesce(s.failover, false), coalesce(s.synced, false)"
+                                       : "false, false");
     rc = spate_pg_exec_params(sql, spate_buf_str(&text), 1, &slot, PGRES_TUPLES_OK, &res, err);
     spate_buf_fini(&text);
     if (rc != SPATE_OK)
@@ -70,6 +72,8 @@ enum spate_rc spate_preflight_state(struct spate_replication *repl, PGconn *sql,
         take_text(state->slot.invalidation, sizeof state->slot.invalidation, res, 6);
         state->slot.has_restart = spate_pg_lsn_parse(PQgetvalue(res, 0, 7), &state->slot.restart);
         state->slot.active_pid = strtoll(PQgetvalue(res, 0, 9), NULL, 10);
+        state->slot.failover = PQgetvalue(res, 0, 10)[0] == 't';
+        state->slot.synced = PQgetvalue(res, 0, 11)[0] == 't';
         /* A logical slot without a position is still being made, by us before we were killed for example: it
          * is finished, or vanishes with the session that makes it (P70). An epoch must not begin on it. */
         if (!spate_pg_lsn_parse(PQgetvalue(res, 0, 8), &state->slot.confirmed) &&

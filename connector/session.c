@@ -2,10 +2,10 @@
 #include "connector/session.h"
 
 #include "connector/check.h"
+#include "connector/failover.h"
 #include "connector/lsn.h"
 #include "connector/opening.h"
 #include "connector/preflight.h"
-#include "connector/privacy.h"
 #include "connector/schemas.h"
 #include "connector/setup.h"
 #include "core/clock.h"
@@ -208,6 +208,19 @@ static enum spate_rc take_opening(struct spate_stream *stream, const struct spat
     return rc == SPATE_OK ? SPATE_AGAIN : rc;
 }
 
+/* A standby took over, and the stream goes on there (P73). */
+static enum spate_rc continue_on_standby(struct spate_stream *stream, const struct spate_source_state *source,
+                                         struct spate_err *err)
+{
+    char why[160];
+
+    snprintf(why, sizeof why,
+             "a standby took over: timeline %" PRIu32
+             ", which parted at %X/%X, beyond all that the bus holds",
+             source->timeline, LSN(source->fork));
+    return spate_opening_continue(stream, source, why, err);
+}
+
 /* Looks at source and bus until they meet. *source is what was true then. */
 static enum spate_rc find_place(struct spate_stream *stream, struct spate_source_state *source,
                                 bool *new_epoch, struct spate_err *err)
@@ -232,11 +245,14 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
          */
         if (rc == SPATE_OK)
             rc = spate_preflight_identify(&stream->repl, source, err);
+        if (rc == SPATE_OK && stream->epoch.present)
+            rc = spate_failover_look(&stream->repl, stream->epoch.epoch.identity.timeline, source, err);
         if (rc != SPATE_OK)
             return rc;
         continuity = spate_epoch_judge(config->source.slot, config->source.publication, source,
                                        &stream->epoch, &stream->tail.bus, &verdict);
         if (continuity == SPATE_CONTINUITY_FIRST || continuity == SPATE_CONTINUITY_HALF ||
+            continuity == SPATE_CONTINUITY_FAILED_OVER ||
             (*new_epoch && continuity != SPATE_CONTINUITY_UNUSABLE)) {
             rc = take_opening(stream, source, &mine, err);
             if (rc == SPATE_AGAIN)
@@ -272,8 +288,12 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
         case SPATE_CONTINUITY_GOES_ON:
             if (!*new_epoch)
                 return mine ? unlock_opening(stream, err) : SPATE_OK;
-            rc = spate_opening_continue(stream, source, err);
+            rc = spate_opening_continue(stream, source, "asked for with --new-epoch", err);
             *new_epoch = rc != SPATE_OK;
+            break;
+        case SPATE_CONTINUITY_FAILED_OVER:
+            rc = continue_on_standby(stream, source, err);
+            *new_epoch &= rc != SPATE_OK;
             break;
         }
         if (rc != SPATE_OK)
@@ -413,8 +433,6 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
     rc = connect_source(stream, err);
     if (rc == SPATE_OK)
         rc = spate_check_start(stream->sql, config, first, err);
-    if (rc == SPATE_OK && first)
-        rc = spate_privacy_verify(config->privacy, stream->sql, err);
     /* While we were away another connector may have published for this stream. */
     if (rc == SPATE_OK)
         rc = spate_schemas_refresh(stream, err);
@@ -422,6 +440,8 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
         rc = find_place(stream, &source, new_epoch, err);
     if (rc == SPATE_OK)
         rc = need_publication(stream, err);
+    if (rc == SPATE_OK)
+        rc = spate_failover_mark(&stream->repl, config, &source, err);
     if (rc == SPATE_OK && first)
         rc = spate_check_start_tables(stream->sql, config, err);
     if (rc != SPATE_OK)
@@ -435,8 +455,8 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
               "system=%s timeline=%" PRIu32 " database=%s server=%d slot=%s lsn=%X/%X", source.system,
               source.timeline, spate_log_quote(quoted, sizeof quoted, source.database),
               PQserverVersion(stream->sql), config->source.slot, LSN(source.slot.confirmed));
-    /* Only now that the slot is ours: versions that another connector would publish as well must not be. Where
-     * this session opened an epoch, with the stream's lock alone, it has published them. */
+    /* Only now that the slot is ours: versions that another connector would publish as well must not be.
+     * Where this session opened an epoch, with the stream's lock alone, it has published them. */
     rc = stream->tables_known ? SPATE_OK : spate_opening_tables(stream, err);
     if (rc == SPATE_OK)
         rc = spate_recheck_open(&stream->recheck, stream->publisher.bus, stream->publisher.topic,

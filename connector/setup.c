@@ -291,7 +291,9 @@ enum spate_rc spate_setup_slot(struct spate_replication *repl, PGconn *sql,
 
     spate_buf_puts(&text, "CREATE_REPLICATION_SLOT ");
     spate_pg_ident(&text, spate_slice_str(config->source.slot));
-    spate_buf_puts(&text, " LOGICAL pgoutput NOEXPORT_SNAPSHOT");
+    /* The words of 15 are the same as NOEXPORT_SNAPSHOT, which 14 knows alone; FAILOVER needs them (P74). */
+    spate_buf_puts(&text, config->source.failover ? " LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER true)"
+                                                  : " LOGICAL pgoutput NOEXPORT_SNAPSHOT");
     spate_status_state(config->status, SPATE_CONNECTOR_WAITING_SLOT,
                        "making the slot waits until transactions that are open on the source have ended");
     rc =

@@ -42,6 +42,13 @@ def debian_major():
     return max(installed(), default=None)
 
 
+def major():
+    """The major version that this run is about."""
+    if os.environ.get("SPATE_PG_BIN"):
+        return int(re.search(r"\) (\d+)", scratch.run([os.environ["SPATE_PG_BIN"] + "/postgres", "--version"]).stdout).group(1))
+    return int(os.environ.get("SPATE_TEST_POSTGRES") or debian_major() or 0)
+
+
 def bin_dir(major=None):
     """Where initdb and postgres of that major version are; None: of the one this run is about."""
     if major is None and os.environ.get("SPATE_PG_BIN"):

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "connector/epoch.h"
+#include "connector/failover.h"
 
 static struct spate_source_state source;
 static struct spate_bus_state bus;
@@ -143,6 +144,47 @@ static void P73_P76_another_source(void **state)
     says(SPATE_CONTINUITY_BROKEN, "another database");
 }
 
+/* Only with all of it known: a slot that this server kept in step, and a fork beyond everything published. */
+static void P73_P74_a_standby_that_took_over(void **state)
+{
+    (void)state;
+    source.timeline = 2;
+    says(SPATE_CONTINUITY_BROKEN, "where the histories parted is not known");
+    source.fork = 0x1000;
+    says(SPATE_CONTINUITY_BROKEN, "was not kept in step");
+    source.slot.synced = true;
+    says(SPATE_CONTINUITY_FAILED_OVER, NULL);
+    source.fork = 0xfff;
+    says(SPATE_CONTINUITY_BROKEN, "the bus goes beyond that");
+    source.fork = 0x1000;
+    bus.last_commit = 0x1001; /* a transaction of which only the beginning is there */
+    says(SPATE_CONTINUITY_BROKEN, "the bus goes beyond that");
+    bus.last_commit = 0xff0;
+    source.slot.confirmed = 0x1008; /* made anew by the new primary */
+    says(SPATE_CONTINUITY_BROKEN, "beyond the last position the bus holds");
+    source.slot.confirmed = 0x900;
+    strcpy(source.slot.status, "lost");
+    says(SPATE_CONTINUITY_BROKEN, "was invalidated");
+    strcpy(source.slot.status, "reserved");
+    source.timeline = 1;
+    newest.epoch.identity.timeline = 3; /* back to an older one: that is a restored backup */
+    says(SPATE_CONTINUITY_BROKEN, "timeline 1");
+}
+
+static void P73_where_timelines_parted(void **state)
+{
+    static const char history[] = "1\t0/3000060\tno recovery target specified\n\n"
+                                  "2\t16/B374D848\tno recovery target specified\n";
+
+    (void)state;
+    assert_int_equal(spate_failover_fork(history, 1), 0x3000060);
+    assert_int_equal(spate_failover_fork(history, 2), 0x16B374D848);
+    assert_int_equal(spate_failover_fork(history, 3), 0);
+    assert_int_equal(spate_failover_fork("", 1), 0);
+    assert_int_equal(spate_failover_fork("# a word\n1\tnothing\n", 1), 0);
+    assert_int_equal(spate_failover_fork("1\t0/10", 1), 0x10);
+}
+
 static void P75_wal_that_went_back(void **state)
 {
     (void)state;
@@ -221,6 +263,8 @@ int main(void)
         T(P59_K14_a_slot_beyond_the_bus),
         T(P60_P61_an_invalidated_slot),
         T(P73_P76_another_source),
+        T(P73_P74_a_standby_that_took_over),
+        T(P73_where_timelines_parted),
         T(P75_wal_that_went_back),
         T(P29_other_names_are_another_stream),
         T(P66_a_slot_that_is_not_ours_to_use),
