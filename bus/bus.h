@@ -13,6 +13,7 @@
 #define SPATE_BUS_BUS_H
 
 #include "core/err.h"
+#include "core/finding.h"
 #include "core/slice.h"
 
 #include <stdbool.h>
@@ -91,6 +92,8 @@ struct spate_bus_ops {
     /* Names of the topics there are: calls `each` once per topic. */
     enum spate_rc (*topics)(struct spate_bus *, void (*each)(void *arg, const char *topic), void *arg,
                             struct spate_err *);
+    /* Looks at what carries the stream (and its topics beside it), and makes nothing. */
+    void (*check)(struct spate_bus *, const char *stream, bool writes, struct spate_findings *);
     void (*close)(struct spate_bus *);
 };
 

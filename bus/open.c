@@ -124,6 +124,23 @@ enum spate_rc spate_bus_open(const struct spate_bus_config *config, struct spate
     return spate_local_bus_open(config->local_path, config->local_hot, config->local_segment_bytes, bus, err);
 }
 
+void spate_bus_check(const struct spate_bus_config *config, const char *connector, bool writes,
+                     struct spate_findings *list)
+{
+    char topic[256];
+    struct spate_bus *bus = NULL;
+    struct spate_err err = {0};
+
+    spate_findings_place(list, "bus");
+    if (spate_topic_escape(connector, topic, sizeof topic, &err) != SPATE_OK ||
+        spate_bus_open(config, &bus, &err) != SPATE_OK) {
+        spate_find_err(list, "bus", &err);
+        return;
+    }
+    bus->ops->check(bus, topic, writes, list);
+    spate_bus_close(bus);
+}
+
 void spate_bus_named(const char *text, struct spate_bus_config *config)
 {
     static const char scheme[] = "kafka:";

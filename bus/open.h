@@ -47,4 +47,10 @@ SPATE_CHECKED enum spate_rc spate_topic_escape(const char *name, char *out, size
 /* The inverse, for showing a name to people; false: no such topic name was ever made from a name. */
 bool spate_topic_unescape(const char *topic, char *out, size_t size);
 
+/* What is wrong with the bus that a configuration means, or will be one day, for a process that publishes the
+ * stream of this connector (`writes`) or reads it: reachable, rights, room, topics and their settings. Writes
+ * nothing. Blocks: on the brokers, for some seconds. */
+void spate_bus_check(const struct spate_bus_config *config, const char *connector, bool writes,
+                     struct spate_findings *list);
+
 #endif

@@ -1,14 +1,15 @@
-/* cli/connector.c - spate connector -c FILE [--new-epoch] */
+/* cli/connector.c - spate connector -c FILE [--new-epoch | --drop] */
 #include "cli/cli.h"
 
 #include "config/load.h"
 #include "connector/connector.h"
+#include "connector/owned.h"
 #include "core/log.h"
 
 #include <string.h>
 
 static const struct spate_cli_text text = {
-    .usage = "spate connector -c FILE [--new-epoch]",
+    .usage = "spate connector -c FILE [--new-epoch | --drop]",
     .help =
         "Runs beside a database: reads its logical replication stream and publishes every row change on the\n"
         "bus, until SIGTERM or Ctrl-C; then it publishes and confirms what it has read and exits 0.\n\n"
@@ -17,15 +18,32 @@ static const struct spate_cli_text text = {
         "                     another cluster. What was missed stays missed; sinks begin anew. Give it "
         "once,\n"
         "                     by hand, never in a unit file\n"
+        "      --drop         remove from the source what the connector made there, and end: the slot, and "
+        "the\n"
+        "                     publication if it is this connector's. Refused while a connector reads\n"
         "  -h, --help         this text\n\n"
         "Exit codes: 0 stopped in order, 1 an error, 2 configuration, 3 continuity is broken (see\n"
         "--new-epoch), 4 the source cannot do what was asked, 5 told to stop but could not flush in time.\n",
 };
 
-static const struct option options[] = {
-    {"config", required_argument, NULL, 'c'}, {"new-epoch", no_argument, NULL, 'n'}, {NULL, 0, NULL, 0}};
+static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                        {"new-epoch", no_argument, NULL, 'n'},
+                                        {"drop", no_argument, NULL, 'd'},
+                                        {NULL, 0, NULL, 0}};
 
-static enum spate_exit run(const char *path, bool new_epoch)
+/* What was done is said, also where it ended halfway. */
+static enum spate_exit drop(const struct spate_connector_config *config)
+{
+    struct spate_buf said = {0};
+    struct spate_err err = {0};
+    enum spate_rc rc = spate_owned_drop(config, &said, &err);
+    enum spate_exit result = spate_cli_print(&said);
+
+    spate_buf_fini(&said);
+    return rc == SPATE_FAIL ? spate_cli_failed(&err) : rc == SPATE_END ? SPATE_EXIT_FAILED : result;
+}
+
+static enum spate_exit run(const char *path, bool new_epoch, bool dropping)
 {
     struct spate_connector_config config;
     struct spate_err err = {0};
@@ -43,6 +61,12 @@ static enum spate_exit run(const char *path, bool new_epoch)
         return spate_cli_failed(&err);
     }
     spate_log_level_set((enum spate_log_level)config.log_level);
+    if (dropping) {
+        enum spate_exit result = drop(&config);
+
+        spate_options_fini(&config, spate_connector_tables, spate_connector_table_count);
+        return result;
+    }
     rc = spate_connector_run(&config, new_epoch, &err);
     if (rc == SPATE_FAIL)
         spate_log_err(SPATE_LOG_ERROR, "stopped", &err);
@@ -55,7 +79,7 @@ static enum spate_exit run(const char *path, bool new_epoch)
 enum spate_exit spate_cli_connector(int argc, char **argv)
 {
     const char *path = NULL;
-    bool new_epoch = false;
+    bool new_epoch = false, dropping = false;
     enum spate_exit result = SPATE_EXIT_OK;
     int got;
 
@@ -66,6 +90,8 @@ enum spate_exit spate_cli_connector(int argc, char **argv)
             return spate_cli_misuse(&text, "one connector has one file; -c was given twice");
         if (got == 'c')
             path = optarg;
+        else if (got == 'd')
+            dropping = true;
         else
             new_epoch = true;
     }
@@ -73,5 +99,7 @@ enum spate_exit spate_cli_connector(int argc, char **argv)
         return spate_cli_misuse(&text, "'%s' is not understood; the file goes behind -c", argv[optind]);
     if (!path)
         return spate_cli_misuse(&text, "no file; name it with -c FILE");
-    return run(path, new_epoch);
+    if (dropping && new_epoch)
+        return spate_cli_misuse(&text, "--drop ends a stream and --new-epoch begins one; give one of them");
+    return run(path, new_epoch, dropping);
 }

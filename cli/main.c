@@ -20,6 +20,7 @@ static const struct command {
 } commands[] = {
     {"connector", spate_cli_connector, "the daemon beside a database: every row change becomes a message"},
     {"sink", spate_cli_sink, "one or many sinks: messages become rows of a team's own tables"},
+    {"check", spate_cli_check, "find out beforehand what would fail later, with the statement that mends it"},
     {"tap", spate_cli_tap, "watch the bus"},
     {"snapshot", spate_cli_snapshot, "ask for the rows that exist now"},
     {"reference", spate_cli_reference, "print the reference of all configuration keys"},

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char *const severities[] = {"note", "warning", "error"};
 static const char *const mends[] = {"hand", "source", "target", "shell", "file"};
@@ -113,6 +114,52 @@ void spate_find_fix(struct spate_findings *list, enum spate_mend mend, const cha
 void spate_find_err(struct spate_findings *list, const char *kind, const struct spate_err *err)
 {
     spate_find(list, SPATE_FINDING_ERROR, kind, "%s", err->text);
+}
+
+/* Where a statement begins in a text: behind a colon, or "run". */
+static const char *statement_in(const char *text)
+{
+    static const char *const verbs[] = {"ALTER ",  "GRANT ",     "CREATE ",   "DROP ",
+                                        "DELETE ", "SELECT pg_", "TRUNCATE ", "REINDEX "};
+    static const char *const before[] = {": ", "run ", "Either "};
+
+    for (const char *at = text; *at; at++)
+        for (size_t v = 0; v < SPATE_COUNT(verbs); v++) {
+            if (strncmp(at, verbs[v], strlen(verbs[v])) != 0)
+                continue;
+            for (size_t b = 0; b < SPATE_COUNT(before); b++)
+                if ((size_t)(at - text) >= strlen(before[b]) &&
+                    strncmp(at - strlen(before[b]), before[b], strlen(before[b])) == 0)
+                    return at;
+        }
+    return NULL;
+}
+
+/* It ends with a semicolon outside quotes, or with the sentence. */
+static size_t statement_length(const char *at)
+{
+    char quote = '\0';
+    size_t len = 0;
+
+    for (; at[len]; len++) {
+        if (quote) {
+            quote = at[len] == quote ? '\0' : quote;
+            continue;
+        }
+        if (at[len] == '\'' || at[len] == '"')
+            quote = at[len];
+        else if (at[len] == ';' || (at[len] == '.' && (at[len + 1] == ' ' || !at[len + 1])))
+            break;
+    }
+    return len;
+}
+
+void spate_find_statement(struct spate_findings *list, enum spate_mend mend)
+{
+    const char *at = statement_in(list->at[list->count - 1].what);
+
+    if (at)
+        spate_find_fix(list, mend, "%.*s;", (int)statement_length(at), at);
 }
 
 size_t spate_findings_of(const struct spate_findings *list, enum spate_severity severity)

@@ -63,6 +63,9 @@ void spate_find_fix(struct spate_findings *list, enum spate_mend mend, const cha
 /* An error that ended a check: what and remedy are in its text. */
 void spate_find_err(struct spate_findings *list, const char *kind, const struct spate_err *err);
 
+/* The statement that stands in the words of such an error (ALTER, GRANT, ...) becomes the last one's fix. */
+void spate_find_statement(struct spate_findings *list, enum spate_mend mend);
+
 size_t spate_findings_of(const struct spate_findings *list, enum spate_severity severity);
 /* The first error from `from` on, or NULL. */
 const struct spate_finding *spate_findings_error(const struct spate_findings *list, size_t from);

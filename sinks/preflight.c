@@ -45,6 +45,8 @@ static enum spate_rc create_table(struct spate_version *version, struct spate_st
     enum spate_rc rc;
     size_t keys = 0;
 
+    if (store->looking)
+        return SPATE_OK; /* whether it may be made is looked at for the schema as a whole */
     if (store->stored && store->ready[version->projection->index])
         return spate_version_refuse(
             version, err,

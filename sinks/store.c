@@ -431,6 +431,34 @@ enum spate_rc spate_store_open(struct spate_store *store, struct spate_err *err)
     return rc;
 }
 
+enum spate_rc spate_store_look(struct spate_store *store, struct spate_err *err)
+{
+    static const char there_sql[] =
+        "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = 'skipped' "
+        "WHERE n.nspname = $1 AND c.relname = 'spate_sink' AND has_schema_privilege(n.oid, 'USAGE') AND "
+        "has_table_privilege(c.oid, 'SELECT')";
+    const char *schema[] = {store->config->into.schema}, *name[] = {store->config->name};
+    struct spate_buf sql = {0};
+    PGresult *there = NULL, *res = NULL;
+    enum spate_rc rc;
+
+    store->looking = true;
+    rc = connect_target(store, err);
+    if (rc == SPATE_OK)
+        rc = spate_pg_exec_params(store->conn, there_sql, 1, schema, PGRES_TUPLES_OK, &there, err);
+    if (rc == SPATE_OK && PQntuples(there) > 0) {
+        spate_buf_printf(&sql, "SELECT " MARK_COLUMNS " FROM %s.spate_sink WHERE sink = $1", store->schema);
+        rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 1, name, PGRES_TUPLES_OK, &res, err);
+        if (rc == SPATE_OK && PQntuples(res) > 0)
+            rc = read_mark(store, res, err);
+    }
+    PQclear(there);
+    PQclear(res);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
 enum spate_rc spate_store_forget(struct spate_store *store, struct spate_err *err)
 {
     struct spate_buf sql = {0};

@@ -27,6 +27,7 @@ struct spate_store {
     unsigned serial; /* counts connections: what was prepared on an older one is gone */
     char *schema;    /* quoted */
     int64_t generation;
+    bool looking;                /* for spate_sink_check: nothing is made, claimed or locked */
     bool restart;                /* what is stored will be forgotten: it need not be readable */
     bool stored;                 /* there is a stored mark; false: a new sink */
     struct spate_mark mark;      /* as stored; the guard of the next write */
@@ -44,6 +45,8 @@ void spate_store_fini(struct spate_store *store);
  * reads the stored mark. SPATE_END: a stop was asked for. SPATE_FAIL: retry = connect again later; fatal =
  * the text says why. */
 SPATE_CHECKED enum spate_rc spate_store_open(struct spate_store *store, struct spate_err *err);
+/* Connects and pins the session alone, and reads the stored mark where there is one (sinks/check.h). */
+SPATE_CHECKED enum spate_rc spate_store_look(struct spate_store *store, struct spate_err *err);
 void spate_store_close(struct spate_store *store);
 
 /* Forgets the position: --restart. */

@@ -31,6 +31,7 @@ struct spate_kafka {
     struct spate_bus bus;                    /* first */
     struct spate_kafka_config own;           /* a copy: files are forgotten once read */
     const struct spate_kafka_config *config; /* of it */
+    struct spate_findings *findings;         /* while it is only looked at: what is said goes there */
     pthread_mutex_t lock;                    /* of all that follows */
     char complaint[512];   /* what librdkafka said last when something went wrong; no secret */
     int64_t complained_ms; /* when; an old complaint explains nothing */

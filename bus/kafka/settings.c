@@ -277,6 +277,13 @@ static void warn(const struct spate_kafka *kafka, const char *topic, const char 
 {
     char about[120], mend[COMMAND];
 
+    if (kafka->findings) {
+        spate_find(kafka->findings, SPATE_FINDING_WARNING, "topic-setting", "topic %s: %s", topic, setting);
+        spate_find_why(kafka->findings, "%s", reason);
+        if (better)
+            spate_find_fix(kafka->findings, SPATE_MEND_SHELL, "%s", command(kafka, topic, better, mend));
+        return;
+    }
     snprintf(about, sizeof about, "%.80s %.30s", topic, setting);
     if (spate_kafka_worth_saying(about))
         spate_log(SPATE_LOG_WARN, "topic-setting", "topic=%s setting=%s words=\"%s%s%s\"", topic, setting,
@@ -288,6 +295,13 @@ static enum spate_rc refuse(const struct spate_kafka *kafka, struct spate_err *e
 {
     char mend[COMMAND];
 
+    if (kafka->findings) {
+        spate_find(kafka->findings, SPATE_FINDING_ERROR, "topic-setting", "topic %s has %s=%s", topic,
+                   setting, value);
+        spate_find_why(kafka->findings, "%s", reason);
+        spate_find_fix(kafka->findings, SPATE_MEND_SHELL, "%s", command(kafka, topic, better, mend));
+        return SPATE_OK;
+    }
     err->exit_code = SPATE_EXIT_REFUSED;
     return spate_fail(err, SPATE_FATAL, "topic %s has %s=%s: %s. Run: %s", topic, setting, value, reason,
                       command(kafka, topic, better, mend));
@@ -320,7 +334,12 @@ static void judge_replicas(const struct spate_kafka *kafka, const char *name, in
              "does "
              "shows itself",
              "min.insync.replicas=1");
-    if (replicas == 1 && spate_kafka_worth_saying("replicas=1")) /* the same for each topic */
+    if (replicas == 1 && kafka->findings)
+        warn(kafka, name, "replicas=1",
+             "with one replica a broker's lost disk or a power cut takes records along that the source was "
+             "told are safe (K13); three brokers and three replicas keep them",
+             NULL);
+    else if (replicas == 1 && spate_kafka_worth_saying("replicas=1")) /* the same for each topic */
         spate_log(
             SPATE_LOG_WARN, "topic-setting",
             "topic=%s setting=replicas=1 words=\"with one replica a broker's lost disk or a power cut takes "

@@ -293,6 +293,83 @@ enum spate_rc spate_kafka_topic_open(struct spate_kafka *kafka, const char *name
     return rc;
 }
 
+/* ---- looking alone ---- */
+
+static void tell_missing(struct spate_kafka *kafka, const char *name, unsigned flags, bool writes,
+                         const struct shape *shape)
+{
+    struct spate_findings *list = kafka->findings;
+    struct spate_err err = {0};
+
+    if (!missing(shape)) {
+        (void)not_there(kafka, name, flags, shape, &err);
+        spate_find_err(list, "topic", &err);
+    } else if (!writes || kafka->config->create) {
+        spate_find(list, SPATE_FINDING_NOTE, writes ? "topic-will-be-made" : "stream-not-there",
+                   "there is no topic %s yet", name);
+        spate_find_why(list, "the connector makes it when it starts, with %d brokers there now",
+                       shape->brokers);
+        if (writes && kafka->config->replication_factor > shape->brokers) {
+            spate_find(list, SPATE_FINDING_ERROR, "topic-replicas",
+                       "topic %s is to have %d replicas, and there are %d brokers", name,
+                       (int)kafka->config->replication_factor, shape->brokers);
+            spate_find_why(list, "it cannot be made so");
+            spate_find_fix(list, SPATE_MEND_FILE, "bus.kafka.replication_factor: %d", shape->brokers);
+        }
+    } else {
+        spate_find(list, SPATE_FINDING_ERROR, "topic-missing", "there is no topic %s", name);
+        spate_find_why(list, "bus.kafka.create is false, so the connector waits until somebody makes it");
+        spate_find_fix(list, SPATE_MEND_SHELL,
+                       "kafka-topics.sh --bootstrap-server %.200s --create --topic %s --partitions 1 "
+                       "--replication-factor %d --config min.insync.replicas=%d --config cleanup.policy=%s "
+                       "--config message.timestamp.type=LogAppendTime",
+                       kafka->config->brokers, name, shape->brokers < 3 ? shape->brokers : 3,
+                       shape->brokers < 3 ? 1 : 2, flags & SPATE_TOPIC_KEEP ? "compact" : "delete");
+    }
+}
+
+/* Asked for by its name, a missing topic would be made by a broker that makes topics by itself. */
+static enum spate_rc listed(struct spate_kafka *kafka, rd_kafka_t *handle, const char *name,
+                            int64_t deadline_ms, struct shape *shape, struct spate_err *err)
+{
+    const struct rd_kafka_metadata *found;
+    enum spate_rc rc = metadata(kafka, handle, NULL, deadline_ms, &found, err);
+
+    if (rc != SPATE_OK)
+        return rc;
+    *shape = (struct shape){.code = RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, .brokers = found->broker_cnt};
+    for (int i = 0; i < found->topic_cnt; i++)
+        if (strcmp(found->topics[i].topic, name) == 0)
+            shape->code = RD_KAFKA_RESP_ERR_NO_ERROR;
+    rd_kafka_metadata_destroy(found);
+    return SPATE_OK;
+}
+
+void spate_kafka_topic_check(struct spate_kafka *kafka, rd_kafka_t *handle, const char *name, unsigned flags,
+                             bool writes)
+{
+    const int64_t deadline_ms = spate_clock_ms() + PATIENCE_MS;
+    struct spate_kafka_topic topic = {0};
+    struct spate_err err = {0};
+    struct shape shape;
+
+    snprintf(topic.name, sizeof topic.name, "%s", name);
+    if (listed(kafka, handle, name, deadline_ms, &shape, &err) != SPATE_OK) {
+        spate_find_err(kafka->findings, "brokers", &err);
+    } else if (missing(&shape)) {
+        tell_missing(kafka, name, flags, writes, &shape);
+    } else if (look_settled(kafka, handle, name, false, deadline_ms, &shape, &err) != SPATE_OK) {
+        spate_find_err(kafka->findings, "topic", &err);
+    } else if (shape.code != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        tell_missing(kafka, name, flags, writes, &shape);
+    } else if (one_partition(kafka, name, &shape, &err) != SPATE_OK) {
+        spate_find_err(kafka->findings, "topic-partitions", &err);
+    } else if (spate_kafka_settings_check(kafka, handle, flags, shape.replicas, deadline_ms, &topic, &err) !=
+               SPATE_OK) {
+        spate_find_err(kafka->findings, "topic-setting", &err);
+    }
+}
+
 /* Names that spate_topic_escape() could have made: [a-z0-9][a-z0-9._-]*. Kafka's own begin with two
  * underscores. */
 static bool could_be_ours(const char *name)

@@ -24,6 +24,11 @@ SPATE_CHECKED enum spate_rc spate_kafka_topic_open(struct spate_kafka *kafka, co
                                                    unsigned flags, struct spate_kafka_topic *topic,
                                                    struct spate_err *err);
 
+/* Looks at a topic as a writer would open it, and makes nothing; what there is to say goes to
+ * kafka->findings. */
+void spate_kafka_topic_check(struct spate_kafka *kafka, rd_kafka_t *handle, const char *name, unsigned flags,
+                             bool writes);
+
 /* For readers: looks it up and checks nothing but the number of partitions. retry = missing or no answer.
  * Fills name, low and high only. */
 SPATE_CHECKED enum spate_rc spate_kafka_topic_look(struct spate_kafka *kafka, rd_kafka_t *handle,

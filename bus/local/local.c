@@ -58,6 +58,7 @@ static const struct spate_bus_ops local_ops = {.name = "local",
                                                .writer_open = spate_local_writer_open,
                                                .reader_open = spate_local_reader_open,
                                                .topics = topics,
+                                               .check = spate_local_check,
                                                .close = close_bus};
 
 enum spate_rc spate_local_bus_open(const char *path, const char *hot, int64_t segment_bytes,

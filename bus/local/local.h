@@ -24,4 +24,7 @@ SPATE_CHECKED enum spate_rc spate_local_reader_open(struct spate_bus *bus, const
                                                     enum spate_visibility see, struct spate_start start,
                                                     struct spate_reader **reader, struct spate_err *err);
 
+/* Both roots, their room, and the logs that are there (bus/local/check.c). */
+void spate_local_check(struct spate_bus *bus, const char *stream, bool writes, struct spate_findings *list);
+
 #endif

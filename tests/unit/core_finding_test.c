@@ -89,6 +89,37 @@ static void many_find_room(void **state)
     spate_findings_fini(&list);
 }
 
+static void the_statement_in_an_error_is_its_fix(void **state)
+{
+    static const struct {
+        const char *text, *fix;
+    } cases[] = {
+        {"role a lacks INSERT on t: as its owner run GRANT INSERT ON t TO \"a;b. c\"",
+         "GRANT INSERT ON t TO \"a;b. c\";"},
+        {"t is UNLOGGED: ALTER TABLE t SET LOGGED;", "ALTER TABLE t SET LOGGED;"},
+        {"no key: ALTER TABLE t ADD PRIMARY KEY (id); or in the file, key: [id]",
+         "ALTER TABLE t ADD PRIMARY KEY (id);"},
+        {"a value could change. Either ALTER TABLE t ALTER COLUMN c TYPE text. Or cast it",
+         "ALTER TABLE t ALTER COLUMN c TYPE text;"},
+        {"the ALTER that somebody ran did it", NULL},
+    };
+    struct spate_findings list = {0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct spate_err err = {0};
+
+        spate_fail(&err, SPATE_FATAL, "%s", cases[i].text);
+        spate_find_err(&list, "x", &err);
+        spate_find_statement(&list, SPATE_MEND_TARGET);
+        if (cases[i].fix)
+            assert_string_equal(list.at[i].fix, cases[i].fix);
+        else
+            assert_null(list.at[i].fix);
+    }
+    spate_findings_fini(&list);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -96,6 +127,7 @@ int main(void)
         cmocka_unit_test(json_escapes_what_names_may_hold),
         cmocka_unit_test(an_error_refuses_with_its_remedy),
         cmocka_unit_test(many_find_room),
+        cmocka_unit_test(the_statement_in_an_error_is_its_fix),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

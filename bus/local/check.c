@@ -1,0 +1,190 @@
+/* bus/local/check.c - could the bus live here? Nothing is made. */
+#include "bus/local/local.h"
+#include "bus/local/topic.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define SEGMENTS      4  /* of a topic that may stand in shared memory */
+#define DISK_SEGMENTS 16 /* of the stream: what a pause of its readers may cost */
+
+/* The nearest directory above that is there. */
+static void existing_above(const char *path, char out[SPATE_LOCAL_PATH])
+{
+    struct stat st;
+    char *slash;
+
+    snprintf(out, SPATE_LOCAL_PATH, "%s", path[0] ? path : ".");
+    while (stat(out, &st) != 0 && (slash = strrchr(out, '/')) != NULL && slash != out)
+        *slash = '\0';
+    if (stat(out, &st) != 0)
+        snprintf(out, SPATE_LOCAL_PATH, "%s", path[0] == '/' ? "/" : ".");
+}
+
+static void rights(const char *kind, const char *what, const char *path, const struct stat *st, bool writes,
+                   struct spate_findings *list)
+{
+    spate_find(list, SPATE_FINDING_ERROR, kind,
+               "%s %s may not be %s by this user (uid %u); it belongs to uid %u", what, path,
+               writes ? "written" : "read", (unsigned)geteuid(), (unsigned)st->st_uid);
+    spate_find_why(list, "%s",
+                   writes ? "the connector keeps the stream there"
+                          : "a sink reads the stream there; what the connector makes, its group may read");
+    if (writes)
+        spate_find_fix(list, SPATE_MEND_SHELL, "chown -R %u '%s'", (unsigned)geteuid(), path);
+    else
+        spate_find_fix(list, SPATE_MEND_SHELL,
+                       "usermod -a -G \"$(stat -c %%G '%s')\" \"$(id -nu %u)\" # then log in again", path,
+                       (unsigned)geteuid());
+}
+
+/* One of the two roots. Returns whether it is there. */
+static bool check_root(const char *what, const char *kind, const char *path, bool writes,
+                       struct spate_findings *list)
+{
+    char above[SPATE_LOCAL_PATH];
+    struct stat st;
+
+    if (stat(path, &st) == 0) {
+        if (!S_ISDIR(st.st_mode)) {
+            spate_find(list, SPATE_FINDING_ERROR, kind, "%s %s is not a directory", what, path);
+            spate_find_why(list, "each topic is a directory below it");
+            spate_find_fix(list, SPATE_MEND_FILE,
+                           "bus.local.path: the name of a directory, which is made when "
+                           "it is missing");
+            return false;
+        }
+        if (access(path, writes ? R_OK | W_OK | X_OK : R_OK | X_OK) != 0)
+            rights(kind, what, path, &st, writes, list);
+        return true;
+    }
+    if (errno == EACCES) {
+        existing_above(path, above);
+        spate_find(list, SPATE_FINDING_ERROR, kind, "%s %s cannot be looked at by this user (uid %u): %s",
+                   what, path, (unsigned)geteuid(), strerror(EACCES));
+        spate_find_why(list, "a directory above it does not let this user through");
+        spate_find_fix(list, SPATE_MEND_SHELL, "namei -l '%s' # shows which", path);
+        return false;
+    }
+    if (!writes)
+        return false;
+    existing_above(path, above);
+    if (access(above, W_OK | X_OK) == 0)
+        return false; /* it will be made */
+    spate_find(list, SPATE_FINDING_ERROR, kind,
+               "%s %s does not exist, and this user (uid %u) may not make it below %s", what, path,
+               (unsigned)geteuid(), above);
+    spate_find_why(list, "the connector keeps the stream there");
+    spate_find_fix(list, SPATE_MEND_SHELL, "install -d -m 2750 -o %u '%s'", (unsigned)geteuid(), path);
+    return false;
+}
+
+static void check_room(const char *path, const char *kind, const char *what, uint64_t wanted, const char *fix,
+                       struct spate_findings *list)
+{
+    char above[SPATE_LOCAL_PATH];
+    struct statvfs fs;
+    uint64_t room;
+
+    existing_above(path, above);
+    if (statvfs(above, &fs) != 0)
+        return;
+    room = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (room >= wanted)
+        return;
+    spate_find(list, SPATE_FINDING_WARNING, kind, "%s has room for %" PRIu64 " MiB at %s", what, room >> 20,
+               above);
+    spate_find_why(list,
+                   "the stream may need %" PRIu64 " MiB; without room the connector stops reading, and the "
+                   "source keeps its WAL",
+                   wanted >> 20);
+    spate_find_fix(list, SPATE_MEND_SHELL, "%s", fix);
+}
+
+/* A log that another version wrote, or a stranger's (bus/local/topic.h). */
+static bool check_log(const struct spate_local_place *place, const char *name, struct spate_findings *list)
+{
+    struct spate_local_topic topic;
+    struct spate_err err = {0};
+    enum spate_rc rc = spate_local_topic_open(&topic, place, name, &err);
+
+    if (rc == SPATE_OK)
+        spate_local_topic_close(&topic);
+    if (rc == SPATE_FAIL)
+        spate_find_err(list, "bus-log", &err);
+    return rc == SPATE_OK;
+}
+
+static void check_hot(const struct spate_local_place *place, bool writes, uint64_t cap,
+                      struct spate_findings *list)
+{
+    char path[SPATE_LOCAL_PATH];
+    struct spate_err err = {0};
+    uint64_t hot_id;
+    int fd = -1;
+
+    if (spate_local_place_hot_path(place, path, &err) != SPATE_OK)
+        snprintf(path, sizeof path, "%s", place->hot ? place->hot : "/dev/shm/spate");
+    if (check_root("shared memory", "bus-shared-memory", path, writes, list)) {
+        if (spate_local_place_hot(place, &fd, &hot_id, &err) == SPATE_FAIL)
+            spate_find_err(list, "bus-shared-memory", &err);
+        if (fd >= 0)
+            close(fd);
+        return; /* what it needs it has taken */
+    }
+    if (writes)
+        check_room(path, "bus-shared-memory-room", "shared memory", SEGMENTS * cap + (UINT64_C(48) << 20),
+                   "mount -o remount,size=1G /dev/shm # a container: docker run --shm-size=1g; or a smaller "
+                   "bus.local.segment_bytes",
+                   list);
+}
+
+static uint64_t segment_bytes(const struct spate_local_place *place)
+{
+    char path[SPATE_LOCAL_PATH];
+    struct statvfs fs;
+    uint64_t cap = UINT64_C(64) << 20, size;
+
+    if (place->segment_bytes > 0)
+        return (uint64_t)place->segment_bytes;
+    existing_above(place->hot ? place->hot : "/dev/shm", path);
+    if (statvfs(path, &fs) != 0)
+        return cap;
+    for (size = (uint64_t)fs.f_blocks * fs.f_frsize; cap > size / 8 && cap > UINT64_C(1) << 20;)
+        cap /= 2;
+    return cap;
+}
+
+void spate_local_check(struct spate_bus *base, const char *stream, bool writes, struct spate_findings *list)
+{
+    const struct spate_local_place *place = &((struct spate_local_bus *)base)->place;
+    const uint64_t cap = segment_bytes(place);
+    struct spate_err err = {0};
+    char name[SPATE_LOCAL_NAME + 16];
+    bool there = false;
+    int fd;
+
+    if (check_root("the bus", "bus-path", place->path, writes, list)) {
+        if (spate_local_place_durable(place, &fd, &err) == SPATE_OK)
+            close(fd);
+        else if (err.text[0] && access(place->path, R_OK | X_OK) == 0)
+            spate_find_err(list, "bus-path", &err); /* a file system that cannot carry it */
+        there = check_log(place, stream, list);
+        snprintf(name, sizeof name, "%.100s._schemas", stream);
+        (void)check_log(place, name, list);
+    }
+    check_hot(place, writes, cap, list);
+    if (writes)
+        check_room(place->path, "bus-room", "the disk of the bus", DISK_SEGMENTS * cap,
+                   "df -h . # then a larger disk for bus.local.path", list);
+    if (!there && !writes) {
+        spate_find(list, SPATE_FINDING_NOTE, "stream-not-there", "there is no stream %s at %s yet", stream,
+                   place->path);
+        spate_find_why(list, "its connector makes it when it starts; the sink waits until then");
+    }
+}
