@@ -84,9 +84,15 @@ void spate_apply_begin(struct spate_apply *apply)
         spate_script_add(apply, "SET CONSTRAINTS ALL DEFERRED");
 }
 
-static const char *target_of(const struct spate_projection *projection)
+/* The tables that lose their rows: the copy and the team's, or what is loaded beside them. Returns how many.
+ */
+static size_t targets_of(const struct spate_projection *projection, const char *names[2])
 {
-    return projection->load.target ? projection->load.target : projection->target;
+    const struct spate_load *load = &projection->load;
+
+    names[0] = load->target ? load->target : projection->target;
+    names[1] = load->copy;
+    return load->copied && !load->target ? 2 : 1;
 }
 
 /* What is known of a table's snapshot until here was about rows that are gone. */
@@ -114,10 +120,15 @@ static enum spate_rc apply_truncate(struct spate_apply *apply, struct spate_err 
     enum spate_rc rc = spate_script_run(apply, err);
 
     for (size_t i = 0; i < item->table_count; i++) {
-        spate_buf_puts(&sql, i ? ", " : "WITH t(oid) AS (SELECT unnest(ARRAY[");
-        spate_pg_literal(&sql, spate_slice_str(target_of(item->tables[i])));
-        spate_buf_puts(&sql, "::regclass::oid");
-        spate_buf_printf(&names, "%s%s", i ? ", " : "", target_of(item->tables[i]));
+        const char *targets[2];
+        const size_t count = targets_of(item->tables[i], targets);
+
+        for (size_t t = 0; t < count; t++) {
+            spate_buf_puts(&sql, names.len ? ", " : "WITH t(oid) AS (SELECT unnest(ARRAY[");
+            spate_pg_literal(&sql, spate_slice_str(targets[t]));
+            spate_buf_puts(&sql, "::regclass::oid");
+            spate_buf_printf(&names, "%s%s", names.len ? ", " : "", targets[t]);
+        }
     }
     spate_buf_puts(
         &sql, "])) SELECT bool_and(has_table_privilege(oid, 'TRUNCATE')) AND NOT EXISTS (SELECT FROM "
@@ -137,9 +148,13 @@ static enum spate_rc apply_truncate(struct spate_apply *apply, struct spate_err 
         spate_script_add(apply, spate_buf_str(&sql));
     }
     for (size_t i = 0; rc == SPATE_OK && !whole && i < item->table_count; i++) {
-        spate_buf_reset(&sql);
-        spate_buf_printf(&sql, "DELETE FROM %s", target_of(item->tables[i]));
-        spate_script_add(apply, spate_buf_str(&sql));
+        const char *targets[2];
+
+        for (size_t t = targets_of(item->tables[i], targets); t-- > 0;) {
+            spate_buf_reset(&sql);
+            spate_buf_printf(&sql, "DELETE FROM %s", targets[t]);
+            spate_script_add(apply, spate_buf_str(&sql));
+        }
     }
     for (size_t i = 0; rc == SPATE_OK && i < item->table_count; i++)
         truncate_load(apply, item->tables[i]);

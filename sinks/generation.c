@@ -6,14 +6,16 @@
 #include "core/failpoint.h"
 #include "core/log.h"
 #include "sinks/apply.h"
+#include "sinks/copy.h"
 #include "sinks/projection.h"
 #include "sinks/script.h"
+#include "sinks/takeover.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
 /* Nobody but the owner moves a load (T3): no row, and the division fails. */
-static void guard_sql(const struct spate_store *store, struct spate_buf *sql)
+void spate_load_guard(const struct spate_store *store, struct spate_buf *sql)
 {
     spate_buf_printf(sql,
                      "WITH ours AS (SELECT 1 FROM %s.spate_sink WHERE generation = %" PRId64 " AND sink = ",
@@ -31,6 +33,8 @@ static void add(struct spate_apply *apply, struct spate_buf *sql)
 static void drop_sql(const struct spate_load *load, struct spate_buf *sql)
 {
     spate_buf_printf(sql, "DROP TABLE IF EXISTS %s, %s, %s", load->marks, load->list, load->shadow);
+    if (!load->copied)
+        spate_buf_printf(sql, ", %s", load->copy);
 }
 
 /* The columns of the target's key, in the order of the source's; k0, k1, ... are theirs in tables of ours. */
@@ -84,8 +88,11 @@ static enum spate_rc look(struct spate_apply *apply, struct spate_projection *co
                    ") SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' AND "
                    "((f.conrelid = t.oid AND f.confrelid IN (SELECT oid FROM t)) OR (f.confrelid = t.oid "
                    "AND f.conrelid IN (SELECT oid FROM t)))), CASE i");
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         spate_buf_printf(&sql, " WHEN %zu THEN EXISTS (SELECT FROM %s)", i, tables[i]->target);
+        if (tables[i]->load.copied)
+            spate_buf_printf(&sql, " OR EXISTS (SELECT FROM %s)", tables[i]->load.copy);
+    }
     spate_buf_puts(&sql, " END, EXISTS (SELECT FROM pg_catalog.pg_constraint u WHERE u.conrelid = t.oid AND "
                          "u.contype IN ('u', 'x') AND u.condeferrable) FROM t ORDER BY i");
     rc = spate_pg_exec(apply->store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, res, err);
@@ -100,13 +107,14 @@ static void begin_table(struct spate_apply *apply, struct spate_projection *proj
     struct spate_buf sql = {0};
     char hash[SPATE_LOAD_HASH];
 
-    drop_sql(load, &sql);
+    spate_buf_printf(&sql, "DROP TABLE IF EXISTS %s, %s, %s", load->marks, load->list, load->shadow);
     add(apply, &sql);
     add_keys_table(apply, projection, load->list);
     if (kind == SPATE_LOAD_MARKED)
         add_keys_table(apply, projection, load->marks);
     if (kind == SPATE_LOAD_SHADOW) {
-        spate_buf_printf(&sql, "CREATE TABLE %s (LIKE %s INCLUDING ALL)", load->shadow, projection->target);
+        spate_buf_printf(&sql, "CREATE TABLE %s (LIKE %s INCLUDING ALL)", load->shadow,
+                         spate_version_held(projection->current).name);
         add(apply, &sql);
     }
     spate_load_hash(projection, hash);
@@ -115,7 +123,8 @@ static void begin_table(struct spate_apply *apply, struct spate_projection *proj
                      apply->store->schema, spate_load_kind_name(kind));
     /* From here on the table is between two pictures. */
     if (kind != SPATE_LOAD_ADD)
-        spate_buf_printf(&sql, ", snapshotted = false, projection = '%s'", hash);
+        spate_buf_printf(&sql, ", snapshotted = false, projection = '%s'%s", hash,
+                         load->copied ? "" : ", copy = NULL");
     spate_buf_puts(&sql, ", request = ");
     spate_pg_literal(&sql, spate_slice_str(request));
     spate_load_where(projection, &sql);
@@ -181,7 +190,7 @@ enum spate_rc spate_load_begin(struct spate_apply *apply, struct spate_projectio
     if (fresh == 0)
         return SPATE_OK;
     spate_apply_begin(apply);
-    guard_sql(apply->store, &sql);
+    spate_load_guard(apply->store, &sql);
     add(apply, &sql);
     rc = spate_script_run(apply, err);
     if (rc == SPATE_OK)
@@ -192,10 +201,13 @@ enum spate_rc spate_load_begin(struct spate_apply *apply, struct spate_projectio
 
         if (load->kind != SPATE_LOAD_NONE && strcmp(load->request, request) == 0)
             continue;
+        if (kind != SPATE_LOAD_ADD && !spate_copy_needed(tables[i]))
+            load->copied = false;
         begin_table(apply, tables[i], kind, request);
         spate_load_set(tables[i], kind, request);
         load->ready &= kind == SPATE_LOAD_ADD;
         load->changed &= kind == SPATE_LOAD_ADD;
+        load->lacks &= kind == SPATE_LOAD_ADD;
         spate_log(SPATE_LOG_INFO, "snapshot-table", "table=%s request=%s kind=%s", tables[i]->label,
                   load->request, spate_load_kind_name(kind));
     }
@@ -212,87 +224,6 @@ enum spate_rc spate_load_begin(struct spate_apply *apply, struct spate_projectio
 }
 
 /* ---- the end ---- */
-
-static void join_key(const struct spate_version *version, struct spate_buf *sql, bool ours)
-{
-    for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(sql, k ? " AND t." : " WHERE t.");
-        spate_pg_ident(sql, spate_slice_str(key_name(version, k)));
-        spate_buf_puts(sql, " = o.");
-        if (ours)
-            spate_buf_printf(sql, "k%zu", k);
-        else
-            spate_pg_ident(sql, spate_slice_str(key_name(version, k)));
-    }
-}
-
-static void add_sweep(struct spate_apply *apply, const struct spate_projection *projection)
-{
-    const struct spate_load *load = &projection->load;
-    const bool marked = load->kind == SPATE_LOAD_MARKED;
-    const char *generation = marked ? load->marks : load->shadow;
-    struct spate_buf sql = {0};
-
-    spate_buf_printf(&sql, "ANALYZE %s", generation);
-    add(apply, &sql);
-    spate_buf_printf(&sql, "DELETE FROM %s AS t WHERE NOT EXISTS (SELECT FROM %s AS o", projection->target,
-                     generation);
-    join_key(projection->current, &sql, marked);
-    spate_buf_puts(&sql, ");\n");
-    spate_buf_add(&apply->sql, sql.data, sql.len);
-    spate_script_step(apply, SPATE_STEP_SWEEP, NULL, 0);
-    spate_buf_fini(&sql);
-}
-
-static void add_columns(const struct spate_version *version, const char *alias, bool keys,
-                        struct spate_buf *sql)
-{
-    size_t count = 0;
-
-    for (size_t i = 0; i < version->output_count; i++) {
-        struct spate_buf name = {0};
-
-        if (version->outputs[i].key && !keys)
-            continue;
-        spate_pg_ident(&name, spate_slice_str(version->outputs[i].name));
-        spate_buf_puts(sql, count++ ? ", " : "");
-        if (keys)
-            spate_buf_printf(sql, "%s%s", alias, spate_buf_str(&name));
-        else
-            spate_buf_printf(sql, "%s = EXCLUDED.%s", spate_buf_str(&name), spate_buf_str(&name));
-        spate_buf_fini(&name);
-    }
-}
-
-/* The old table takes over what differs, so that what the team hung on it - grants, views, keys, indexes,
- * columns of its own - stays; what is equal is not written. */
-static void add_takeover(struct spate_apply *apply, const struct spate_projection *projection)
-{
-    const struct spate_version *version = projection->current;
-    bool only_key = version->output_count == version->key_count;
-    struct spate_buf sql = {0};
-
-    spate_buf_printf(&sql, "INSERT INTO %s (", projection->target);
-    add_columns(version, "", true, &sql);
-    spate_buf_puts(&sql, ") SELECT ");
-    add_columns(version, "t.", true, &sql);
-    spate_buf_printf(&sql, " FROM %s AS t WHERE NOT EXISTS (SELECT FROM %s AS o", projection->load.shadow,
-                     projection->target);
-    join_key(version, &sql, false);
-    if (!only_key) {
-        spate_buf_puts(&sql, " AND ");
-        spate_version_compare(version, "o", "t", "*=", &sql);
-    }
-    spate_buf_puts(&sql, ") ON CONFLICT (");
-    for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(&sql, k ? ", " : "");
-        spate_pg_ident(&sql, spate_slice_str(key_name(version, k)));
-    }
-    spate_buf_puts(&sql, only_key ? ") DO NOTHING" : ") DO UPDATE SET ");
-    add_columns(version, "", false, &sql);
-    add(apply, &sql);
-    spate_buf_fini(&sql);
-}
 
 static void add_end(struct spate_apply *apply, const struct spate_projection *projection, const char *more)
 {
@@ -329,7 +260,7 @@ static void begin_end(struct spate_apply *apply)
     struct spate_buf sql = {0};
 
     spate_apply_begin(apply);
-    guard_sql(apply->store, &sql);
+    spate_load_guard(apply->store, &sql);
     add(apply, &sql);
     spate_buf_fini(&sql);
 }
@@ -359,6 +290,38 @@ static enum spate_rc end_failed(struct spate_apply *apply, struct spate_err *err
                              "the end of a snapshot cannot be written; mend it and start the sink again");
 }
 
+/* A table whose columns changed while it was loaded: rows that came before the change were kept with the
+ * columns of then, and need not all have come again. Such a load is not the last one (`lacks`). */
+static enum spate_rc look_mixed(struct spate_apply *apply, struct spate_projection *const *tables,
+                                size_t count, struct spate_err *err)
+{
+    enum spate_rc rc = spate_script_run(apply, err);
+
+    for (size_t i = 0; rc == SPATE_OK && i < count; i++) {
+        struct spate_load *load = &tables[i]->load;
+        struct spate_buf sql = {0};
+        PGresult *res = NULL;
+
+        if (!load->copied || load->kind == SPATE_LOAD_ADD)
+            continue;
+        spate_takeover_mixed(tables[i], &sql);
+        rc = spate_pg_exec(apply->store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
+        if (rc == SPATE_END)
+            rc = spate_fail(err, SPATE_RETRY, "stopped");
+        if (rc == SPATE_OK)
+            load->lacks = PQgetvalue(res, 0, 0)[0] == 't';
+        PQclear(res);
+        spate_buf_fini(&sql);
+    }
+    return rc;
+}
+
+/* Does the table hold exactly what exists, after the end of its load? */
+static bool is_whole(const struct spate_projection *projection)
+{
+    return projection->load.kind != SPATE_LOAD_ADD && !projection->load.lacks;
+}
+
 enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projection *const *tables,
                                 size_t count, struct spate_err *err)
 {
@@ -376,14 +339,20 @@ enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projecti
         snprintf(sql, sizeof sql, "SET LOCAL enable_%s = on", free_paths[i]);
         spate_script_add(apply, sql);
     }
+    rc = look_mixed(apply, tables, count, err);
+    if (rc != SPATE_OK)
+        return end_failed(apply, err);
     for (size_t i = 0; i < count; i++)
-        if (tables[i]->load.kind == SPATE_LOAD_MARKED || tables[i]->load.kind == SPATE_LOAD_SHADOW)
-            add_sweep(apply, tables[i]);
+        if (!tables[i]->load.lacks)
+            spate_takeover_copy(apply, tables[i]);
     for (size_t i = 0; i < count; i++)
-        if (tables[i]->load.kind == SPATE_LOAD_SHADOW)
-            add_takeover(apply, tables[i]);
+        if (!tables[i]->load.lacks)
+            spate_takeover_sweep(apply, tables[i]);
     for (size_t i = 0; i < count; i++)
-        add_end(apply, tables[i], tables[i]->load.kind == SPATE_LOAD_ADD ? "" : ", snapshotted = true");
+        if (!tables[i]->load.lacks)
+            spate_takeover_rows(apply, tables[i]);
+    for (size_t i = 0; i < count; i++)
+        add_end(apply, tables[i], is_whole(tables[i]) ? ", snapshotted = true" : "");
     spate_script_add(apply, "COMMIT");
     SPATE_FAILPOINT(sink_sweep);
     rc = spate_script_run(apply, err);
@@ -392,7 +361,7 @@ enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projecti
         return end_failed(apply, err);
     apply->open = false;
     for (size_t i = 0; i < count; i++) {
-        tables[i]->load.ready |= tables[i]->load.kind != SPATE_LOAD_ADD;
+        tables[i]->load.ready |= is_whole(tables[i]);
         spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
         spate_load_drop(apply->store, tables[i]);
     }

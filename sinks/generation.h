@@ -6,14 +6,23 @@
 #include "core/err.h"
 #include "sinks/load.h"
 
+struct spate_version;
+
 /* Changes the kind and what depends on it, in memory: a load at its beginning, or none. */
 void spate_load_set(struct spate_projection *projection, enum spate_load_kind kind, const char *request);
 
 /* "none", "empty", ...: as stored. */
 const char *spate_load_kind_name(enum spate_load_kind kind);
 
+/* Of the file's lines about the table, and the columns of the source that they use: a row that was written with
+ * others of them has to come again. What else changes in the source's schema does not matter. */
 #define SPATE_LOAD_HASH 17
-void spate_load_hash(const struct spate_projection *projection, char out[SPATE_LOAD_HASH]);
+void spate_load_hash_version(const struct spate_projection *projection, const struct spate_version *version,
+                             char out[SPATE_LOAD_HASH]);
+void spate_load_hash(const struct spate_projection *projection, char out[SPATE_LOAD_HASH]); /* the current one */
+
+/* Appends a query that fails unless this process owns the sink still (T3). */
+void spate_load_guard(const struct spate_store *store, struct spate_buf *sql);
 
 /* " WHERE table_name = ... AND sink = ..." of spate_table */
 void spate_load_where(const struct spate_projection *projection, struct spate_buf *sql);

@@ -57,6 +57,7 @@ void spate_load_init(struct spate_projection *projection)
         .marks = own_name(schema, "mark", table),
         .list = own_name(schema, "list", table),
         .shadow = own_name(schema, "new", table),
+        .copy = own_name(schema, "copy", table),
     };
 }
 
@@ -68,6 +69,7 @@ void spate_load_fini(struct spate_load *load)
     free(load->marks);
     free(load->list);
     free(load->shadow);
+    free(load->copy);
     *load = (struct spate_load){0};
 }
 
@@ -139,12 +141,10 @@ static uint64_t mix_text(uint64_t hash, const char *text)
     return text ? mix(hash, text, strlen(text)) : mix(hash, "\n", 1);
 }
 
-/* The file's lines about the table, and the columns of the source that they use: a row that was written with
- * others of them has to come again. What else changes in the source's schema does not matter. */
-void spate_load_hash(const struct spate_projection *projection, char out[SPATE_LOAD_HASH])
+void spate_load_hash_version(const struct spate_projection *projection, const struct spate_version *version,
+                             char out[SPATE_LOAD_HASH])
 {
     const struct spate_sink_table_config *config = projection->config;
-    const struct spate_version *version = projection->current;
     uint64_t hash = mix_text(SPATE_FNV64_START, config->from);
 
     hash = mix_text(hash, config->where);
@@ -159,8 +159,17 @@ void spate_load_hash(const struct spate_projection *projection, char out[SPATE_L
 
         hash = mix(hash, column->name.at, column->name.len);
         hash = mix(hash, column->type.at, column->type.len);
+        if (column->mask.len) /* other values */
+            hash = mix(hash, column->mask.at, column->mask.len);
     }
+    if (version && projection->load.copied)
+        hash = mix(hash, (const char *)&version->copy.shape, sizeof version->copy.shape);
     snprintf(out, SPATE_LOAD_HASH, "%016" PRIx64, hash);
+}
+
+void spate_load_hash(const struct spate_projection *projection, char out[SPATE_LOAD_HASH])
+{
+    spate_load_hash_version(projection, projection->current, out);
 }
 
 void spate_load_compare(struct spate_projection *projection)
@@ -199,7 +208,7 @@ void spate_load_progress_sql(const struct spate_store *store, const struct spate
     spate_buf_puts(sql, ";\n");
 }
 
-enum { C_READY, C_HASH, C_KIND, C_REQUEST, C_CHUNK, C_RESUME, C_RANGES, C_WHOLE, C_LEFT };
+enum { C_READY, C_HASH, C_KIND, C_REQUEST, C_CHUNK, C_RESUME, C_RANGES, C_COPIED, C_WHOLE, C_LEFT };
 
 /* Are the tables there that this kind needs, and has the shadow the shape of its table still? Somebody may
  * have dropped them, or altered the target: then the snapshot has to be taken anew. */
@@ -213,13 +222,17 @@ static void whole_sql(const struct spate_projection *projection, struct spate_bu
 
     spate_buf_puts(sql, "to_regclass(");
     spate_pg_literal(sql, spate_slice_str(load->list));
-    spate_buf_puts(sql, ") IS NOT NULL AND (load_kind <> 'marked' OR to_regclass(");
+    spate_buf_puts(sql, ") IS NOT NULL AND (copy IS NULL OR to_regclass(");
+    spate_pg_literal(sql, spate_slice_str(load->copy));
+    spate_buf_puts(sql, ") IS NOT NULL) AND (load_kind <> 'marked' OR to_regclass(");
     spate_pg_literal(sql, spate_slice_str(load->marks));
     spate_buf_printf(sql, ") IS NOT NULL) AND (load_kind <> 'shadow' OR %s", shape);
     spate_pg_literal(sql, spate_slice_str(load->shadow));
-    spate_buf_printf(sql, ")) IS NOT DISTINCT FROM %s", shape);
+    spate_buf_printf(sql, ")) IS NOT DISTINCT FROM %s CASE WHEN copy IS NULL THEN ", shape);
     spate_pg_literal(sql, spate_slice_str(projection->target));
-    spate_buf_puts(sql, ")))");
+    spate_buf_puts(sql, " ELSE ");
+    spate_pg_literal(sql, spate_slice_str(load->copy));
+    spate_buf_puts(sql, " END)))");
 }
 
 /* Did somebody hold what the last load needed when it ended? */
@@ -232,19 +245,25 @@ static void left_sql(const struct spate_projection *projection, struct spate_buf
         spate_pg_literal(sql, spate_slice_str(names[i]));
         spate_buf_puts(sql, ")");
     }
-    spate_buf_puts(sql, ") IS NOT NULL");
+    spate_buf_puts(sql, ", CASE WHEN copy IS NULL THEN to_regclass(");
+    spate_pg_literal(sql, spate_slice_str(projection->load.copy));
+    spate_buf_puts(sql, ") END) IS NOT NULL");
 }
 
 static void take_row(struct spate_projection *projection, const PGresult *res)
 {
     struct spate_load *load = &projection->load;
     enum spate_load_kind kind;
+    bool copied;
 
     load->ready = PQgetvalue(res, 0, C_READY)[0] == 't';
     set_text(&load->stored_hash, PQgetisnull(res, 0, C_HASH) ? NULL : PQgetvalue(res, 0, C_HASH));
     kind = kind_named(PQgetvalue(res, 0, C_KIND));
-    if (kind != SPATE_LOAD_NONE || load->kind != SPATE_LOAD_NONE)
+    copied = PQgetvalue(res, 0, C_COPIED)[0] == 't';
+    if (kind != SPATE_LOAD_NONE || load->kind != SPATE_LOAD_NONE || copied != load->copied) {
+        load->copied = copied;
         spate_load_set(projection, kind, PQgetvalue(res, 0, C_REQUEST));
+    }
     if (kind == SPATE_LOAD_NONE)
         return;
     load->chunk = strtoull(PQgetvalue(res, 0, C_CHUNK), NULL, 10);
@@ -264,7 +283,8 @@ static enum spate_rc read_one(struct spate_store *store, struct spate_projection
 
     spate_buf_puts(&sql,
                    "SELECT snapshotted, projection, coalesce(load_kind, 'none'), coalesce(request, ''), "
-                   "coalesce(chunk, 0), coalesce(resume, ''), ranges, load_kind IS NULL OR (");
+                   "coalesce(chunk, 0), coalesce(resume, ''), ranges, copy IS NOT NULL, load_kind IS NULL OR "
+                   "(");
     whole_sql(projection, &sql);
     spate_buf_puts(&sql, "), load_kind IS NULL AND ");
     left_sql(projection, &sql);
@@ -338,7 +358,7 @@ enum spate_rc spate_load_keys(struct spate_store *store, struct spate_projection
 
 enum spate_rc spate_load_forget(struct spate_store *store, const char *table, struct spate_err *err)
 {
-    static const char *const kinds[] = {"mark", "list", "new"};
+    static const char *const kinds[] = {"mark", "list", "new", "copy"};
     struct spate_buf sql = {0};
     enum spate_rc rc;
 

@@ -55,13 +55,17 @@ struct spate_load {
     unsigned edition;            /* counts changes of the statements */
     char *target;                /* SHADOW: where rows go, quoted; else NULL; borrowed */
     char *marks, *list, *shadow; /* quoted names of the tables that a load needs; owned */
+    char *copy;                  /* quoted name of the sink's own copy (sinks/copy.h); owned */
+    bool copied;                 /* there is one, as stored: each change goes into it as well */
+    bool lacks; /* a change could not be kept as it should: everything has to come again, once its batch is
+                   in the target. The reader of it takes it back */
 };
 
 /* Must a partial update or a delete find its row? (T11, T12) Not while rows are still written by another
  * projection, nor while a snapshot mends the table. */
 static inline bool spate_load_strict(const struct spate_load *load)
 {
-    return load->ready && !load->changed && load->kind == SPATE_LOAD_NONE;
+    return load->ready && !load->changed && !load->lacks && load->kind == SPATE_LOAD_NONE;
 }
 
 void spate_load_init(struct spate_projection *projection);

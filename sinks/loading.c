@@ -250,7 +250,8 @@ static enum spate_rc settle_placed(struct spate_sink *sink, struct spate_err *er
             if (!under_way || strcmp(load->request, loading->request) == 0)
                 under_way = projection;
         } else if (is_auto(sink) && !loading->rest && (!load->ready || load->changed)) {
-            loading->tables[p].wanted |= !loading->tables[p].asked;
+            /* What had begun and does not load any more was void. */
+            loading->tables[p].wanted |= !loading->tables[p].asked || loading->begun;
         } else if (load->changed) {
             spate_log(SPATE_LOG_WARN, "projection-changed",
                       "table=%s detail=\"rows that were written before are as the file was then; `spate "
@@ -478,6 +479,24 @@ static void count_silence(struct spate_sink *sink, bool caught_up, int64_t now)
     }
 }
 
+/* What the copies of tables lack comes with everything; what it was that they lack is in the target first. */
+static void want_lacking(struct spate_sink *sink)
+{
+    for (size_t p = 0; p < sink->projection_count; p++) {
+        struct spate_projection *projection = &sink->projections[p];
+
+        if (!projection->load.lacks || sink->apply.open)
+            continue;
+        projection->load.lacks = false;
+        if (!spate_loading_want(sink, projection))
+            spate_log(
+                SPATE_LOG_WARN, "copy-incomplete",
+                "table=%s copy=%s detail=\"changes that do not come whole find no row there until all rows "
+                "have come again\" remedy=\"spate snapshot -c %s --sink %s\"",
+                projection->label, projection->load.copy, sink->config->path, sink->config->name);
+    }
+}
+
 enum spate_rc spate_loading_turn(struct spate_sink *sink, bool caught_up, struct spate_err *err)
 {
     struct spate_loading *loading = &sink->loading;
@@ -489,6 +508,7 @@ enum spate_rc spate_loading_turn(struct spate_sink *sink, bool caught_up, struct
     loading->looked_ms = now;
     if (spate_loading_hear(sink, err) != SPATE_OK)
         return SPATE_FAIL;
+    want_lacking(sink);
     for (size_t p = 0; p < sink->projection_count; p++)
         wanted |= loading->tables[p].wanted;
     if (!loading->request[0] && wanted)

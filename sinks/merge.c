@@ -1,6 +1,7 @@
 /* sinks/merge.c - the rows of one piece become statements: staged, then deleted, inserted, updated. */
 #include "sinks/merge.h"
 
+#include "sinks/generation.h"
 #include "sinks/projection.h"
 #include "sinks/script.h"
 
@@ -154,18 +155,27 @@ static void execute(struct spate_apply *apply, const char *sql, const struct spa
     spate_script_step(apply, expected ? SPATE_STEP_COUNTED : SPATE_STEP_OTHER, version, expected);
 }
 
+/* Where a version's rows go: with a copy that is first, then the team's table. */
+struct layer {
+    const struct spate_merge *merge;
+    const char *where;
+    bool copied; /* by COPY, into the staging table */
+    bool judged; /* a row that is not there is missing (T12) */
+    bool beside; /* the team's table beside a copy */
+};
+
 /* Rows that cannot be there yet need no conflict clause, which is nearly twice as fast (T33). When one is
  * there all the same (a sink that began late, or was started again), the savepoint brings the conflict clause
  * back. */
 static enum spate_rc insert_plain(struct spate_apply *apply, const struct spate_version *version,
-                                  struct spate_err *err)
+                                  const struct layer *layer, struct spate_err *err)
 {
     enum spate_rc rc;
 
     spate_script_add(apply, "SAVEPOINT spate");
     if (spate_script_run(apply, err) != SPATE_OK)
         return SPATE_FAIL;
-    execute(apply, version->sql.insert, version, 0);
+    execute(apply, layer->merge->insert, version, 0);
     spate_script_add(apply, "RELEASE SAVEPOINT spate");
     rc = spate_script_run(apply, err);
     if (rc == SPATE_OK || strcmp(err->sqlstate, "23505") != 0)
@@ -175,7 +185,7 @@ static enum spate_rc insert_plain(struct spate_apply *apply, const struct spate_
     *err = (struct spate_err){0};
     spate_script_add(apply, "ROLLBACK TO SAVEPOINT spate");
     spate_script_add(apply, "RELEASE SAVEPOINT spate");
-    execute(apply, version->sql.large.upsert, version, 0);
+    execute(apply, layer->merge->upsert, version, 0);
     return SPATE_OK;
 }
 
@@ -186,17 +196,17 @@ static const struct spate_load *load_of(const struct share *share)
 
 /* What a condition keeps out was mostly never there: only where there is none a miss tells something. So it
  * is while a snapshot is on its way: what it has not brought yet is no loss. */
-static uint64_t expected_erased(const struct share *share)
+static uint64_t expected_erased(const struct share *share, const struct layer *layer)
 {
-    if (share->version->where || load_of(share)->kind != SPATE_LOAD_NONE)
+    if (layer->where || !layer->judged || load_of(share)->kind != SPATE_LOAD_NONE)
         return 0;
     return share->erased_old;
 }
 
 /* Then a partial change that finds no row puts its key on the re-read list instead. */
-static uint64_t expected_partial(const struct share *share, size_t count)
+static uint64_t expected_partial(const struct share *share, const struct layer *layer, size_t count)
 {
-    return load_of(share)->kind == SPATE_LOAD_NONE ? count : 0;
+    return layer->judged && load_of(share)->kind == SPATE_LOAD_NONE ? count : 0;
 }
 
 /* Rows of a table that began empty come once, mostly: when one moved and comes twice the savepoint mends it.
@@ -209,93 +219,144 @@ static bool may_be_plain(const struct share *share)
            (share->erased == 0 && (kind == SPATE_LOAD_EMPTY || kind == SPATE_LOAD_SHADOW));
 }
 
-static bool must_erase(const struct share *share)
+/* One of a layer's statements, over what was staged with COPY or over arrays. */
+static void run(struct spate_apply *apply, const struct share *share, const struct layer *layer,
+                const char *sql, const char *ops, uint64_t expected)
 {
-    return share->erased || (share->version->where && share->upserted);
-}
-
-/* One of a version's statements, over what was staged with COPY or over arrays. */
-static void run(struct spate_apply *apply, const struct share *share, bool copied, const char *sql,
-                const char *ops, uint64_t expected)
-{
-    if (copied)
+    if (!sql)
+        return;
+    if (layer->copied)
         execute(apply, sql, share->version, expected);
     else
         execute_small(apply, sql, share->version, ops, expected);
 }
 
 /* Deletes before upserts: inside a piece that is any order (sinks/fold.h). */
-static void merge_erase(struct spate_apply *apply, const struct share *share, const struct spate_merge *merge,
-                        bool copied)
+static void merge_erase(struct spate_apply *apply, const struct share *share, const struct layer *layer)
 {
-    const char *ops = share->version->where ? "dru" : "dr";
+    const struct spate_merge *merge = layer->merge;
+    const char *ops = layer->where ? "dru" : "dr";
 
-    if (merge->load.off && load_of(share)->listed && (share->erased || share->upserted || share->answered))
-        run(apply, share, copied, merge->load.off, "druk", 0);
-    if (!must_erase(share))
+    if (load_of(share)->listed && (share->erased || share->upserted || share->answered))
+        run(apply, share, layer, merge->load.off, "druk", 0);
+    if (share->erased == 0 && (!layer->where || share->upserted == 0))
         return;
-    run(apply, share, copied, merge->erase, ops, expected_erased(share));
-    if (merge->load.unmark)
-        run(apply, share, copied, merge->load.unmark, ops, 0);
+    run(apply, share, layer, merge->erase, ops, expected_erased(share, layer));
+    run(apply, share, layer, merge->load.unmark, ops, 0);
+}
+
+static enum spate_rc merge_upsert(struct spate_apply *apply, const struct share *share,
+                                  const struct layer *layer, struct spate_err *err)
+{
+    bool plain = layer->copied && may_be_plain(share) && apply->plain_pause == 0;
+
+    if (share->upserted == 0)
+        return SPATE_OK;
+    if (plain && insert_plain(apply, share->version, layer, err) != SPATE_OK)
+        return SPATE_FAIL;
+    if (!plain)
+        run(apply, share, layer, layer->merge->upsert, "ur", 0);
+    run(apply, share, layer, layer->merge->load.mark, "ur", 0);
+    return SPATE_OK;
 }
 
 /* What is not known is listed before the rows change, since a move changes what is known. */
-static void merge_partial(struct spate_apply *apply, const struct share *share,
-                          const struct spate_merge *merge, bool copied)
+static void merge_partial(struct spate_apply *apply, const struct share *share, const struct layer *layer)
 {
-    if (share->partial && merge->load.list)
-        run(apply, share, copied, merge->load.list, "p", 0);
-    if (share->partial)
-        run(apply, share, copied, merge->partial, "p", expected_partial(share, share->partial));
-    if (share->moved && merge->load.list_move) {
-        run(apply, share, copied, merge->load.list_move, "m", 0);
-        run(apply, share, copied, merge->load.off_move, "m", 0);
-        if (merge->load.clear)
-            run(apply, share, copied, merge->load.clear, "m", 0);
+    const struct spate_merge *merge = layer->merge;
+
+    if (share->partial) {
+        run(apply, share, layer, merge->load.list, "p", 0);
+        run(apply, share, layer, merge->partial, "p", expected_partial(share, layer, share->partial));
+        if (!spate_load_strict(load_of(share)))
+            run(apply, share, layer, merge->stale, "p", 0);
     }
-    if (share->moved)
-        run(apply, share, copied, merge->move, "m", expected_partial(share, share->moved));
-    if (share->moved && merge->load.mark_move)
-        run(apply, share, copied, merge->load.mark_move, "m", 0);
+    if (share->moved) {
+        run(apply, share, layer, merge->load.list_move, "m", 0);
+        run(apply, share, layer, merge->load.off_move, "m", 0);
+        run(apply, share, layer, merge->load.clear, "m", 0);
+        run(apply, share, layer, merge->room, "m", 0);
+        run(apply, share, layer, merge->move, "m", expected_partial(share, layer, share->moved));
+        run(apply, share, layer, merge->left, "m", 0);
+        run(apply, share, layer, merge->load.mark_move, "m", 0);
+    }
     if (share->partial + share->moved > 0 && merge->load.list)
         share->version->projection->load.listed = true;
 }
 
-static enum spate_rc merge_large(struct spate_apply *apply, const struct share *share, struct spate_err *err)
+/* Beside a copy, which has all of the row: as it is now, whatever came. */
+static void merge_derived(struct spate_apply *apply, const struct share *share, const struct layer *layer)
 {
-    const struct spate_version *version = share->version;
-    const struct spate_merge *merge = &version->sql.large;
+    const struct spate_merge *merge = layer->merge;
 
-    clear_stage(apply, share);
-    stage_copy(apply, version);
-    merge_erase(apply, share, merge, true);
-    if (share->upserted) {
-        bool plain = may_be_plain(share) && apply->plain_pause == 0;
-
-        apply->plain_pause -= apply->plain_pause > 0;
-        if (plain && insert_plain(apply, version, err) != SPATE_OK)
-            return SPATE_FAIL;
-        if (!plain)
-            execute(apply, merge->upsert, version, 0);
-        if (merge->load.mark)
-            execute(apply, merge->load.mark, version, 0);
+    if (share->moved) {
+        run(apply, share, layer, merge->room, "m", 0);
+        run(apply, share, layer, merge->left, "m", 0);
     }
-    merge_partial(apply, share, merge, true);
-    return SPATE_OK;
+    if (share->partial + share->moved == 0)
+        return;
+    run(apply, share, layer, merge->leave, "pm", 0);
+    run(apply, share, layer, merge->partial, "pm", 0);
+    run(apply, share, layer, merge->enter, "pm", 0);
 }
 
-static void merge_small(struct spate_apply *apply, const struct share *share)
+static enum spate_rc merge_layer(struct spate_apply *apply, const struct share *share,
+                                 const struct layer *layer, struct spate_err *err)
+{
+    enum spate_rc rc;
+
+    merge_erase(apply, share, layer);
+    rc = merge_upsert(apply, share, layer, err);
+    if (layer->beside)
+        merge_derived(apply, share, layer);
+    else
+        merge_partial(apply, share, layer);
+    return rc;
+}
+
+/* A version with other columns than the table's rows were kept with: from here on not all of them are known,
+ * which is stored with what makes it so (sinks/copy.h). */
+static void note_shape(struct spate_apply *apply, const struct spate_version *version)
+{
+    struct spate_load *load = &version->projection->load;
+    struct spate_buf sql = {0};
+
+    if (!load->copied || !load->ready || (load->stored_hash && strcmp(load->stored_hash, version->hash) == 0))
+        return;
+    spate_buf_printf(&sql, "UPDATE %s.spate_table SET snapshotted = false", apply->store->schema);
+    spate_load_where(version->projection, &sql);
+    spate_script_add(apply, spate_buf_str(&sql));
+    spate_buf_fini(&sql);
+    load->ready = false;
+    load->lacks = true;
+}
+
+static enum spate_rc merge_version(struct spate_apply *apply, const struct share *share, bool copied,
+                                   struct spate_err *err)
 {
     const struct spate_version *version = share->version;
-    const struct spate_merge *merge = &version->sql.small;
+    const struct spate_load *load = load_of(share);
+    const struct layer copy = {.merge = copied ? &version->sql.copy.large : &version->sql.copy.small,
+                               .copied = copied,
+                               .judged = true};
+    const struct layer team = {.merge = copied ? &version->sql.large : &version->sql.small,
+                               .where = version->where,
+                               .copied = copied,
+                               .judged = !load->copied,
+                               .beside = load->copied};
+    enum spate_rc rc = SPATE_OK;
 
-    merge_erase(apply, share, merge, false);
-    if (share->upserted) {
-        execute_small(apply, merge->upsert, version, "ur", 0);
-        if (merge->load.mark)
-            execute_small(apply, merge->load.mark, version, "ur", 0);
+    note_shape(apply, version);
+    if (copied) {
+        apply->plain_pause -= share->upserted && apply->plain_pause > 0;
+        clear_stage(apply, share);
+        stage_copy(apply, version);
     }
-    merge_partial(apply, share, merge, false);
+    if (load->copied)
+        rc = merge_layer(apply, share, &copy, err);
+    if (rc == SPATE_OK && !(load->copied && load->kind == SPATE_LOAD_SHADOW))
+        rc = merge_layer(apply, share, &team, err);
+    return rc;
 }
 
 enum spate_rc spate_merge_piece(struct spate_apply *apply, struct spate_err *err)
@@ -314,9 +375,7 @@ enum spate_rc spate_merge_piece(struct spate_apply *apply, struct spate_err *err
             continue;
         copy = share.rows > SMALL_ROWS || share.bytes > SMALL_BYTES || share.version->only_copy;
         apply->rows += share.rows;
-        if (!copy)
-            merge_small(apply, &share);
-        else if (merge_large(apply, &share, err) != SPATE_OK)
+        if (merge_version(apply, &share, copy, err) != SPATE_OK)
             return SPATE_FAIL;
         any_copy |= copy;
     }

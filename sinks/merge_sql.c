@@ -5,22 +5,21 @@
  * evaluated over that table alone, so that no name in them can mean anything else, each followed by a
  * newline, so that a comment at its end ends there.
  *
+ * With a copy (sinks/copy.h) rows are merged into it first, each column as it is, and then into the team's
+ * table: whole rows as they were staged, the others as the copy has them now (sinks/copy_sql.c).
+ *
  * While a snapshot of the table is under way some statements are added, which keep the marks of its
- * generation and the re-read list (sinks/load.h). */
-#include "core/alloc.h"
-#include "sinks/projection.h"
+ * generation and the re-read list (sinks/load_sql.c). */
+#include "sinks/merge_sql.h"
 
+#include "core/alloc.h"
+#include "sinks/generation.h"
+
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-struct names {
-    char prefix[72];       /* our own columns begin with more tildes than any column of the source */
-    const char *from;      /* the relation that holds the rows */
-    const char *suffix;    /* of the prepared statements' names */
-    const char *arguments; /* their parameters' types in parentheses, or "" */
-};
-
-static void choose_names(const struct spate_version *version, struct names *names)
+static void choose_names(const struct spate_version *version, struct spate_names *names)
 {
     size_t most = 0;
 
@@ -37,7 +36,7 @@ static void choose_names(const struct spate_version *version, struct names *name
     names->prefix[most + 1] = 0;
 }
 
-static void ident(struct spate_buf *out, const char *name)
+void spate_sql_ident(struct spate_buf *out, const char *name)
 {
     spate_pg_ident(out, spate_slice_str(name));
 }
@@ -55,16 +54,7 @@ static char *take(struct spate_buf *buf)
     return text;
 }
 
-/* The outputs of the key, in the order of the source's key. */
-static const struct spate_output *key_output(const struct spate_version *version, size_t k)
-{
-    for (size_t i = 0; i < version->output_count; i++)
-        if (version->outputs[i].key && version->outputs[i].bare == (int)version->table->key[k])
-            return &version->outputs[i];
-    return NULL; /* spate_version_plan made sure that there is one */
-}
-
-static void stage_table(struct spate_version *version, const struct names *names)
+static void stage_table(struct spate_version *version, const struct spate_names *names)
 {
     struct spate_buf table = {0}, stage = {0}, columns = {0};
 
@@ -96,7 +86,7 @@ static void stage_table(struct spate_version *version, const struct names *names
 }
 
 /* The rows as parameters: $1 is what to do, and so on in the order of the staging table's columns. */
-static void array_source(const struct spate_version *version, const struct names *names,
+static void array_source(const struct spate_version *version, const struct spate_names *names,
                          struct spate_buf *from, struct spate_buf *arguments)
 {
     size_t count = 1;
@@ -124,100 +114,77 @@ static void array_source(const struct spate_version *version, const struct names
     spate_buf_putc(arguments, ')');
 }
 
-/* Appends "PREPARE name AS " and returns "EXECUTE name". A statement that has no parameters gets one that
- * it does not use: only then is it planned each time it is executed, which sinks/store.c relies on. */
-static char *prepare(const struct spate_version *version, const struct names *names, struct spate_buf *create,
-                     char kind)
+char *spate_sql_prepare(const struct spate_sql *sql, char kind)
 {
+    const struct spate_version *version = sql->version;
     unsigned edition = version->projection->load.edition;
     char name[100], more[20] = "";
 
     if (edition) /* those of earlier editions stay, unused, until the connection ends */
         snprintf(more, sizeof more, "_%u", edition);
-    snprintf(name, sizeof name, "EXECUTE spate_%c%s%zu_%u%s", kind, names->suffix, version->projection->index,
-             version->table->v, more);
-    spate_buf_printf(create, "%sPREPARE %s%s AS ", create->len ? ";\n" : "", name + sizeof "EXECUTE " - 1,
-                     names->arguments[0] ? names->arguments : " (integer)");
-    if (!names->arguments[0])
+    snprintf(name, sizeof name, "EXECUTE spate_%c%s%s%zu_%u%s", kind, sql->to.own ? "o" : "",
+             sql->names->suffix, version->projection->index, version->table->v, more);
+    spate_buf_printf(sql->create, "%sPREPARE %s%s AS ", sql->create->len ? ";\n" : "",
+                     name + sizeof "EXECUTE " - 1,
+                     sql->names->arguments[0] ? sql->names->arguments : " (integer)");
+    if (!sql->names->arguments[0])
         strcat(name, " (0)");
     return spate_strdup(name);
 }
 
-/* Where the rows go. */
-static const char *target_of(const struct spate_version *version)
+void spate_sql_match(const struct spate_sql *sql, const char *alias, bool ours, char letter)
 {
-    const struct spate_projection *projection = version->projection;
-
-    return projection->load.target ? projection->load.target : projection->target;
-}
-
-/* "t.key = s.k0 AND ...". Tables of our own have k0, k1, ... for the key's columns. */
-static void match_keys(const struct spate_version *version, struct spate_buf *out, const char *alias,
-                       bool ours, char letter)
-{
-    for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_printf(out, "%s%s.", k ? " AND " : "", alias);
+    for (size_t k = 0; k < sql->version->key_count; k++) {
+        spate_buf_printf(sql->create, "%s%s.", k ? " AND " : "", alias);
         if (ours)
-            spate_buf_printf(out, "k%zu", k);
+            spate_buf_printf(sql->create, "k%zu", k);
         else
-            ident(out, key_output(version, k)->name);
-        spate_buf_printf(out, " = s.%c%zu", letter, k);
+            spate_sql_ident(sql->create, spate_relation_key(sql->version, &sql->to, k)->name);
+        spate_buf_printf(sql->create, " = s.%c%zu", letter, k);
     }
 }
 
-static void join_keys(const struct spate_version *version, struct spate_buf *out)
+void spate_sql_keys(const struct spate_sql *sql, bool old, char letter)
 {
-    spate_buf_puts(out, " WHERE ");
-    match_keys(version, out, "t", false, 'k');
-}
-
-/* The key of a staged row, or the one it had before, as k0, k1, ... or another letter. */
-static void staged_keys(const struct spate_version *version, const struct names *names, struct spate_buf *out,
-                        bool old, char letter)
-{
-    for (size_t k = 0; k < version->key_count; k++) {
-        spate_buf_puts(out, k ? ", " : "");
+    for (size_t k = 0; k < sql->version->key_count; k++) {
+        spate_buf_puts(sql->create, k ? ", " : "");
         if (old)
-            spate_buf_printf(out, "\"%sold%zu\"", names->prefix, k);
+            spate_buf_printf(sql->create, "\"%sold%zu\"", sql->names->prefix, k);
         else
-            source_ident(out, version, version->key_at[k]);
-        spate_buf_printf(out, " AS %c%zu", letter, k);
+            source_ident(sql->create, sql->version, sql->version->key_at[k]);
+        spate_buf_printf(sql->create, " AS %c%zu", letter, k);
     }
 }
 
 /* CASE keeps the team's condition away from rows that are staged without values. */
-static void erase_sql(const struct spate_version *version, const struct names *names,
-                      struct spate_buf *create, bool marks)
+void spate_sql_erase(const struct spate_sql *sql, const char *table, bool ours)
 {
-    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ",
-                     marks ? version->projection->load.marks : target_of(version));
-    staged_keys(version, names, create, false, 'k');
-    spate_buf_printf(create, " FROM %s WHERE ", names->from);
-    if (version->where)
+    spate_buf_printf(sql->create, "DELETE FROM %s AS t USING (SELECT ", table);
+    spate_sql_keys(sql, false, 'k');
+    spate_buf_printf(sql->create, " FROM %s WHERE ", sql->names->from);
+    if (sql->to.where)
         spate_buf_printf(
-            create,
+            sql->create,
             "CASE \"%sop\" WHEN 'd' THEN true WHEN 'r' THEN true WHEN 'u' THEN (%s\n) IS NOT TRUE ELSE "
             "false END",
-            names->prefix, version->where);
+            sql->names->prefix, sql->to.where);
     else
-        spate_buf_printf(create, "\"%sop\" IN ('d', 'r')", names->prefix);
-    spate_buf_puts(create, ") AS s WHERE ");
-    match_keys(version, create, "t", marks, 'k');
+        spate_buf_printf(sql->create, "\"%sop\" IN ('d', 'r')", sql->names->prefix);
+    spate_buf_puts(sql->create, ") AS s WHERE ");
+    spate_sql_match(sql, "t", ours, 'k');
 }
 
-/* The staged rows that the target is to hold. */
-static void come_in(const struct spate_version *version, const struct names *names, struct spate_buf *create)
+void spate_sql_come_in(const struct spate_sql *sql)
 {
-    spate_buf_printf(create, " FROM %s WHERE ", names->from);
-    if (version->where)
-        spate_buf_printf(create, "CASE WHEN \"%sop\" IN ('u', 'r') THEN (%s\n) ELSE false END", names->prefix,
-                         version->where);
+    spate_buf_printf(sql->create, " FROM %s WHERE ", sql->names->from);
+    if (sql->to.where)
+        spate_buf_printf(sql->create, "CASE WHEN \"%sop\" IN ('u', 'r') THEN (%s\n) ELSE false END",
+                         sql->names->prefix, sql->to.where);
     else
-        spate_buf_printf(create, "\"%sop\" IN ('u', 'r')", names->prefix);
+        spate_buf_printf(sql->create, "\"%sop\" IN ('u', 'r')", sql->names->prefix);
 }
 
-/* A snapshot over rows that are there finds most of them as they should be: those are not written again. */
-static bool may_be_equal(const struct spate_version *version)
+bool spate_sql_may_be_equal(const struct spate_version *version)
 {
     enum spate_load_kind kind = version->projection->load.kind;
 
@@ -225,8 +192,8 @@ static bool may_be_equal(const struct spate_version *version)
 }
 
 /* Compared by image, which every type has, and which tells 1.0 from 1.00. */
-void spate_version_compare(const struct spate_version *version, const char *a, const char *b, const char *op,
-                           struct spate_buf *sql)
+void spate_relation_compare(const struct spate_relation *relation, const char *a, const char *b,
+                            const char *op, struct spate_buf *sql)
 {
     const char *sides[] = {a, b};
 
@@ -234,11 +201,11 @@ void spate_version_compare(const struct spate_version *version, const char *a, c
         size_t count = 0;
 
         spate_buf_puts(sql, "ROW(");
-        for (size_t i = 0; i < version->output_count; i++) {
-            if (version->outputs[i].key)
+        for (size_t i = 0; i < relation->output_count; i++) {
+            if (relation->outputs[i].key)
                 continue;
             spate_buf_printf(sql, "%s%s.", count++ ? ", " : "", sides[side]);
-            ident(sql, version->outputs[i].name);
+            spate_sql_ident(sql, relation->outputs[i].name);
         }
         spate_buf_puts(sql, ")::pg_catalog.record");
         if (side == 0)
@@ -246,45 +213,45 @@ void spate_version_compare(const struct spate_version *version, const char *a, c
     }
 }
 
-static void insert_sql(const struct spate_version *version, const struct names *names,
-                       struct spate_buf *create)
+void spate_sql_insert(const struct spate_sql *sql)
 {
-    spate_buf_printf(create, "INSERT INTO %s%s (", target_of(version), may_be_equal(version) ? " AS t" : "");
-    for (size_t i = 0; i < version->output_count; i++) {
+    struct spate_buf *create = sql->create;
+
+    spate_buf_printf(create, "INSERT INTO %s%s (", sql->to.name,
+                     spate_sql_may_be_equal(sql->version) ? " AS t" : "");
+    for (size_t i = 0; i < sql->to.output_count; i++) {
         spate_buf_puts(create, i ? ", " : "");
-        ident(create, version->outputs[i].name);
+        spate_sql_ident(create, sql->to.outputs[i].name);
     }
     spate_buf_puts(create, ") SELECT ");
-    for (size_t i = 0; i < version->output_count; i++)
-        spate_buf_printf(create, "%s(%s\n)", i ? ", " : "", version->outputs[i].expr);
-    come_in(version, names, create);
+    for (size_t i = 0; i < sql->to.output_count; i++)
+        spate_buf_printf(create, "%s(%s\n)", i ? ", " : "", sql->to.outputs[i].expr);
 }
 
-static void upsert_sql(const struct spate_version *version, const struct names *names,
-                       struct spate_buf *create)
+void spate_sql_on_conflict(const struct spate_sql *sql)
 {
+    struct spate_buf *create = sql->create;
     size_t set = 0;
 
-    insert_sql(version, names, create);
     spate_buf_puts(create, " ON CONFLICT (");
-    for (size_t k = 0; k < version->key_count; k++) {
+    for (size_t k = 0; k < sql->version->key_count; k++) {
         spate_buf_puts(create, k ? ", " : "");
-        ident(create, key_output(version, k)->name);
+        spate_sql_ident(create, spate_relation_key(sql->version, &sql->to, k)->name);
     }
     spate_buf_puts(create, ") DO ");
-    for (size_t i = 0; i < version->output_count; i++) {
-        if (version->outputs[i].key)
+    for (size_t i = 0; i < sql->to.output_count; i++) {
+        if (sql->to.outputs[i].key)
             continue;
         spate_buf_puts(create, set++ ? ", " : "UPDATE SET ");
-        ident(create, version->outputs[i].name);
+        spate_sql_ident(create, sql->to.outputs[i].name);
         spate_buf_puts(create, " = EXCLUDED.");
-        ident(create, version->outputs[i].name);
+        spate_sql_ident(create, sql->to.outputs[i].name);
     }
     if (set == 0)
         spate_buf_puts(create, "NOTHING");
-    else if (may_be_equal(version)) {
+    else if (spate_sql_may_be_equal(sql->version)) {
         spate_buf_puts(create, " WHERE ");
-        spate_version_compare(version, "t", "EXCLUDED", "*<>", create);
+        spate_relation_compare(&sql->to, "t", "EXCLUDED", "*<>", create);
     }
 }
 
@@ -297,199 +264,132 @@ static int mask_of(const struct spate_version *version, const struct spate_outpu
     return -1;
 }
 
-/* Partial rows exist only where no `where` uses what may be missing, and no expression mixes it with other
- * columns (sinks/plan.c): so each output is computed, or it keeps what the target has (T11). */
-static void partial_sql(const struct spate_version *version, const struct names *names,
-                        struct spate_buf *create, char kind)
+void spate_sql_update(const struct spate_sql *sql, bool moves)
 {
-    bool marked = version->projection->load.kind == SPATE_LOAD_MARKED;
+    const struct spate_version *version = sql->version;
+    struct spate_buf *create = sql->create;
     size_t set = 0;
 
-    spate_buf_printf(create, "UPDATE %s AS t SET ", target_of(version));
-    for (size_t i = 0; i < version->output_count; i++) {
-        const struct spate_output *output = &version->outputs[i];
+    spate_buf_printf(create, "UPDATE %s AS t SET ", sql->to.name);
+    for (size_t i = 0; i < sql->to.output_count; i++) {
+        const struct spate_output *output = &sql->to.outputs[i];
         int mask = mask_of(version, output);
 
-        if (output->key && kind == 'p')
+        if (output->key && !moves)
             continue;
         spate_buf_puts(create, set++ ? ", " : "");
-        ident(create, output->name);
+        spate_sql_ident(create, output->name);
         if (mask < 0) {
             spate_buf_printf(create, " = s.v%zu", i);
         } else {
             spate_buf_printf(create, " = CASE WHEN s.m%d THEN s.v%zu ELSE t.", mask, i);
-            ident(create, output->name);
+            spate_sql_ident(create, output->name);
             spate_buf_puts(create, " END");
         }
     }
     spate_buf_puts(create, " FROM (SELECT ");
-    staged_keys(version, names, create, kind == 'm', 'k');
+    spate_sql_keys(sql, moves, 'k');
     for (size_t m = 0; m < version->maybe_count; m++)
-        spate_buf_printf(create, ", substr(\"%smask\", %zu, 1) = '1' AS m%zu", names->prefix, m + 1, m);
-    for (size_t i = 0; i < version->output_count; i++) {
-        int mask = mask_of(version, &version->outputs[i]);
+        spate_buf_printf(create, ", substr(\"%smask\", %zu, 1) = '1' AS m%zu", sql->names->prefix, m + 1, m);
+    for (size_t i = 0; i < sql->to.output_count; i++) {
+        int mask = mask_of(version, &sql->to.outputs[i]);
         if (mask < 0)
-            spate_buf_printf(create, ", (%s\n) AS v%zu", version->outputs[i].expr, i);
+            spate_buf_printf(create, ", (%s\n) AS v%zu", sql->to.outputs[i].expr, i);
         else
             spate_buf_printf(create, ", CASE WHEN substr(\"%smask\", %d, 1) = '1' THEN (%s\n) END AS v%zu",
-                             names->prefix, mask + 1, version->outputs[i].expr, i);
+                             sql->names->prefix, mask + 1, sql->to.outputs[i].expr, i);
     }
-    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = '%c') AS s", names->from, names->prefix, kind);
-    if (marked) /* rows from before the snapshot are not what the change was made to */
-        spate_buf_printf(create, ", %s AS o", version->projection->load.marks);
-    join_keys(version, create);
-    if (marked) {
-        spate_buf_puts(create, " AND ");
-        match_keys(version, create, "o", true, 'k');
-    }
+    spate_buf_puts(create, " FROM ");
 }
 
-/* "FROM the table that tells which rows the generation has AS o WHERE o.key = s.x0" */
-static void known(const struct spate_version *version, struct spate_buf *create, char letter)
+/* A row is updated in place only where each output is of one column, or of none that may be missing; else
+ * there is a copy (sinks/plan.c), of which that is true. So each output is computed, or it keeps what the
+ * relation has (T11). */
+static void partial_sql(const struct spate_sql *sql, char kind)
 {
+    const struct spate_version *version = sql->version;
+    struct spate_buf *create = sql->create;
     bool marked = version->projection->load.kind == SPATE_LOAD_MARKED;
 
-    spate_buf_printf(create, "FROM %s AS o WHERE ",
-                     marked ? version->projection->load.marks : target_of(version));
-    match_keys(version, create, "o", marked, letter);
-}
-
-/* What was looked for and is not known has to be read again, by the key that it has now (P94). */
-static void list_sql(const struct spate_version *version, const struct names *names, struct spate_buf *create,
-                     char kind)
-{
-    spate_buf_printf(create, "INSERT INTO %s SELECT ", version->projection->load.list);
-    for (size_t k = 0; k < version->key_count; k++)
-        spate_buf_printf(create, "%ss.n%zu", k ? ", " : "", k);
-    spate_buf_puts(create, " FROM (SELECT ");
-    staged_keys(version, names, create, kind == 'm', 'k');
-    spate_buf_puts(create, ", ");
-    staged_keys(version, names, create, false, 'n');
-    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = '%c') AS s WHERE NOT EXISTS (SELECT ", names->from,
-                     names->prefix, kind);
-    known(version, create, 'k');
-    spate_buf_puts(create, ") ON CONFLICT DO NOTHING");
-}
-
-static void off_sql(const struct spate_version *version, const struct names *names, struct spate_buf *create,
-                    bool move)
-{
-    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ", version->projection->load.list);
-    staged_keys(version, names, create, move, 'k');
-    spate_buf_printf(create, " FROM %s WHERE \"%sop\" IN (%s)) AS s WHERE ", names->from, names->prefix,
-                     move ? "'m'" : "'d', 'r', 'u', 'k'");
-    match_keys(version, create, "t", true, 'k');
-}
-
-static void mark_sql(const struct spate_version *version, const struct names *names, struct spate_buf *create)
-{
-    spate_buf_printf(create, "INSERT INTO %s SELECT ", version->projection->load.marks);
-    staged_keys(version, names, create, false, 'k');
-    come_in(version, names, create);
-    spate_buf_puts(create, " ON CONFLICT DO NOTHING");
-}
-
-/* A row that was deleted while nobody listened may stand where another one moves to now. */
-static void clear_sql(const struct spate_version *version, const struct names *names,
-                      struct spate_buf *create)
-{
-    spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ", target_of(version));
-    staged_keys(version, names, create, true, 'k');
-    spate_buf_puts(create, ", ");
-    staged_keys(version, names, create, false, 'n');
-    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = 'm') AS s WHERE ", names->from, names->prefix);
-    match_keys(version, create, "t", false, 'n');
-    spate_buf_puts(create, " AND EXISTS (SELECT ");
-    known(version, create, 'k');
-    spate_buf_putc(create, ')');
-    if (version->projection->load.kind == SPATE_LOAD_MARKED) {
-        spate_buf_puts(create, " AND NOT EXISTS (SELECT ");
-        known(version, create, 'n');
-        spate_buf_putc(create, ')');
+    spate_sql_update(sql, kind == 'm');
+    spate_buf_printf(create, "%s WHERE \"%sop\" = '%c') AS s", sql->names->from, sql->names->prefix, kind);
+    if (marked) /* rows from before the snapshot are not what the change was made to */
+        spate_buf_printf(create, ", %s AS o", version->projection->load.marks);
+    spate_buf_puts(create, " WHERE ");
+    spate_sql_match(sql, "t", false, 'k');
+    if (sql->to.own)
+        spate_buf_printf(create, " AND t.shape = %" PRId64, version->copy.shape);
+    if (marked) {
+        spate_buf_puts(create, " AND ");
+        spate_sql_match(sql, "o", true, 'k');
     }
 }
 
-static void mark_move_sql(const struct spate_version *version, const struct names *names,
-                          struct spate_buf *create)
+static void merge_sql(const struct spate_sql *sql, struct spate_merge *merge)
 {
-    spate_buf_printf(create, "UPDATE %s AS t SET ", version->projection->load.marks);
-    for (size_t k = 0; k < version->key_count; k++)
-        spate_buf_printf(create, "%sk%zu = s.n%zu", k ? ", " : "", k, k);
-    spate_buf_puts(create, " FROM (SELECT ");
-    staged_keys(version, names, create, true, 'k');
-    spate_buf_puts(create, ", ");
-    staged_keys(version, names, create, false, 'n');
-    spate_buf_printf(create, " FROM %s WHERE \"%sop\" = 'm') AS s WHERE ", names->from, names->prefix);
-    match_keys(version, create, "t", true, 'k');
-}
+    const struct spate_version *version = sql->version;
+    const bool beside = version->projection->load.copied && !sql->to.own;
 
-static void load_sql(const struct spate_version *version, const struct names *names,
-                     struct spate_merge *merge, struct spate_buf *create)
-{
-    enum spate_load_kind kind = version->projection->load.kind;
-
-    if (kind == SPATE_LOAD_NONE)
-        return;
-    merge->load.off = prepare(version, names, create, 'f');
-    off_sql(version, names, create, false);
-    if (kind == SPATE_LOAD_MARKED) {
-        merge->load.mark = prepare(version, names, create, 'k');
-        mark_sql(version, names, create);
-        merge->load.unmark = prepare(version, names, create, 'e');
-        erase_sql(version, names, create, true);
-    }
+    merge->erase = spate_sql_prepare(sql, 'd');
+    spate_sql_erase(sql, sql->to.name, false);
+    merge->upsert = spate_sql_prepare(sql, 'u');
+    spate_sql_insert(sql);
+    spate_sql_come_in(sql);
+    spate_sql_on_conflict(sql);
+    if (!beside)
+        spate_sql_load(sql, merge);
     if (version->maybe_count == 0)
         return;
-    merge->load.list = prepare(version, names, create, 'l');
-    list_sql(version, names, create, 'p');
-    merge->load.list_move = prepare(version, names, create, 'n');
-    list_sql(version, names, create, 'm');
-    merge->load.off_move = prepare(version, names, create, 'o');
-    off_sql(version, names, create, true);
-    if (kind == SPATE_LOAD_MARKED || kind == SPATE_LOAD_ADD) {
-        merge->load.clear = prepare(version, names, create, 'c');
-        clear_sql(version, names, create);
+    if (beside) {
+        spate_sql_derive(sql, merge);
+        return;
     }
-    if (kind == SPATE_LOAD_MARKED) {
-        merge->load.mark_move = prepare(version, names, create, 'v');
-        mark_move_sql(version, names, create);
-    }
+    merge->partial = spate_sql_prepare(sql, 'p');
+    partial_sql(sql, 'p');
+    merge->move = spate_sql_prepare(sql, 'm');
+    partial_sql(sql, 'm');
+    if (sql->to.own)
+        spate_sql_copy(sql, merge);
 }
 
-static void merge_sql(const struct spate_version *version, const struct names *names,
-                      struct spate_merge *merge, struct spate_buf *create)
+/* The relation's statements: from the staging table, and from arrays. */
+static void relation_sql(struct spate_version *version, struct spate_relation to, struct spate_names *names,
+                         const char *rows, const char *arguments, struct spate_merge *large,
+                         struct spate_merge *small, struct spate_buf *create)
 {
-    merge->erase = prepare(version, names, create, 'd');
-    erase_sql(version, names, create, false);
-    merge->upsert = prepare(version, names, create, 'u');
-    upsert_sql(version, names, create);
-    load_sql(version, names, merge, create);
-    if (version->maybe_count == 0)
-        return;
-    merge->partial = prepare(version, names, create, 'p');
-    partial_sql(version, names, create, 'p');
-    merge->move = prepare(version, names, create, 'm');
-    partial_sql(version, names, create, 'm');
+    const struct spate_sql sql = {version, names, to, create};
+
+    names->from = version->sql.stage;
+    names->suffix = names->arguments = "";
+    merge_sql(&sql, large);
+    large->insert = spate_sql_prepare(&sql, 'i');
+    spate_sql_insert(&sql);
+    spate_sql_come_in(&sql);
+    names->from = rows;
+    names->arguments = arguments;
+    names->suffix = "s";
+    merge_sql(&sql, small);
 }
 
 void spate_version_sql(struct spate_version *version)
 {
+    const struct spate_load *load = &version->projection->load;
+    struct spate_relation held = spate_version_held(version), team = spate_version_team(version);
     struct spate_buf create = {0}, rows = {0}, arguments = {0};
-    struct names names = {.suffix = "", .arguments = ""};
+    struct spate_names names = {0};
 
     spate_version_forget_sql(version);
+    spate_load_hash_version(version->projection, version, version->hash);
     choose_names(version, &names);
     stage_table(version, &names);
-    names.from = version->sql.stage;
-    merge_sql(version, &names, &version->sql.large, &create);
-    version->sql.insert = prepare(version, &names, &create, 'i');
-    insert_sql(version, &names, &create);
-
     array_source(version, &names, &rows, &arguments);
-    names.from = spate_buf_str(&rows);
-    names.arguments = spate_buf_str(&arguments);
-    names.suffix = "s";
-    merge_sql(version, &names, &version->sql.small, &create);
+    if (load->target)
+        held.name = load->target;
+    if (held.own)
+        relation_sql(version, held, &names, spate_buf_str(&rows), spate_buf_str(&arguments),
+                     &version->sql.copy.large, &version->sql.copy.small, &create);
+    relation_sql(version, held.own ? team : held, &names, spate_buf_str(&rows), spate_buf_str(&arguments),
+                 &version->sql.large, &version->sql.small, &create);
     version->sql.create = take(&create);
     spate_buf_fini(&rows);
     spate_buf_fini(&arguments);

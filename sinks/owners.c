@@ -50,7 +50,7 @@ enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_e
         spate_pg_literal(&sql, spate_slice_str(tables[i].item.name));
     }
     spate_buf_puts(&sql, store->config->tables.count ? ")" : "");
-    spate_buf_puts(&sql, " RETURNING table_name, load_kind");
+    spate_buf_puts(&sql, " RETURNING table_name, coalesce(load_kind, copy)");
     rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
     for (int r = 0; rc == SPATE_OK && r < PQntuples(res); r++)
         if (!PQgetisnull(res, r, 1))

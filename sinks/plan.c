@@ -1,7 +1,7 @@
 /* sinks/plan.c - which source columns a projection needs, which of them can come unchanged, and whether it
- * can live with that (what a sink can't do exactly it refuses). Pure. */
+ * needs a copy of them for that. Pure. */
 #include "core/alloc.h"
-#include "sinks/projection.h"
+#include "sinks/copy.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,26 +30,18 @@ static bool may_be_unchanged(const struct spate_table *table, size_t column)
     return table->identity != SPATE_IDENTITY_FULL && table->columns[column].len < 0 && !is_key(table, column);
 }
 
-static enum spate_rc refuse_unchanged(const struct spate_version *version, const char *what, size_t column,
-                                      const char *why, struct spate_err *err)
+/* The first reason is enough. */
+static void need_copy(struct spate_version *version, const char *what, size_t column, const char *why)
 {
-    const struct spate_table *table = version->table;
-    struct spate_buf name = {0};
-    char place[300];
+    struct spate_buf text = {0};
 
-    spate_pg_ident(&name, table->schema);
-    spate_buf_putc(&name, '.');
-    spate_pg_ident(&name, table->name);
-    (void)spate_fail(
-        err, SPATE_FATAL,
-        "%s.%s: %s, and the value of source column %.*s may not be sent when it did not change. On the "
-        "source run ALTER TABLE %s REPLICA IDENTITY FULL; and then change a row of it or restart the "
-        "connector, so that "
-        "the new schema is published",
-        spate_projection_place(version->projection, place, sizeof place), what, why,
-        SPATE_SLICE_ARG(table->columns[column].name), spate_buf_str(&name));
-    spate_buf_fini(&name);
-    return refuse(err);
+    if (version->copy_why)
+        return;
+    spate_buf_printf(&text,
+                     "%s: %s, and the value of source column %.*s may not be sent when it did not change",
+                     what, why, SPATE_SLICE_ARG(version->table->columns[column].name));
+    version->copy_why = spate_strndup(text.data, text.len);
+    spate_buf_fini(&text);
 }
 
 /* The key: all of the source's key, each column as it is. */
@@ -150,10 +142,28 @@ static void plan_used(struct spate_version *version)
     }
 }
 
+/* Where a value that did not come may be needed all the same. */
+static void plan_copy(struct spate_version *version)
+{
+    free(version->copy_why);
+    version->copy_why = NULL;
+    for (size_t i = 0; version->where && i < version->used_count; i++)
+        if (version->maybe[i] >= 0)
+            need_copy(version, "where", version->used[i], "a row that begins to match needs all its columns");
+    for (size_t i = 0; i < version->output_count; i++) {
+        const struct spate_output *output = &version->outputs[i];
+        char what[200];
+
+        snprintf(what, sizeof what, "columns.%.150s", output->name);
+        for (size_t u = 0; output->use_count > 1 && u < output->use_count; u++)
+            if (may_be_unchanged(version->table, output->uses[u]))
+                need_copy(version, what, output->uses[u], "the expression needs several columns at once");
+    }
+    spate_copy_columns(version);
+}
+
 enum spate_rc spate_version_plan(struct spate_version *version, struct spate_err *err)
 {
-    const struct spate_table *table = version->table;
-
     if (plan_key(version, err) != SPATE_OK)
         return SPATE_FAIL;
     plan_used(version);
@@ -168,23 +178,6 @@ enum spate_rc spate_version_plan(struct spate_version *version, struct spate_err
             MOST_COLUMNS - 2 - version->key_count, MOST_COLUMNS);
         return refuse(err);
     }
-    for (size_t i = 0; version->where && i < version->used_count; i++)
-        if (version->maybe[i] >= 0)
-            return refuse_unchanged(version, "where", version->used[i],
-                                    "a row that begins to match needs all its columns", err);
-    for (size_t i = 0; i < version->output_count; i++) {
-        const struct spate_output *output = &version->outputs[i];
-        char what[200];
-
-        if (output->use_count < 2)
-            continue;
-        for (size_t u = 0; u < output->use_count; u++) {
-            if (!may_be_unchanged(table, output->uses[u]))
-                continue;
-            snprintf(what, sizeof what, "columns.%.150s", output->name);
-            return refuse_unchanged(version, what, output->uses[u],
-                                    "the expression needs several columns at once", err);
-        }
-    }
+    plan_copy(version);
     return SPATE_OK;
 }

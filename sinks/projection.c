@@ -1,7 +1,9 @@
 #include "sinks/projection.h"
 
 #include "core/alloc.h"
+#include "sinks/copy.h"
 #include "sinks/fact.h"
+#include "sinks/generation.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -169,6 +171,12 @@ static void free_merge(struct spate_merge *merge)
     free(merge->upsert);
     free(merge->partial);
     free(merge->move);
+    free(merge->insert);
+    free(merge->leave);
+    free(merge->enter);
+    free(merge->room);
+    free(merge->left);
+    free(merge->stale);
     free(merge->load.off);
     free(merge->load.list);
     free(merge->load.list_move);
@@ -185,9 +193,10 @@ void spate_version_forget_sql(struct spate_version *version)
     free(version->sql.create);
     free(version->sql.stage);
     free(version->sql.columns);
-    free(version->sql.insert);
     free_merge(&version->sql.large);
     free_merge(&version->sql.small);
+    free_merge(&version->sql.copy.large);
+    free_merge(&version->sql.copy.small);
     version->sql = (struct spate_statements){0};
 }
 
@@ -215,8 +224,32 @@ void spate_version_free(struct spate_version *version)
     free(version->stage_types);
     free(version->as_text);
     free(version->own_cast);
+    spate_copy_forget(version);
+    free(version->copy_why);
     spate_version_forget_sql(version);
     free(version);
+}
+
+struct spate_relation spate_version_team(const struct spate_version *version)
+{
+    return (struct spate_relation){.name = version->projection->target,
+                                   .outputs = version->outputs,
+                                   .output_count = version->output_count,
+                                   .where = version->where};
+}
+
+struct spate_relation spate_version_held(const struct spate_version *version)
+{
+    return version->projection->load.copied ? spate_copy_relation(version) : spate_version_team(version);
+}
+
+const struct spate_output *spate_relation_key(const struct spate_version *version,
+                                              const struct spate_relation *relation, size_t k)
+{
+    for (size_t i = 0; i < relation->output_count; i++)
+        if (relation->outputs[i].key && relation->outputs[i].bare == (int)version->table->key[k])
+            return &relation->outputs[i];
+    return NULL; /* spate_version_plan made sure that there is one */
 }
 
 struct spate_version *spate_projection_find(const struct spate_projection *projection,
@@ -245,6 +278,8 @@ enum spate_rc spate_projection_version(struct spate_projection *projection, stru
         rc = spate_version_plan(version, err);
     if (rc == SPATE_OK)
         rc = spate_version_preflight(version, store, err);
+    if (rc == SPATE_OK)
+        rc = spate_copy_fit(version, store, err);
     if (rc != SPATE_OK) {
         spate_version_free(version);
         return rc;

@@ -29,12 +29,28 @@ struct spate_output {
     int line;   /* in the team's file; 0: it stands there by default */
 };
 
-/* The statements that merge rows, each an EXECUTE of what `create` prepares. */
+/* What rows are merged into: the team's table; or the sink's own copy of the source's columns (sinks/copy.h),
+ * from which the team's table is projected where a value may not have come. Borrows from its version. */
+struct spate_relation {
+    const char *name; /* quoted */
+    const struct spate_output *outputs;
+    size_t output_count;
+    const char *where; /* or NULL */
+    bool own;          /* the copy */
+};
+
+/* The statements that merge rows into one relation, each an EXECUTE of what `create` prepares. */
 struct spate_merge {
     char *erase;    /* deletes what 'd', 'r' and rows outside `where` name */
     char *upsert;   /* inserts or updates 'u' and 'r' */
     char *partial;  /* updates 'p'; NULL where no value can come unchanged */
-    char *move;     /* updates 'm'; NULL likewise */
+    char *move;     /* updates 'm'; NULL likewise, and beside a copy */
+    char *insert;   /* as upsert, for rows that cannot exist yet (T33); from the staging table alone */
+    char *leave;    /* beside a copy: deletes 'p' and 'm' that do not match `where` any more */
+    char *enter;    /* beside a copy: inserts those that match now and are not there */
+    char *room;     /* of a copy, and beside it: deletes what stands where 'm' goes */
+    char *left;     /* the same for where it was */
+    char *stale;    /* of a copy: deletes 'p' whose row other columns were kept of */
     struct {        /* only while a snapshot is under way (sinks/load.h), where they are needed; else NULL */
         char *off;  /* keys of 'd', 'r', 'u' and 'k' leave the re-read list */
         char *list; /* keys of 'p' whose row is not known go on it */
@@ -53,8 +69,10 @@ struct spate_statements {
     char *stage;              /* quoted name of the staging table, pg_temp included */
     char *columns;            /* "(op, mask, ...)" of the staging table, for COPY */
     struct spate_merge large; /* from the staging table */
-    char *insert;             /* as large.upsert, for rows that cannot exist yet (T33) */
     struct spate_merge small; /* from an array of text per column, given as parameters */
+    struct {                  /* the same for the copy, before the team's table; all NULL without one */
+        struct spate_merge large, small;
+    } copy;
 };
 
 struct spate_version {
@@ -78,6 +96,13 @@ struct spate_version {
     bool *as_text;      /* by source column: the target lacks the type */
     bool *own_cast;     /* by source column: text cast to it is not what its input reads */
     bool only_copy;     /* a column in use is such a one: its rows come by COPY, never as parameters */
+    char *copy_why;     /* owned: what needs a copy of the source's columns, and why; NULL: nothing does */
+    struct {            /* the copy's columns, if there is one */
+        struct spate_output *outputs;
+        size_t output_count;
+        int64_t shape; /* of which columns, of which types: a row of another shape is not known */
+    } copy;
+    char hash[17]; /* of what the rows are written by (sinks/generation.h) */
 
     struct spate_statements sql;
     struct spate_version_state *state; /* owned; what changes after it was made */
@@ -130,15 +155,21 @@ void spate_version_free(struct spate_version *version);
 /* Asks the target: types, columns used, result types (sinks/expressions.c). */
 SPATE_CHECKED enum spate_rc spate_version_ask(struct spate_version *version, struct spate_store *store,
                                               struct spate_err *err);
-/* What can come unchanged, and whether the expressions can live with it. Pure. Fills used, want, maybe,
- * key_at. */
+/* What can come unchanged, and whether the expressions need a copy for it. Pure. Fills used, want, maybe,
+ * key_at, copy_why. */
 SPATE_CHECKED enum spate_rc spate_version_plan(struct spate_version *version, struct spate_err *err);
 /* Builds version->sql, for the kind of load that is under way. Pure. */
 void spate_version_sql(struct spate_version *version);
 void spate_version_forget_sql(struct spate_version *version);
+struct spate_relation spate_version_team(const struct spate_version *version);
+/* Where the generation of a load is, and what a change must find its row in: the copy, else the team's. */
+struct spate_relation spate_version_held(const struct spate_version *version);
+/* The relation's column of the k-th column of the source's key. */
+const struct spate_output *spate_relation_key(const struct spate_version *version,
+                                              const struct spate_relation *relation, size_t k);
 /* Appends "ROW(a.x, ...) *= ROW(b.x, ...)" over what is no key; an operator of images. */
-void spate_version_compare(const struct spate_version *version, const char *a, const char *b, const char *op,
-                           struct spate_buf *sql);
+void spate_relation_compare(const struct spate_relation *relation, const char *a, const char *b,
+                            const char *op, struct spate_buf *sql);
 /* Makes the target table, or compares the one that is there (sinks/preflight.c). */
 SPATE_CHECKED enum spate_rc spate_version_preflight(struct spate_version *version, struct spate_store *store,
                                                     struct spate_err *err);

@@ -5,6 +5,7 @@
 #include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
+#include "sinks/copy.h"
 #include "sinks/fact.h"
 #include "sinks/status.h"
 
@@ -178,6 +179,8 @@ static enum spate_rc check_tables(struct spate_sink *sink, struct spate_err *err
             rc = spate_version_preflight(projection->current, &sink->store, err);
         else
             rc = spate_projection_version(projection, &sink->store, table, &projection->current, err);
+        if (rc == SPATE_OK)
+            rc = spate_copy_fit_all(projection, &sink->store, err);
         if (rc == SPATE_OK)
             spate_load_compare(projection);
     }
@@ -502,8 +505,8 @@ enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projectio
     rc = find_table(sink, projection, v, &table, err);
     if (rc == SPATE_OK)
         rc = spate_projection_version(projection, &sink->store, table, version, err);
-    if (rc == SPATE_OK)
-        rc = spate_apply_prepare(&sink->apply, *version, err);
+    for (size_t i = 0; rc == SPATE_OK && i < projection->version_count; i++) /* a copy changes them all */
+        rc = spate_apply_prepare(&sink->apply, projection->versions[i], err);
     if (rc != SPATE_OK)
         return rc;
     if (!known)

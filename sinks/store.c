@@ -132,7 +132,7 @@ static enum spate_rc make_schema(struct spate_store *store, struct spate_err *er
 /* What is known of a table's snapshots (sinks/load.h). */
 #define LOAD_COLUMNS(next)                                                                                   \
     "snapshotted boolean NOT NULL DEFAULT false" next "projection text" next "load_kind text" next           \
-    "request text" next "chunk bigint" next "resume text" next "ranges bigint"
+    "request text" next "chunk bigint" next "resume text" next "ranges bigint" next "copy text"
 
 /* Asked for first: CREATE TABLE IF NOT EXISTS wants the right to create even where there is nothing to do. */
 static enum spate_rc make_tables(struct spate_store *store, struct spate_err *err)
@@ -145,7 +145,7 @@ static enum spate_rc make_tables(struct spate_store *store, struct spate_err *er
     rc = spate_pg_exec_params(
         store->conn,
         "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND "
-        "a.attname IN ('skipped', 'load_kind') AND NOT a.attisdropped) "
+        "a.attname IN ('skipped', 'copy') AND NOT a.attisdropped) "
         "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = "
         "c.relnamespace WHERE n.nspname = $1 AND c.relname IN ('spate_sink', 'spate_table') ORDER BY "
         "c.relname",

@@ -1,6 +1,7 @@
-/* sinks_drive URL SCHEMA sweep|swap TABLE[=WHERE]... - a sink's side of snapshots without a bus: each line of
- * stdin is a change, or a step of a snapshot, and is answered by one line. All tables are (id integer, a
- * integer, b text) at the source; b may come unchanged, except where there is a condition.
+/* sinks_drive URL SCHEMA sweep|swap TABLE[=WHERE|~WHERE]... - a sink's side of snapshots without a bus: each
+ * line of stdin is a change, or a step of a snapshot, and is answered by one line. All tables are (id
+ * integer, a integer, b text) at the source; b may come unchanged, except with "=". With "~" the target's b
+ * is made of both, so that there is a copy.
  *
  *   i|u|r TABLE ID A B     insert, update, row of a snapshot; B: "-" did not come, "~" NULL
  *   m TABLE OLD ID A B     update that moves the key
@@ -9,7 +10,9 @@
  *   commit PLACE [TABLE NO TOKEN]    applies what came; with a chunk that it completes
  *   piece                  applies it, and leaves the transaction open
  *   begin all|some REQUEST TABLE...    finish TABLE...    abandon stale|kept TABLE...
- *   keys TABLE MOST        state TABLE */
+ *   keys TABLE MOST        state TABLE
+ *   v TABLE 1|2|3          with "~": changes are of this version from now on. 2: a is bigint; 3: REPLICA
+ * IDENTITY FULL, so that b has to come */
 #include "core/arena.h"
 #include "core/failpoint.h"
 #include "sinks/apply.h"
@@ -25,7 +28,7 @@ enum { MOST_ITEMS = 30000, MOST_TABLES = 4, MOST_WORDS = 12 };
 static struct spate_sink_config config;
 static struct spate_sink_table_config configs[MOST_TABLES];
 static struct spate_projection projections[MOST_TABLES], *chosen[MOST_TABLES];
-static struct spate_table *tables[MOST_TABLES];
+static struct spate_table *tables[MOST_TABLES], *later[MOST_TABLES][2];
 static struct spate_store store;
 static struct spate_apply apply;
 static struct spate_item items[MOST_ITEMS];
@@ -35,14 +38,22 @@ static uint64_t n;
 static char *words[MOST_WORDS];
 static size_t word_count;
 
-static struct spate_table *source_table(const char *name, bool whole)
+static struct spate_table *source_table(const char *name, bool whole, uint32_t v)
 {
-    const struct fixture_column columns[] = {{"id", "integer", NULL, 23, -1, 4, true},
-                                             {"a", "integer", NULL, 23, -1, 4, whole},
-                                             {"b", "text", NULL, 25, -1, -1, whole}};
+    const struct fixture_column columns[] = {
+        {"id", "integer", NULL, 23, -1, 4, true},
+        {"a", v == 2 ? "bigint" : "integer", NULL, v == 2 ? 20 : 23, -1, v == 2 ? 8 : 4, whole},
+        {"b", "text", NULL, 25, -1, -1, whole}};
+    struct spate_table *table = fixture_table(name, whole ? SPATE_IDENTITY_FULL : SPATE_IDENTITY_DEFAULT,
+                                              columns, 3, (const uint32_t[]){0}, 1);
 
-    return fixture_table(name, whole ? SPATE_IDENTITY_FULL : SPATE_IDENTITY_DEFAULT, columns, 3,
-                         (const uint32_t[]){0}, 1);
+    table->v = v;
+    return table;
+}
+
+static char *word_of(const char *text)
+{
+    return (char *)(uintptr_t)text;
 }
 
 static void fail(const struct spate_err *err)
@@ -53,8 +64,13 @@ static void fail(const struct spate_err *err)
 
 static enum spate_rc open_all(int argc, char **argv, struct spate_err *err)
 {
+    static struct spate_pair mixed[3];
+    const struct spate_pair words_of[] = {{word_of("id"), word_of("id"), 1},
+                                          {word_of("a"), word_of("a::bigint"), 1},
+                                          {word_of("b"), word_of("b || '.' || a"), 1}};
     enum spate_rc rc;
 
+    memcpy(mixed, words_of, sizeof mixed);
     config =
         (struct spate_sink_config){.path = "team.yaml", .name = argv[2], .from = (char *)(uintptr_t) "shop"};
     config.into.url = argv[1];
@@ -62,14 +78,18 @@ static enum spate_rc open_all(int argc, char **argv, struct spate_err *err)
     config.stop_deadline_ms = 10000;
     config.on_snapshot = strcmp(argv[3], "swap") == 0 ? SPATE_SINK_SWAP : SPATE_SINK_SWEEP;
     for (int i = 4; i < argc && table_count < MOST_TABLES; i++) {
-        char *where = strchr(argv[i], '='), from[100];
+        char *at = argv[i] + strcspn(argv[i], "=~"), *where = *at ? at + 1 : NULL, from[100];
+        const bool copied = *at == '~';
 
-        if (where)
-            *where++ = 0;
+        *at = 0;
         snprintf(from, sizeof from, "public.%s", argv[i]);
         configs[table_count] = (struct spate_sink_table_config){
             .item = {.name = argv[i], .line = i}, .from = spate_strdup(from), .where = where};
-        tables[table_count++] = source_table(argv[i], where != NULL);
+        if (copied)
+            configs[table_count].columns = (struct spate_pairs){mixed, 3};
+        for (uint32_t v = 2; v <= 3; v++)
+            later[table_count][v - 2] = source_table(argv[i], v == 3, v);
+        tables[table_count++] = source_table(argv[i], where && !copied, 1);
     }
     config.tables = (struct spate_group){configs, table_count};
     spate_store_init(&store, &config);
@@ -200,12 +220,28 @@ static void state(struct spate_buf *out)
                      apply.missing);
 }
 
+/* As the sink does when a message names another version. */
+static enum spate_rc turn(size_t at, uint32_t v, struct spate_err *err)
+{
+    struct spate_projection *projection = &projections[at];
+    enum spate_rc rc = spate_projection_version(projection, &store, v == 1 ? tables[at] : later[at][v - 2],
+                                                &projection->current, err);
+
+    for (size_t i = 0; rc == SPATE_OK && i < projection->version_count; i++)
+        rc = spate_apply_prepare(&apply, projection->versions[i], err);
+    if (rc == SPATE_OK)
+        spate_load_compare(projection);
+    return rc;
+}
+
 static enum spate_rc step(struct spate_buf *out, struct spate_err *err)
 {
     const char *word = words[0];
 
     if (strcmp(word, "t") == 0)
         add_truncate();
+    else if (strcmp(word, "v") == 0)
+        return turn(table_named(words[1]), (uint32_t)atoi(words[2]), err);
     else if (strcmp(word, "m") == 0)
         add_row('m', table_named(words[1]), words[2], words + 3, 3);
     else if (word[1] == 0)
@@ -276,6 +312,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < table_count; i++) {
         spate_projection_fini(&projections[i]);
         spate_table_free(tables[i]);
+        spate_table_free(later[i][0]);
+        spate_table_free(later[i][1]);
         free(configs[i].from);
     }
     spate_store_fini(&store);

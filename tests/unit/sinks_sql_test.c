@@ -212,20 +212,64 @@ static void refused(const char *where, const char *where_uses, const char *const
     close_world(&w);
 }
 
-static void what_may_come_unchanged_is_refused_where_it_is_needed(void **state)
+static void needs_copy(const char *where, const char *where_uses, const char *const *columns,
+                       const char *const *uses, const char *word)
+{
+    struct spate_err err = {0};
+    struct world w;
+
+    open_world(&w, SPATE_IDENTITY_DEFAULT, where, columns, NULL);
+    fake_answers(&w, uses, where_uses);
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+    assert_non_null(w.version->copy_why);
+    assert_non_null(strstr(w.version->copy_why, word));
+    close_world(&w);
+}
+
+static void what_may_come_unchanged_is_kept_where_it_is_needed(void **state)
 {
     static const char *const mixed[] = {"id", "id", "x", "notes || tags", NULL}, *const mixed_uses[] = {
                                                                                      NULL, "notes tags"};
     static const char *const half[] = {"id", "id", "x", "notes || paid", NULL}, *const half_uses[] = {
                                                                                     NULL, "notes paid"};
-    const char *remedy = "ALTER TABLE \"public\".\"orders\" REPLICA IDENTITY FULL";
 
     (void)state;
-    refused("notes <> ''", "notes", NULL, NULL, NULL, remedy);
-    refused("paid", "paid", NULL, NULL, NULL,
-            remedy); /* a row that enters needs all columns, notes among them */
-    refused(NULL, NULL, mixed, mixed_uses, NULL, remedy);
-    refused(NULL, NULL, half, half_uses, NULL, remedy);
+    needs_copy("notes <> ''", "notes", NULL, NULL, "where: a row that begins to match");
+    needs_copy("paid", "paid", NULL, NULL, "source column total"); /* which it needs as it needs all */
+    needs_copy(NULL, NULL, mixed, mixed_uses, "columns.x: the expression needs several");
+    needs_copy(NULL, NULL, half, half_uses, "source column notes");
+}
+
+/* The columns of a copy: the key, the others by name and type, and of which of them the row was kept. */
+static void a_copy_has_the_columns_that_are_used(void **state)
+{
+    static const char *const narrow[] = {"id", "id", "x", "notes || tags::text", NULL};
+    static const char *const uses[] = {NULL, "notes tags"};
+    struct spate_err err = {0};
+    struct spate_slice type;
+    int64_t shapes[3];
+    struct world w;
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        open_world(&w, i == 2 ? SPATE_IDENTITY_FULL : SPATE_IDENTITY_DEFAULT, NULL, narrow, NULL);
+        type = w.table->columns[5].type;
+        if (i == 1)
+            w.table->columns[5].type = spate_slice_str("character varying(9)");
+        fake_answers(&w, uses, NULL);
+        assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+        assert_int_equal(w.version->copy_why == NULL, i == 2);
+        assert_int_equal(w.version->copy.output_count, 4); /* id, tags, notes, shape */
+        assert_string_equal(w.version->copy.outputs[0].name, "k0");
+        assert_true(w.version->copy.outputs[0].key);
+        assert_memory_equal(w.version->copy.outputs[2].name, "notes_", 6);
+        assert_string_equal(w.version->copy.outputs[3].name, "shape");
+        shapes[i] = w.version->copy.shape;
+        w.table->columns[5].type = type;
+        close_world(&w);
+    }
+    assert_true(shapes[0] != shapes[1]);
+    assert_true(shapes[0] == shapes[2]); /* who comes whole can go into the same copy */
 }
 
 static void what_never_comes_unchanged_is_not(void **state)
@@ -424,6 +468,58 @@ static void a_snapshot_adds_statements_and_leaves_the_others(void **state)
     close_world(&w);
 }
 
+static void rows_go_into_the_copy_and_from_there(void **state)
+{
+    static const char *const columns[] = {"inv", "id", "x", "notes || paid -- both", NULL};
+    static const char *const uses[] = {NULL, "notes paid"};
+    static const char *const none[] = {
+        /* into the copy first, whole: a condition of the team's is none of its business */
+        "PREPARE spate_do0_3_1 (integer) AS DELETE FROM \"team\".\"spate_copy_%\" AS t USING (SELECT \"id\" "
+        "AS k0 "
+        "FROM pg_temp.spate_s0_3 WHERE \"~op\" IN ('d', 'r')) AS s WHERE t.\"k0\" = s.k0",
+        " IN ('u', 'r') ON CONFLICT (\"k0\") DO UPDATE SET \"paid_",
+        "UPDATE \"team\".\"spate_copy_%\" AS t SET \"paid_",
+        /* only what was kept with the same columns is known */
+        " = 'p') AS s WHERE t.\"k0\" = s.k0 AND t.shape = ",
+        " WHERE \"~op\" = 'p') AS s WHERE t.\"k0\" = s.k0 AND t.shape <> ",
+        /* then the team's: whole rows as they came */
+        "PREPARE spate_u0_3_1 (integer) AS INSERT INTO \"team\".\"Inv\" (\"inv\", \"x\") SELECT (id\n), "
+        "(notes || "
+        "paid -- both\n) FROM pg_temp.spate_s0_3 WHERE CASE WHEN \"~op\" IN ('u', 'r') THEN (paid\n) ELSE "
+        "false END",
+        /* the others as the copy has them */
+        "(SELECT \"id\" AS k0, \"~mask\" FROM pg_temp.spate_s0_3 WHERE \"~op\" IN ('p', 'm')) AS s, "
+        "\"team\".\"spate_copy_%\" AS c WHERE c.shape = ",
+        " AND c.k0 = s.k0) AS spate_rows WHERE (paid\n) IS NOT TRUE) AS s WHERE t.\"inv\" = s.k0",
+        " AND c.k0 = s.k0) AS spate_rows WHERE (paid\n) AND NOT EXISTS (SELECT FROM \"team\".\"Inv\" AS t, "
+        "(SELECT "
+        "\"id\" AS k0) AS s WHERE t.\"inv\" = s.k0)",
+        "!_mark_", "!_list_", NULL};
+    static const char *const marked[] = {
+        "INSERT INTO \"team\".\"spate_mark_%\" SELECT \"id\" AS k0 FROM pg_temp.spate_s0_3 WHERE \"~op\" IN "
+        "('u', "
+        "'r') ON CONFLICT",
+        " AND EXISTS (SELECT FROM \"team\".\"spate_mark_%\" AS g WHERE g.k0 = s.k0)) ON CONFLICT DO NOTHING",
+        "UPDATE \"team\".\"Inv\" AS t SET \"x\" = s.v1 FROM (SELECT \"id\" AS k0, ", NULL};
+    static const char *const shadow[] = {"INSERT INTO \"team\".\"spate_new_%\" (\"k0\", ", "!_mark_", NULL};
+    struct spate_err err = {0};
+    struct world w;
+
+    (void)state;
+    open_world(&w, SPATE_IDENTITY_DEFAULT, "paid", columns, NULL);
+    fake_answers(&w, uses, "paid");
+    assert_int_equal(spate_version_plan(w.version, &err), SPATE_OK);
+    w.projection.load.copied = true;
+    assert_statements(&w, SPATE_LOAD_NONE, none);
+    assert_null(w.version->sql.large.move);
+    assert_null(w.version->sql.large.load.off);
+    assert_statements(&w, SPATE_LOAD_MARKED, marked);
+    assert_null(w.version->sql.large.load.mark); /* the generation is the copy's */
+    assert_non_null(w.version->sql.copy.large.load.mark);
+    assert_statements(&w, SPATE_LOAD_SHADOW, shadow);
+    close_world(&w);
+}
+
 /* What changes the rows that are there changes the hash; what else the source alters does not. */
 static void the_hash_is_of_what_the_rows_are_written_by(void **state)
 {
@@ -497,7 +593,9 @@ int main(void)
         cmocka_unit_test(names_of_tables_are_read_like_sql),
         cmocka_unit_test(all_columns_by_default),
         cmocka_unit_test(full_identity_leaves_nothing_out),
-        cmocka_unit_test(what_may_come_unchanged_is_refused_where_it_is_needed),
+        cmocka_unit_test(what_may_come_unchanged_is_kept_where_it_is_needed),
+        cmocka_unit_test(a_copy_has_the_columns_that_are_used),
+        cmocka_unit_test(rows_go_into_the_copy_and_from_there),
         cmocka_unit_test(what_never_comes_unchanged_is_not),
         cmocka_unit_test(the_key_is_the_sources_key),
         cmocka_unit_test(odd_names_do_not_collide),
