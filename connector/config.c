@@ -2,6 +2,7 @@
 #include "connector/connector.h"
 
 #include "connector/permits.h"
+#include "connector/privacy.h"
 #include "core/alloc.h"
 #include "core/glob.h"
 #include "core/http.h"
@@ -81,6 +82,31 @@ static const struct spate_option options[] = {
      .offset = AT(tables),
      .doc = "Table globs (schema.table with * and ?) that belong into the publication. Needed when create is "
             "true; without create, tables that match and are not published are only warned about."},
+    {.key = "exclude",
+     .type = SPATE_OPT_LISTS,
+     .offset = AT(exclude),
+     .doc =
+         "Columns that never reach the bus: table globs, each with a list of columns. Messages and schemas "
+         "have no such column. Not for a column of the key. \"old|new\" gives the names that a table or a "
+         "column has had; \"old|\" may be missing. A rule that has lost its column stops the connector."},
+    {.key = "mask",
+     .type = SPATE_OPT_MAPS,
+     .offset = AT(mask),
+     .doc = "Columns whose values never reach the bus: table globs, each with columns and what takes the "
+            "values' "
+            "place: hash (HMAC-SHA256 of the text, in hex; the column becomes text; keeps keys distinct), "
+            "null, or "
+            "{constant: TEXT}. Names as in exclude."},
+    {.key = "mask_key_file",
+     .type = SPATE_OPT_STRING,
+     .offset = AT(mask_key_file),
+     .doc = "File with the key of hash, 16 bytes or more, read at start. Another key gives every hashed "
+            "value, and "
+            "so every hashed key, another identity: each sink takes the tables anew."},
+    {.key = "mask_key_env",
+     .type = SPATE_OPT_STRING,
+     .offset = AT(mask_key_env),
+     .doc = "Environment variable with that key, where there is no mask_key_file."},
     {.key = "snapshots.allow",
      .type = SPATE_OPT_MAP,
      .offset = AT(snapshots.allow),
@@ -189,5 +215,7 @@ enum spate_rc spate_connector_check(const struct spate_connector_config *config,
             return spate_err_context(err, "%s:%d: tables", path, tables->line ? tables->line[i] : 0);
         spate_glob_free(glob);
     }
+    if (spate_privacy_check(config, path, err))
+        return SPATE_FAIL;
     return spate_permits_check(config, path, err);
 }

@@ -2,6 +2,7 @@
 #include "connector/connector.h"
 
 #include "connector/lsn.h"
+#include "connector/privacy.h"
 #include "connector/session.h"
 #include "connector/status.h"
 #include "core/clock.h"
@@ -19,6 +20,7 @@
 #define BACKOFF_LAST_MS  10000
 
 struct connector {
+    struct spate_privacy *privacy;
     struct spate_connector_config config; /* a copy that knows where to report to */
     struct spate_stream stream;
     bool new_epoch;
@@ -183,6 +185,7 @@ static void connector_free(struct connector *c)
     spate_versions_free(c->stream.versions);
     spate_epoch_drop(&c->stream.epoch);
     spate_ledger_fini(&c->stream.ledger);
+    spate_privacy_free(c->privacy);
     free(c);
 }
 
@@ -195,7 +198,12 @@ enum spate_rc spate_connector_run(const struct spate_connector_config *config, b
 
     if (!c)
         return spate_fail(err, SPATE_FATAL, "no memory to start");
+    if (spate_privacy_new(config, &c->privacy, err) != SPATE_OK) {
+        free(c);
+        return SPATE_FAIL;
+    }
     c->config = *config;
+    c->config.privacy = c->privacy;
     c->config.status = spate_status_open(config);
     c->stream.config = &c->config;
     c->new_epoch = new_epoch;

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct spate_privacy;
 struct spate_status;
 
 struct spate_connector_config {
@@ -23,6 +24,9 @@ struct spate_connector_config {
         int64_t retained_warning_bytes; /* WAL that it keeps: told from here on, at each doubling */
     } source;
     struct spate_strings tables; /* globs */
+    struct spate_lists exclude;  /* table globs -> columns that do not leave */
+    struct spate_maps mask;      /* table globs -> columns, each with what takes its values' place */
+    char *mask_key_file, *mask_key_env;
     struct spate_bus_config bus;
     struct {
         struct spate_pairs allow; /* requester glob -> table globs; empty: anybody, every published table */
@@ -32,10 +36,11 @@ struct spate_connector_config {
         bool nudge;               /* may write a logical message, so that an idle source's stream moves on */
         int64_t chunk_bytes, keys_bytes; /* caps: rows of a chunk, and keys that are remembered */
     } snapshots;
-    int64_t heartbeat_ms;        /* how often an idle stream carries the WAL position */
-    int64_t stop_deadline_ms;    /* SIGTERM: flush and confirm within this */
-    int log_level;               /* enum spate_log_level */
-    char *status_listen;         /* where the status pages are; NULL: nowhere */
+    int64_t heartbeat_ms;                /* how often an idle stream carries the WAL position */
+    int64_t stop_deadline_ms;            /* SIGTERM: flush and confirm within this */
+    int log_level;                       /* enum spate_log_level */
+    char *status_listen;                 /* where the status pages are; NULL: nowhere */
+    const struct spate_privacy *privacy; /* what exclude and mask come to; set as status is */
     struct spate_status *status; /* where a run reports what it does; set by spate_connector_run, else NULL */
 };
 

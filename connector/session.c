@@ -6,6 +6,7 @@
 #include "connector/lsn.h"
 #include "connector/opening.h"
 #include "connector/preflight.h"
+#include "connector/privacy.h"
 #include "connector/schemas.h"
 #include "connector/setup.h"
 #include "core/clock.h"
@@ -433,6 +434,8 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
     rc = connect_source(stream, err);
     if (rc == SPATE_OK)
         rc = spate_check_start(stream->sql, config, first, err);
+    if (rc == SPATE_OK && first)
+        rc = spate_privacy_verify(config->privacy, stream->sql, err);
     /* While we were away another connector may have published for this stream. */
     if (rc == SPATE_OK)
         rc = spate_schemas_refresh(stream, err);

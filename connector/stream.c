@@ -47,13 +47,20 @@ enum spate_rc spate_stream_serve(struct spate_stream *stream, int fd, struct spa
 
 /* ---- schemas ---- */
 
-enum spate_rc spate_stream_offer(struct spate_stream *stream, struct spate_table *table,
+enum spate_rc spate_stream_cover(struct spate_stream *stream, uint32_t oid, struct spate_table *raw,
+                                 struct spate_cover **cover, struct spate_err *err)
+{
+    return spate_cover_make(stream->config->privacy, &stream->catalog, oid, raw, NULL, 0,
+                            spate_relations_cover(&stream->relations, oid), cover, err);
+}
+
+enum spate_rc spate_stream_offer(struct spate_stream *stream, const struct spate_cover *cover,
                                  const struct spate_table **version, bool *fresh, struct spate_err *err)
 {
     char name[300], quoted[320];
     enum spate_rc rc;
 
-    *version = spate_versions_take(stream->versions, table, fresh);
+    *version = spate_versions_take(stream->versions, spate_relation_copy(cover->table), fresh);
     if (!*fresh)
         return SPATE_OK;
     while ((rc = spate_publisher_schema(&stream->publisher, *version, err)) == SPATE_AGAIN) {
@@ -84,11 +91,11 @@ enum spate_rc spate_stream_schemas_durable(struct spate_stream *stream, struct s
     return rc;
 }
 
-enum spate_rc spate_stream_version(struct spate_stream *stream, struct spate_table *table,
+enum spate_rc spate_stream_version(struct spate_stream *stream, const struct spate_cover *cover,
                                    const struct spate_table **version, struct spate_err *err)
 {
     bool fresh = false;
-    enum spate_rc rc = spate_stream_offer(stream, table, version, &fresh, err);
+    enum spate_rc rc = spate_stream_offer(stream, cover, version, &fresh, err);
 
     if (rc != SPATE_OK || !fresh)
         return rc;
@@ -145,12 +152,17 @@ static enum spate_rc on_relation(struct spate_stream *stream, const struct spate
 {
     struct spate_table *table = NULL;
     const struct spate_table *version = NULL;
+    struct spate_cover *cover = NULL;
     enum spate_rc rc = spate_relation_resolve(&stream->relations, &stream->catalog, msg, &table, err);
 
     if (rc == SPATE_OK)
-        rc = spate_stream_version(stream, table, &version, err);
+        rc = spate_stream_cover(stream, msg->relation.oid, table, &cover, err);
     if (rc == SPATE_OK)
-        spate_relations_set(&stream->relations, msg->relation.oid, version);
+        rc = spate_stream_version(stream, cover, &version, err);
+    if (rc == SPATE_OK)
+        spate_relations_set(&stream->relations, msg->relation.oid, version, cover);
+    else
+        spate_cover_free(cover);
     return rc;
 }
 

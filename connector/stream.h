@@ -71,12 +71,17 @@ void spate_stream_wait(struct spate_stream *stream, int64_t now_ms);
  * go out and acknowledgements come in. SPATE_END: a stop was asked for. Usable before streaming, too. */
 SPATE_CHECKED enum spate_rc spate_stream_serve(struct spate_stream *stream, int fd, struct spate_err *err);
 
-/* Gives the canonical table its v, and makes sure that the version is durable on `_schemas`. Takes `table`.
- */
-SPATE_CHECKED enum spate_rc spate_stream_version(struct spate_stream *stream, struct spate_table *table,
+/* What of a table of the source may be shown, by the rules of the connector's file; takes `raw`, as the
+ * source has it. Asks the source where there are rules. SPATE_OK, SPATE_END (stop), SPATE_FAIL: REFUSED. */
+SPATE_CHECKED enum spate_rc spate_stream_cover(struct spate_stream *stream, uint32_t oid,
+                                               struct spate_table *raw, struct spate_cover **cover,
+                                               struct spate_err *err);
+/* Gives the cover's table its v, and makes sure that the version is durable on `_schemas`. Nothing is
+ * described to followers but what a cover shows. */
+SPATE_CHECKED enum spate_rc spate_stream_version(struct spate_stream *stream, const struct spate_cover *cover,
                                                  const struct spate_table **version, struct spate_err *err);
 /* The two halves of it, for many tables at once: publish what is new, then wait once. */
-SPATE_CHECKED enum spate_rc spate_stream_offer(struct spate_stream *stream, struct spate_table *table,
+SPATE_CHECKED enum spate_rc spate_stream_offer(struct spate_stream *stream, const struct spate_cover *cover,
                                                const struct spate_table **version, bool *fresh,
                                                struct spate_err *err);
 SPATE_CHECKED enum spate_rc spate_stream_schemas_durable(struct spate_stream *stream, struct spate_err *err);
