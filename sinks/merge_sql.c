@@ -217,8 +217,8 @@ void spate_sql_insert(const struct spate_sql *sql)
 {
     struct spate_buf *create = sql->create;
 
-    spate_buf_printf(create, "INSERT INTO %s%s (", sql->to.name,
-                     spate_sql_may_be_equal(sql->version) ? " AS t" : "");
+    /* Under another name, since a table may be called excluded. */
+    spate_buf_printf(create, "INSERT INTO %s AS t (", sql->to.name);
     for (size_t i = 0; i < sql->to.output_count; i++) {
         spate_buf_puts(create, i ? ", " : "");
         spate_sql_ident(create, sql->to.outputs[i].name);

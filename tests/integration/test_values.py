@@ -180,15 +180,23 @@ def differences(world, schema, tables, keyed):
     return found
 
 
+def wait_made(world, schema, sink):
+    def look():
+        if not sink.running():
+            raise scratch.Failure(f"the sink ended with {sink.process.returncode}: {sink.tail()}")
+        return world.src("SELECT to_regclass(%s) IS NOT NULL", [schema + ".done"])[0][0]
+
+    scratch.until(look, lambda: "the sink has made its tables" + world.logs(), 60)
+
+
 def wait_applied(world, schema, sink, seconds=60):
     """All that was committed before is applied: a last row is there, and so is whatever a snapshot brings."""
+    wait_made(world, schema, sink)
     world.src("INSERT INTO done VALUES ((SELECT count(*) FROM done))")
 
     def look():
         if not sink.running():
             raise scratch.Failure(f"the sink ended with {sink.process.returncode}: {sink.tail()}")
-        if not world.tgt(f"SELECT to_regclass('{schema}.done') IS NOT NULL")[0][0]:
-            return False  # the sink has not made it yet
         return world.tgt(f"SELECT (SELECT count(*) FROM {schema}.done), (SELECT bool_and(snapshotted) FROM {schema}.spate_table)")[0] == (count, True)
 
     count = world.src("SELECT count(*) FROM done")[0][0]
@@ -211,7 +219,7 @@ def test_every_value_by_stream_and_by_snapshot(source):
         world.config["source"]["postgres"]["url"] = url["here"]
         connector = world.connector()
         sink = world.sink(world.sink_file("team", names, url=url["there"]))
-        scratch.until(lambda: world.src("SELECT to_regclass('team.done') IS NOT NULL")[0][0], lambda: "the sink has made its tables" + world.logs(), 60)
+        wait_made(world, "team", sink)
         with source.connect(world.db, autocommit=False) as connection, connection.cursor() as cursor:
             cursor.execute("SET search_path = public; SET xmloption = content; SET lc_monetary = 'C'; SET default_transaction_read_only = off; SET timezone = 'UTC'; SET standard_conforming_strings = on; SET array_nulls = on;"
                            "SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET transaction_read_only = off; SET statement_timeout = 0")
@@ -241,3 +249,88 @@ def hostile(world):
             continue
         for side in ("here", "there"):
             world.src(f"ALTER ROLE {side}_{world.db} SET {name} = %s" if name not in ("search_path", "datestyle") else f"ALTER ROLE {side}_{world.db} SET {name} = {value}", [value] if name not in ("search_path", "datestyle") else None)
+
+
+NAMES = ["a.b", 'a"b', '"', "a'b", "new\nline", "tab\t", " ", "\u00e9" * 31 + "a", "\U0001f600" * 15 + "abc", "select", "user", "$1", "a\\b", "%s", "~op", "~~mask", "{}", "null", "*", "?", "a,b", "a: b", "#c", "-",
+         "UPPER", "u", "t", "s", "o", "n", "k0", "n0", "m0", "v0", "c1", "excluded", "spate_rows", "spate_k", "op", "a/b", "..", "\x01", "$bytes", "spate", "true", "1", "\u2028", "a" * 63, "&x", "!x", "@", "`", "|", ">", "[", "yes"]
+
+
+SECOND = "q\"\n\u00e9"
+
+
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+def test_every_name(source):
+    """P85: schemas, tables, columns and keys called what people call them, and what our own statements use."""
+    world = in_place(source)
+    try:
+        tables = {}
+        with source.connect(world.db, autocommit=False) as connection, connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE done (n int PRIMARY KEY)")
+            for schema in ("S.x", SECOND):
+                cursor.execute(f"CREATE SCHEMA {quoted(schema)}")
+            for n, name in enumerate(NAMES):
+                place = f"{quoted('S.x' if n % 2 else SECOND)}.{quoted(name)}"
+                key, other, large = (NAMES[(n + i) % len(NAMES)] for i in (0, 1, 2))
+                cursor.execute(f"CREATE TABLE {place} ({quoted(key)} int, {quoted(other)} text, {quoted(large)} text, PRIMARY KEY ({quoted(key)}, {quoted(other)}));"
+                               f"ALTER TABLE {place} ALTER {quoted(large)} SET STORAGE EXTERNAL")
+                tables[name] = {"from": place}
+            cursor.execute(f"CREATE TABLE \"S.x\".all_of_them ({', '.join(quoted(name) + ' int' for name in NAMES)}, PRIMARY KEY ({', '.join(quoted(name) for name in NAMES[:30])}))")
+            tables["all_of_them"] = {"from": '"S.x".all_of_them'}
+        world.connector(file=world.connector_file(tables=['"S.x".*', '"q""\n\u00e9".*', "public.done"]))
+        every = {**tables, "done": {"from": "public.done"}}
+        sinks = {}
+        for schema in ("team.\u00e9\"", "late"):
+            sinks[schema] = world.sink(world.write(f"{len(schema)}.yaml", world.sink_config(f"s{len(schema)}", every, schema=schema)), name=f"s{len(schema)}")
+            wait_made(world, quoted(schema), sinks[schema])
+            with source.connect(world.db, autocommit=False) as connection, connection.cursor() as cursor:
+                for n, (name, table) in enumerate(tables.items()):
+                    place = table["from"]
+                    if name == "all_of_them":
+                        cursor.execute(f"INSERT INTO {place} SELECT {', '.join('g' for _ in NAMES)} FROM generate_series(1, 5) g ON CONFLICT DO NOTHING; UPDATE {place} SET {quoted(NAMES[-1])} = -1, {quoted(NAMES[3])} = {len(schema)}00 WHERE {quoted(NAMES[0])} = 2 AND {quoted(NAMES[3])} = 2; DELETE FROM {place} WHERE {quoted(NAMES[0])} = 4")
+                        continue
+                    key, other, large = (quoted(NAMES[(n + i) % len(NAMES)]) for i in (0, 1, 2))
+                    cursor.execute(f"INSERT INTO {place} SELECT g, 'k{len(schema)}', repeat('x', 3000) FROM generate_series(1, 6) g ON CONFLICT DO NOTHING;"
+                                   f"UPDATE {place} SET {other} = 'moved {len(schema)}' WHERE {key} < 3 AND {other} LIKE 'k%'; UPDATE {place} SET {large} = NULL WHERE {key} = 2; DELETE FROM {place} WHERE {key} = 5")
+        for schema, sink in sinks.items():
+            wait_applied(world, quoted(schema), sink)
+            for name, table in tables.items():
+                pair = [table["from"], f"{quoted(schema)}.{quoted(name)}"]
+                assert world.src(f"(TABLE {pair[0]} EXCEPT ALL TABLE {pair[1]}) UNION ALL (TABLE {pair[1]} EXCEPT ALL TABLE {pair[0]})") == [], name
+                assert world.src(f"SELECT count(*) FROM {pair[1]}")[0][0] > 3
+        world.check_bus()
+    finally:
+        finish(world)
+
+
+def test_as_many_columns_as_a_table_may_have_and_none(source):
+    """P86: the bus takes 1 600 columns; a sink takes what its staging table can hold, says how many that is, and does so at its start."""
+    world = in_place(source)
+    try:
+        world.src(f"CREATE TABLE wide ({', '.join(f'c{i} int2' for i in range(1600))}, PRIMARY KEY (c0)); CREATE TABLE bare (); ALTER TABLE bare REPLICA IDENTITY FULL; CREATE TABLE done (n int PRIMARY KEY)")
+        world.connector()
+        refused = world.sink_file("many", {"wide": {"from": "public.wide"}})
+        code, _out, log = world.run("sink", "-c", refused)
+        assert code == 4 and "it uses 1600 columns of the source and at most 1597 can be staged" in log, log
+        names = {f"c{i}": f"c{i}" for i in range(1597)}
+        sink = world.sink(world.sink_file("team", {"wide": {"from": "public.wide", "columns": names}, "done": {"from": "public.done"}}))
+        wait_made(world, "team", sink)
+        world.src(f"INSERT INTO wide SELECT {', '.join('g' for _ in range(1600))} FROM generate_series(1, 40) g")
+        world.src("UPDATE wide SET c1 = -1, c1599 = NULL WHERE c0 % 7 = 0; DELETE FROM wide WHERE c0 = 9; UPDATE wide SET c0 = 1000 WHERE c0 = 10")
+        world.src("INSERT INTO bare DEFAULT VALUES; INSERT INTO bare DEFAULT VALUES; DELETE FROM bare; INSERT INTO bare DEFAULT VALUES")
+        wait_applied(world, "team", sink)
+        late = world.sink(world.sink_file("late", {"wide": {"from": "public.wide", "columns": names}, "done": {"from": "public.done"}}), name="late")
+        wait_applied(world, "late", late)
+        columns = ", ".join(names)
+        for schema in ("team", "late"):
+            assert world.src(f"(SELECT {columns} FROM wide EXCEPT ALL TABLE {schema}.wide) UNION ALL (TABLE {schema}.wide EXCEPT ALL SELECT {columns} FROM wide)") == []
+            assert world.src(f"SELECT count(*), count(c1) FROM {schema}.wide") == [(39, 39)]
+        bare = [m for m in world.messages() if m.get("table") == "bare"]
+        assert [(m["op"], m["key"], m["before"], m["after"]) for m in bare] == [("insert", None, None, {})] * 2 + [("delete", None, {}, None)] * 2 + [("insert", None, None, {})]
+        code, _out, said = world.run("snapshot", "-c", world.connector_file(), "--tables", "public.bare")
+        assert code == 4 and "has no column that is published" in said
+        world.check_bus()
+    finally:
+        finish(world)

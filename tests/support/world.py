@@ -20,17 +20,22 @@ def binary():
     return os.environ.get("SPATE", os.path.join(scratch.ROOT, "build/release/spate"))
 
 
+def scalar(value):
+    """As JSON writes it, but for what stands beyond 16 bits: there YAML has one escape where JSON has two."""
+    return re.sub(r"\\ud([89ab]..)\\ud([c-f]..)", lambda pair: f"\\U{((int('d' + pair[1], 16) - 0xD800) << 10) + int('d' + pair[2], 16) - 0xDC00 + 0x10000:08x}", json.dumps(value))
+
+
 def yaml(value, indent=0):
     """A mapping as block YAML; scalars are quoted as JSON, which YAML reads the same."""
     out = []
     for key, item in value.items():
-        name = key if re.fullmatch(r"[A-Za-z_][\w.]*", key) else json.dumps(key)
+        name = key if re.fullmatch(r"(?!(?:null|true|yes)$)[A-Za-z_][\w.]*", key) else scalar(key)
         if isinstance(item, dict):
             out.append(f"{' ' * indent}{name}:\n" + yaml(item, indent + 2) if item else f"{' ' * indent}{name}: {{}}\n")
         elif isinstance(item, list):
-            out.append(f"{' ' * indent}{name}: [{', '.join(json.dumps(i) for i in item)}]\n")
+            out.append(f"{' ' * indent}{name}: [{', '.join(scalar(i) for i in item)}]\n")
         else:
-            out.append(f"{' ' * indent}{name}: {json.dumps(item)}\n")
+            out.append(f"{' ' * indent}{name}: {scalar(item)}\n")
     return "".join(out)
 
 
