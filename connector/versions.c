@@ -12,9 +12,11 @@ struct version {
     struct version *next;
     struct spate_table *table; /* owned */
     bool ambiguous;            /* another shape was published under the same v: it is not used again */
+    uint64_t said;             /* when it was published last: the greatest is the table's present */
 };
 
 struct spate_versions {
+    uint64_t said;
     struct version *buckets[BUCKETS];
 };
 
@@ -61,19 +63,29 @@ static struct version *find(struct version *at, const struct spate_table *table)
     return at;
 }
 
-static void push(struct version **into, struct spate_table *table)
+static void push(struct spate_versions *versions, struct version **into, struct spate_table *table)
 {
     struct version *version = spate_alloc(sizeof *version);
 
-    *version = (struct version){.next = *into, .table = table};
+    *version = (struct version){.next = *into, .table = table, .said = ++versions->said};
     *into = version;
+}
+
+/* Was another shape of the table published after this one? */
+static bool is_past(const struct version *at, const struct version *known)
+{
+    for (; at; at = at->next)
+        if (at->said > known->said && same_name(at->table, known->table))
+            return true;
+    return false;
 }
 
 bool spate_versions_take_known(struct spate_versions *versions, struct spate_table *table)
 {
-    struct version **into = bucket(versions, table);
+    struct version **into = bucket(versions, table), *known = find(*into, table);
 
-    if (find(*into, table)) {
+    if (known) {
+        known->said = ++versions->said;
         spate_table_free(table);
         return true;
     }
@@ -85,7 +97,7 @@ bool spate_versions_take_known(struct spate_versions *versions, struct spate_tab
             spate_table_free(table);
             return !news;
         }
-    push(into, table);
+    push(versions, into, table);
     return true;
 }
 
@@ -96,7 +108,9 @@ const struct spate_table *spate_versions_take(struct spate_versions *versions, s
     struct version *known = find(*into, table);
     uint32_t greatest = 0;
 
-    *fresh = !known;
+    *fresh = !known || is_past(*into, known);
+    if (known && *fresh)
+        known->said = ++versions->said;
     if (known) {
         spate_table_free(table);
         return known->table;
@@ -105,6 +119,6 @@ const struct spate_table *spate_versions_take(struct spate_versions *versions, s
         if (same_name(at->table, table) && at->table->v > greatest)
             greatest = at->table->v;
     table->v = greatest + 1;
-    push(into, table);
+    push(versions, into, table);
     return table;
 }

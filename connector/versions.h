@@ -22,8 +22,9 @@ void spate_versions_free(struct spate_versions *versions);
 SPATE_CHECKED bool spate_versions_take_known(struct spate_versions *versions, struct spate_table *table);
 
 /* The version that stands for this sealed table without a v; takes the table. Seen before: the same v.
- * New: the next v of its (schema, table), and *fresh is set: it must be durable on `_schemas` before the
- * first message that uses it. */
+ * New: the next v of its (schema, table). *fresh: it must be durable on `_schemas` before the first message
+ * that uses it: it is new, or the table has had another shape since and has this one again (the last one
+ * published is its present). */
 const struct spate_table *spate_versions_take(struct spate_versions *versions, struct spate_table *table,
                                               bool *fresh);
 

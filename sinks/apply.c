@@ -238,6 +238,7 @@ static enum spate_rc tell_lost(struct spate_apply *apply, const struct spate_ver
     err->exit_code = SPATE_EXIT_FENCED;
     if (apply->trying)
         return spate_fail(err, SPATE_FATAL, "a change found no row");
+    apply->lacks = version;
     /* Pieces before these items, in the same transaction, are not there to try with. */
     if (whole && spate_apply_isolate(apply, items, count, &culprit, &tried) == SPATE_OK &&
         tried.exit_code == SPATE_EXIT_FENCED)
@@ -247,9 +248,11 @@ static enum spate_rc tell_lost(struct spate_apply *apply, const struct spate_ver
         err, SPATE_FATAL,
         "table %s held exactly what exists, and %s changes a row that is not in it: somebody else "
         "deletes there, or a sink's table was put back from a backup. Nothing from there on was applied. "
-        "`spate snapshot -c %s --sink %s` brings every row again, once it runs; "
-        "`spate sink -c %s --restart %s` begins anew",
-        version->projection->target, range, config->path, config->name, config->path, config->name);
+        "`spate sink -c %s --restart %s` begins anew%s%s%s",
+        version->projection->target, range, config->path, config->name,
+        config->snapshot == SPATE_SINK_AUTO ? " and brings every row again" : "; `spate snapshot --sink ",
+        config->snapshot == SPATE_SINK_AUTO ? "" : config->name,
+        config->snapshot == SPATE_SINK_AUTO ? "" : "` then brings every row again");
 }
 
 enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item *items, size_t count,
@@ -261,6 +264,8 @@ enum spate_rc spate_apply_run(struct spate_apply *apply, const struct spate_item
 
     /* A position alone is one statement, and needs no transaction around it. */
     apply->lost = NULL;
+    if (!apply->trying)
+        apply->lacks = NULL;
     if (count > 0 || (mark && any_dirty(apply)))
         spate_apply_begin(apply);
     SPATE_FAILPOINT(sink_merge);

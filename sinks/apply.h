@@ -33,8 +33,9 @@ struct spate_apply {
     uint64_t plain_failed;
     uint64_t swept; /* rows that ends of snapshots removed */
     bool judges;    /* the script has a step that a complete table is judged by (spate_load_strict) */
-    const struct spate_version *lost; /* a change found no row in a table that holds all of them */
-    bool trying;                      /* all of it will be taken back */
+    const struct spate_version *lost;  /* a change found no row in a table that holds all of them */
+    const struct spate_version *lacks; /* the same, once the run has failed for it */
+    bool trying;                       /* all of it will be taken back */
 };
 
 void spate_apply_init(struct spate_apply *apply, struct spate_store *store);

@@ -207,6 +207,8 @@ enum spate_rc spate_load_begin(struct spate_apply *apply, struct spate_projectio
         spate_load_set(tables[i], kind, request);
         load->ready &= kind == SPATE_LOAD_ADD;
         load->changed &= kind == SPATE_LOAD_ADD;
+        if (kind != SPATE_LOAD_ADD)
+            spate_load_rewrite(tables[i]);
         load->lacks &= kind == SPATE_LOAD_ADD;
         spate_log(SPATE_LOG_INFO, "snapshot-table", "table=%s request=%s kind=%s", tables[i]->label,
                   load->request, spate_load_kind_name(kind));
@@ -352,7 +354,7 @@ enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projecti
         if (!tables[i]->load.lacks)
             spate_takeover_rows(apply, tables[i]);
     for (size_t i = 0; i < count; i++)
-        add_end(apply, tables[i], is_whole(tables[i]) ? ", snapshotted = true" : "");
+        add_end(apply, tables[i], is_whole(tables[i]) ? ", snapshotted = true, outdated = NULL" : "");
     spate_script_add(apply, "COMMIT");
     SPATE_FAILPOINT(sink_sweep);
     rc = spate_script_run(apply, err);
@@ -362,6 +364,8 @@ enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projecti
     apply->open = false;
     for (size_t i = 0; i < count; i++) {
         tables[i]->load.ready |= is_whole(tables[i]);
+        if (is_whole(tables[i]))
+            spate_load_note(tables[i], NULL);
         spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
         spate_load_drop(apply->store, tables[i]);
     }
@@ -385,6 +389,35 @@ enum spate_rc spate_load_abandon(struct spate_apply *apply, struct spate_project
     apply->open = false;
     for (size_t i = 0; i < count; i++) {
         tables[i]->load.ready &= !stale;
+        spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
+        spate_load_drop(apply->store, tables[i]);
+    }
+    return prepare(apply, tables, count, err);
+}
+
+void spate_load_outdate(struct spate_apply *apply, struct spate_projection *const *tables, size_t count,
+                        const char *why)
+{
+    struct spate_buf more = {0};
+
+    spate_apply_begin(apply);
+    spate_buf_puts(&more, ", snapshotted = false, outdated = ");
+    spate_pg_literal(&more, spate_slice_str(why));
+    for (size_t i = 0; i < count; i++)
+        add_end(apply, tables[i], spate_buf_str(&more));
+    spate_buf_fini(&more);
+}
+
+enum spate_rc spate_load_outdated(struct spate_apply *apply, struct spate_projection *const *tables,
+                                  size_t count, const char *why, struct spate_err *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        const bool loads = tables[i]->load.kind != SPATE_LOAD_NONE;
+
+        tables[i]->load.ready = false;
+        spate_load_note(tables[i], why);
+        if (!loads)
+            continue;
         spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
         spate_load_drop(apply->store, tables[i]);
     }

@@ -96,7 +96,7 @@ static bool mark_wish(struct spate_sink *sink, const struct spate_control *wish,
     bool any = wish->table_count == 0, all = true;
 
     for (size_t p = 0; p < sink->projection_count; p++)
-        tables[p].asked = any;
+        tables[p].asked = any && !sink->projections[p].late;
     for (size_t t = 0; t < wish->table_count; t++) {
         const struct spate_control_table *table = &wish->tables[t];
         bool found = false;
@@ -104,7 +104,7 @@ static bool mark_wish(struct spate_sink *sink, const struct spate_control *wish,
         for (size_t p = 0; p < sink->projection_count; p++) {
             const struct spate_projection *projection = &sink->projections[p];
 
-            if (!spate_slice_is(table->table, projection->source_table) ||
+            if (projection->late || !spate_slice_is(table->table, projection->source_table) ||
                 !spate_slice_is(table->schema, projection->source_schema))
                 continue;
             tables[p] = (struct spate_loading_table){
@@ -149,8 +149,8 @@ static void hear_wish(struct spate_sink *sink, const struct spate_control *wish,
     if (!mark_wish(sink, wish, &unknown)) {
         for (size_t p = 0; p < sink->projection_count; p++)
             loading->tables[p].asked = false;
-        snprintf(words, sizeof words, "sink %s has no table from %.*s.%.*s", sink->config->name,
-                 SPATE_SLICE_ARG(unknown.schema), SPATE_SLICE_ARG(unknown.table));
+        snprintf(words, sizeof words, "sink %s has no table from %.*s.%.*s, or its connector publishes none",
+                 sink->config->name, SPATE_SLICE_ARG(unknown.schema), SPATE_SLICE_ARG(unknown.table));
         refuse(sink, wish, words, "name tables of the source that stand in the sink's file under `from`");
         return;
     }

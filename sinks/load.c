@@ -66,6 +66,7 @@ void spate_load_fini(struct spate_load *load)
     free(load->resume);
     free(load->stored.resume);
     free(load->stored_hash);
+    free(load->outdated);
     free(load->marks);
     free(load->list);
     free(load->shadow);
@@ -159,7 +160,7 @@ void spate_load_hash_version(const struct spate_projection *projection, const st
 
         hash = mix(hash, column->name.at, column->name.len);
         hash = mix(hash, column->type.at, column->type.len);
-        if (column->mask.len) /* other values */
+        if (column->mask.len)
             hash = mix(hash, column->mask.at, column->mask.len);
     }
     if (version && projection->load.copied)
@@ -170,6 +171,14 @@ void spate_load_hash_version(const struct spate_projection *projection, const st
 void spate_load_hash(const struct spate_projection *projection, char out[SPATE_LOAD_HASH])
 {
     spate_load_hash_version(projection, projection->current, out);
+}
+
+bool spate_load_written(struct spate_projection *projection, struct spate_version *version)
+{
+    char hash[SPATE_LOAD_HASH];
+
+    spate_load_hash_version(projection, version, hash);
+    return projection->load.stored_hash && strcmp(projection->load.stored_hash, hash) == 0;
 }
 
 void spate_load_compare(struct spate_projection *projection)
@@ -208,7 +217,20 @@ void spate_load_progress_sql(const struct spate_store *store, const struct spate
     spate_buf_puts(sql, ";\n");
 }
 
-enum { C_READY, C_HASH, C_KIND, C_REQUEST, C_CHUNK, C_RESUME, C_RANGES, C_COPIED, C_WHOLE, C_LEFT };
+enum {
+    C_READY,
+    C_HASH,
+    C_KIND,
+    C_REQUEST,
+    C_CHUNK,
+    C_RESUME,
+    C_RANGES,
+    C_OUTDATED,
+    C_FITTED,
+    C_COPIED,
+    C_WHOLE,
+    C_LEFT
+};
 
 /* Are the tables there that this kind needs, and has the shadow the shape of its table still? Somebody may
  * have dropped them, or altered the target: then the snapshot has to be taken anew. */
@@ -258,6 +280,8 @@ static void take_row(struct spate_projection *projection, const PGresult *res)
 
     load->ready = PQgetvalue(res, 0, C_READY)[0] == 't';
     set_text(&load->stored_hash, PQgetisnull(res, 0, C_HASH) ? NULL : PQgetvalue(res, 0, C_HASH));
+    set_text(&load->outdated, PQgetisnull(res, 0, C_OUTDATED) ? NULL : PQgetvalue(res, 0, C_OUTDATED));
+    load->fitted = (uint32_t)strtoul(PQgetvalue(res, 0, C_FITTED), NULL, 10);
     kind = kind_named(PQgetvalue(res, 0, C_KIND));
     copied = PQgetvalue(res, 0, C_COPIED)[0] == 't';
     if (kind != SPATE_LOAD_NONE || load->kind != SPATE_LOAD_NONE || copied != load->copied) {
@@ -274,6 +298,43 @@ static void take_row(struct spate_projection *projection, const PGresult *res)
     spate_load_stored(projection);
 }
 
+void spate_load_rewrite(struct spate_projection *projection)
+{
+    char hash[SPATE_LOAD_HASH];
+
+    spate_load_hash(projection, hash);
+    set_text(&projection->load.stored_hash, hash);
+}
+
+void spate_load_note(struct spate_projection *projection, const char *outdated)
+{
+    set_text(&projection->load.outdated, outdated);
+}
+
+enum spate_rc spate_load_fitted(struct spate_store *store, struct spate_projection *projection, bool same,
+                                struct spate_err *err)
+{
+    struct spate_load *load = &projection->load;
+    const uint32_t v = projection->current->table->v;
+    struct spate_buf sql = {0};
+    char hash[SPATE_LOAD_HASH];
+    enum spate_rc rc;
+
+    spate_load_hash(projection, hash);
+    spate_buf_printf(&sql, "UPDATE %s.spate_table SET fitted = %" PRIu32, store->schema, v);
+    if (same)
+        spate_buf_printf(&sql, ", projection = '%s'", hash);
+    spate_load_where(projection, &sql);
+    rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_COMMAND_OK, NULL, err);
+    spate_buf_fini(&sql);
+    if (rc != SPATE_OK)
+        return rc;
+    load->fitted = v;
+    if (same)
+        set_text(&load->stored_hash, hash);
+    return SPATE_OK;
+}
+
 static enum spate_rc read_one(struct spate_store *store, struct spate_projection *projection,
                               struct spate_err *err)
 {
@@ -281,10 +342,11 @@ static enum spate_rc read_one(struct spate_store *store, struct spate_projection
     PGresult *res = NULL;
     enum spate_rc rc;
 
-    spate_buf_puts(&sql,
-                   "SELECT snapshotted, projection, coalesce(load_kind, 'none'), coalesce(request, ''), "
-                   "coalesce(chunk, 0), coalesce(resume, ''), ranges, copy IS NOT NULL, load_kind IS NULL OR "
-                   "(");
+    spate_buf_puts(
+        &sql,
+        "SELECT snapshotted, projection, coalesce(load_kind, 'none'), coalesce(request, ''), "
+        "coalesce(chunk, 0), coalesce(resume, ''), ranges, outdated, coalesce(fitted, 0), copy IS NOT NULL, "
+        "load_kind IS NULL OR (");
     whole_sql(projection, &sql);
     spate_buf_puts(&sql, "), load_kind IS NULL AND ");
     left_sql(projection, &sql);

@@ -18,8 +18,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct spate_apply;
 struct spate_projection;
 struct spate_store;
+struct spate_version;
 
 /* Where the generation is. */
 enum spate_load_kind {
@@ -50,10 +52,13 @@ struct spate_load {
         char *resume; /* owned */
         bool ranges_known;
     } stored;
-    char *stored_hash;           /* of the projection that the rows were written by; owned, NULL: none */
-    bool listed;                 /* keys may stand on the re-read list: what takes them off has to be run */
-    unsigned edition;            /* counts changes of the statements */
-    char *target;                /* SHADOW: where rows go, quoted; else NULL; borrowed */
+    char *stored_hash; /* of the projection that the rows were written by; owned, NULL: none */
+    char *
+        outdated; /* why it needs everything though all was heard (sinks/stale.h); owned, NULL: it does not */
+    uint32_t fitted;  /* the source's version that the target table was made to fit last; 0: none */
+    bool listed;      /* keys may stand on the re-read list: what takes them off has to be run */
+    unsigned edition; /* counts changes of the statements */
+    char *target;     /* SHADOW: where rows go, quoted; else NULL; borrowed */
     char *marks, *list, *shadow; /* quoted names of the tables that a load needs; owned */
     char *copy;                  /* quoted name of the sink's own copy (sinks/copy.h); owned */
     bool copied;                 /* there is one, as stored: each change goes into it as well */
@@ -77,6 +82,9 @@ SPATE_CHECKED enum spate_rc spate_load_read(struct spate_store *store, struct sp
                                             size_t count, struct spate_err *err);
 /* Sets `changed`: what the file and the current version say against what the rows were written by. Pure. */
 void spate_load_compare(struct spate_projection *projection);
+/* Are the rows that are there written by this version of the source's table, and by the file as it is? Pure.
+ */
+bool spate_load_written(struct spate_projection *projection, struct spate_version *version);
 /* Back to what is stored: what was read since then is forgotten. */
 void spate_load_rewind(struct spate_projection *projection);
 void spate_load_resume(struct spate_load *load, struct spate_slice token);
@@ -88,7 +96,6 @@ void spate_load_resume(struct spate_load *load, struct spate_slice token);
  *
  * Tables that refer to each other are loaded beside themselves (SHADOW) whatever the file says: a row may
  * come before the one that it refers to, so only all of them together can take the place of the old ones. */
-struct spate_apply;
 SPATE_CHECKED enum spate_rc spate_load_begin(struct spate_apply *apply,
                                              struct spate_projection *const *tables, size_t count,
                                              const char *request, bool conditional, struct spate_err *err);
@@ -96,6 +103,18 @@ SPATE_CHECKED enum spate_rc spate_load_begin(struct spate_apply *apply,
 void spate_load_progress_sql(const struct spate_store *store, const struct spate_projection *projection,
                              struct spate_buf *sql);
 void spate_load_stored(struct spate_projection *projection); /* after that was committed */
+
+/* In the open target transaction: the tables need everything, whatever came; their loads are over. Once that
+ * was committed, _outdated. */
+void spate_load_outdate(struct spate_apply *apply, struct spate_projection *const *tables, size_t count,
+                        const char *why);
+SPATE_CHECKED enum spate_rc spate_load_outdated(struct spate_apply *apply,
+                                                struct spate_projection *const *tables, size_t count,
+                                                const char *why, struct spate_err *err);
+/* The target table fits the projection's current version. `same`: rows that are there are as good as those
+ * that the version would have written. Outside a transaction. */
+SPATE_CHECKED enum spate_rc spate_load_fitted(struct spate_store *store, struct spate_projection *projection,
+                                              bool same, struct spate_err *err);
 
 /* Up to `most` keys of the re-read list as a JSON array of key objects (schemas/snapshot.h); *count 0: empty.
  * Outside a transaction. */

@@ -4,6 +4,7 @@
 #include "core/clock.h"
 #include "core/hash.h"
 #include "sinks/fact.h"
+#include "sinks/stale.h"
 #include "sinks/start.h"
 #include "sinks/status.h"
 
@@ -202,7 +203,7 @@ static void want_all(struct spate_sink *sink)
         return;
     }
     for (size_t p = 0; p < sink->projection_count; p++)
-        sink->loading.tables[p].wanted = true;
+        sink->loading.tables[p].wanted = !sink->projections[p].late;
     begin_wanted(sink, "the sink is new");
 }
 
@@ -241,6 +242,8 @@ static enum spate_rc settle_placed(struct spate_sink *sink, struct spate_err *er
         const struct spate_load *load = &projection->load;
         enum spate_rc rc;
 
+        if (projection->late)
+            continue;
         if (load->changed && load->kind != SPATE_LOAD_NONE && load->kind != SPATE_LOAD_ADD) {
             rc = void_load(sink, projection, err);
             if (rc != SPATE_OK)
@@ -250,8 +253,10 @@ static enum spate_rc settle_placed(struct spate_sink *sink, struct spate_err *er
             if (!under_way || strcmp(load->request, loading->request) == 0)
                 under_way = projection;
         } else if (is_auto(sink) && !loading->rest && (!load->ready || load->changed)) {
-            /* What had begun and does not load any more was void. */
+            /* What had begun, and does not load any more, was void. */
             loading->tables[p].wanted |= !loading->tables[p].asked || loading->begun;
+        } else if (load->outdated && !loading->tables[p].asked) {
+            spate_stale_tell(sink, projection, load->outdated);
         } else if (load->changed) {
             spate_log(SPATE_LOG_WARN, "projection-changed",
                       "table=%s detail=\"rows that were written before are as the file was then; `spate "
@@ -520,7 +525,7 @@ enum spate_rc spate_loading_turn(struct spate_sink *sink, bool caught_up, struct
     if (sink->feed.state == SPATE_FEED_BEGINNING && sink->feed.gap) {
         sink->feed.gap = false;
         for (size_t p = 0; p < sink->projection_count; p++)
-            loading->tables[p].wanted = true;
+            loading->tables[p].wanted = !sink->projections[p].late;
         (void)spate_loading_say_short(sink, SPATE_CONTROL_CANCEL, loading->request);
         begin_wanted(sink, "the beginning of the last one was overtaken by retention");
         loading->awaited = true;

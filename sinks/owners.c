@@ -1,6 +1,7 @@
 /* sinks/owners.c - which sink writes which table of the team's schema: <schema>.spate_table. Part of the
  * store. */
 #include "sinks/load.h"
+#include "sinks/projection.h"
 #include "sinks/store.h"
 
 #include <string.h>
@@ -62,17 +63,26 @@ enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_e
     return rc;
 }
 
-enum spate_rc spate_store_tables_ready(struct spate_store *store, struct spate_err *err)
+enum spate_rc spate_store_tables_ready(struct spate_store *store, const struct spate_projection *projections,
+                                       struct spate_err *err)
 {
     struct spate_buf sql = {0};
     const char *values[] = {store->config->name};
     enum spate_rc rc;
 
-    spate_buf_printf(&sql, "UPDATE %s.spate_table SET ready = true WHERE sink = $1 AND NOT ready",
-                     store->schema);
+    spate_buf_printf(
+        &sql, "UPDATE %s.spate_table SET ready = true WHERE sink = $1 AND NOT ready AND table_name IN (''",
+        store->schema);
+    for (size_t i = 0; i < store->config->tables.count; i++) {
+        if (projections[i].late)
+            continue;
+        spate_buf_puts(&sql, ", ");
+        spate_pg_literal(&sql, spate_slice_str(projections[i].config->item.name));
+    }
+    spate_buf_putc(&sql, ')');
     rc = spate_pg_exec_params(store->conn, spate_buf_str(&sql), 1, values, PGRES_COMMAND_OK, NULL, err);
     spate_buf_fini(&sql);
     for (size_t i = 0; rc == SPATE_OK && i < store->config->tables.count; i++)
-        store->ready[i] = true;
+        store->ready[i] |= !projections[i].late;
     return rc;
 }

@@ -3,6 +3,7 @@
 #include "core/alloc.h"
 #include "sinks/copy.h"
 #include "sinks/fact.h"
+#include "sinks/follow.h"
 #include "sinks/generation.h"
 
 #include <ctype.h>
@@ -85,6 +86,7 @@ void spate_projection_fini(struct spate_projection *projection)
     for (size_t i = 0; i < projection->version_count; i++)
         spate_version_free(projection->versions[i]);
     free(projection->versions);
+    free(projection->unfit);
     free(projection->source_schema);
     free(projection->source_table);
     free(projection->target);
@@ -261,6 +263,35 @@ struct spate_version *spate_projection_find(const struct spate_projection *proje
     return NULL;
 }
 
+/* The source's table was altered since the target table was made to fit. */
+static enum spate_rc follow(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+{
+    struct spate_projection *projection = version->projection;
+    struct spate_version *known = spate_projection_find(projection, projection->before), *before = known;
+    enum spate_rc rc = SPATE_OK;
+
+    if (!known) {
+        before = spate_version_new(projection, projection->before);
+        rc = spate_version_ask(before, store, err);
+        if (rc == SPATE_OK)
+            rc = spate_version_plan(before, err);
+    }
+    projection->same = false;
+    if (rc == SPATE_OK) {
+        /* A row is not known to the copy with other columns than it was kept with. */
+        projection->same = !projection->load.copied && spate_load_written(projection, before) &&
+                           spate_follow_same(before, version);
+        rc = spate_follow_table(version, before, store, err);
+    } else if (rc == SPATE_FAIL && err->verdict != SPATE_RETRY) {
+        *err =
+            (struct spate_err){0}; /* the file was altered as well: nothing is known of what the table was */
+        rc = SPATE_OK;
+    }
+    if (!known)
+        spate_version_free(before);
+    return rc;
+}
+
 enum spate_rc spate_projection_version(struct spate_projection *projection, struct spate_store *store,
                                        const struct spate_table *table, struct spate_version **out,
                                        struct spate_err *err)
@@ -268,14 +299,17 @@ enum spate_rc spate_projection_version(struct spate_projection *projection, stru
     struct spate_version *version = spate_projection_find(projection, table);
     enum spate_rc rc;
 
-    if (version) {
+    if (version) { /* it had this shape before, and another one meanwhile */
         *out = version;
-        return SPATE_OK;
+        rc = projection->before ? follow(version, store, err) : SPATE_OK;
+        return rc == SPATE_OK && projection->before ? spate_version_preflight(version, store, err) : rc;
     }
     version = spate_version_new(projection, table);
     rc = spate_version_ask(version, store, err);
     if (rc == SPATE_OK)
         rc = spate_version_plan(version, err);
+    if (rc == SPATE_OK && projection->before)
+        rc = follow(version, store, err);
     if (rc == SPATE_OK)
         rc = spate_version_preflight(version, store, err);
     if (rc == SPATE_OK)

@@ -123,7 +123,14 @@ struct spate_projection {
     char *label;  /* the same for log lines */
     struct spate_version **versions;
     size_t version_count;
-    struct spate_version *current; /* the one met last */
+    struct spate_version *current;    /* the one met last */
+    const struct spate_table *before; /* what the target table fitted until the version that is made now;
+                                         NULL: the target is not to be altered; borrowed */
+    bool same; /* rows that are there are as good as if the version that was made last had written them */
+    bool late; /* the bus knows no such table yet (sinks/late.h) */
+    uint32_t *unfit; /* owned: versions that are past, and cannot be written to the table of today */
+    size_t unfit_count;
+    int64_t lacked_ms; /* when a row was missing that must have been there; 0: never */
     bool deferrable; /* the target table has deferrable constraints: they are deferred in each transaction */
     struct spate_load load;
 };

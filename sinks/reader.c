@@ -300,7 +300,9 @@ static enum spate_rc meet(struct spate_feed *feed, const struct spate_message *m
         *done = true;
         return SPATE_OK;
     case SPATE_JUDGE_PASS:
-        event->kind = is_ours(feed, &event->head) ? SPATE_EVENT_SNAPSHOT : SPATE_EVENT_PASSED;
+        event->kind = event->head.op == SPATE_OP_STALE ? SPATE_EVENT_STALE
+                      : is_ours(feed, &event->head)    ? SPATE_EVENT_SNAPSHOT
+                                                       : SPATE_EVENT_PASSED;
         if (event->kind == SPATE_EVENT_PASSED && !feed->holding)
             spate_feed_pass(feed, event);
         *done = true;

@@ -22,6 +22,8 @@ struct spate_event {
         SPATE_EVENT_CHANGE,  /* head and line are to be used before the next call */
         SPATE_EVENT_PASSED,  /* a heartbeat or the like: nothing but the mark moved */
         SPATE_EVENT_EPOCH,   /* a new epoch began: what was open of the old one is void */
+        SPATE_EVENT_STALE,   /* a table is not what its messages said, exactly at the last change taken; the
+                                caller moves the mark (spate_feed_pass) */
         SPATE_EVENT_SNAPSHOT /* of the snapshot that this sink asked for, exactly at the last change taken;
                                 the caller moves the mark (spate_feed_pass) */
     } kind;

@@ -181,6 +181,15 @@ const struct spate_table *spate_registry_find(const struct spate_registry *regis
     return NULL;
 }
 
+bool spate_registry_precedes(const struct spate_registry *registry, const struct spate_table *first,
+                             const struct spate_table *second)
+{
+    for (size_t i = registry->table_count; i-- > 0;)
+        if (registry->tables[i] == first || registry->tables[i] == second)
+            return registry->tables[i] == second && first != second;
+    return false;
+}
+
 void spate_registry_close(struct spate_registry *registry)
 {
     spate_reader_close(registry->reader);

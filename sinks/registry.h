@@ -39,6 +39,10 @@ SPATE_CHECKED enum spate_rc spate_registry_read(struct spate_registry *registry,
 const struct spate_table *spate_registry_find(const struct spate_registry *registry,
                                               struct spate_slice schema, struct spate_slice table,
                                               uint32_t v);
+/* Was a version published before another one of the same table? A version that is published again counts as
+ * new. */
+bool spate_registry_precedes(const struct spate_registry *registry, const struct spate_table *first,
+                             const struct spate_table *second);
 void spate_registry_close(struct spate_registry *registry);
 
 #endif

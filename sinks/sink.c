@@ -5,6 +5,9 @@
 #include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
+#include "sinks/follow.h"
+#include "sinks/late.h"
+#include "sinks/stale.h"
 #include "sinks/start.h"
 #include "sinks/status.h"
 
@@ -111,9 +114,27 @@ static bool stale_statement(const char *sqlstate)
     return false;
 }
 
+/* The target's enums lack a label that the source's have (T21). *done: they have it now, or *err says who has
+ * to add it. A label that was given another name looks the same: rows that have it are asked for. */
+static enum spate_rc add_labels(struct spate_sink *sink, size_t count, bool *done, struct spate_err *err)
+{
+    struct spate_err now = {0};
+    enum spate_rc rc = spate_follow_labels(&sink->store, sink->batch.items, count, done, &now);
+
+    if (rc == SPATE_FAIL && now.verdict != SPATE_RETRY && now.exit_code != SPATE_EXIT_REFUSED)
+        return SPATE_OK; /* what was refused says more */
+    *done |= rc != SPATE_OK;
+    if (!*done)
+        return SPATE_OK;
+    *err = now;
+    return rc == SPATE_OK ? spate_fail(err, SPATE_RETRY, "a label was added to a type of the target")
+                          : SPATE_FAIL;
+}
+
 static enum spate_rc apply_failed(struct spate_sink *sink, size_t count, struct spate_err *err)
 {
     struct spate_err check = {0};
+    bool done = false;
 
     if (err->verdict == SPATE_RETRY || PQstatus(sink->store.conn) != CONNECTION_OK) {
         err->verdict = SPATE_RETRY;
@@ -130,7 +151,11 @@ static enum spate_rc apply_failed(struct spate_sink *sink, size_t count, struct 
         *err = check;
         return SPATE_FAIL;
     }
-    if (err->exit_code == SPATE_EXIT_FENCED) /* it was looked into already (T12) */
+    if (err->exit_code == SPATE_EXIT_FENCED) { /* it was looked into already (T12) */
+        spate_stale_lost(sink, err);
+        return SPATE_FAIL;
+    }
+    if (count && strcmp(err->sqlstate, "22P02") == 0 && add_labels(sink, count, &done, err) != SPATE_OK)
         return SPATE_FAIL;
     if (stale_statement(err->sqlstate) && !sink->reprepared) {
         sink->reprepared = true;
@@ -166,6 +191,7 @@ enum spate_rc spate_sink_flush(struct spate_sink *sink, size_t count, bool commi
     }
     spate_sink_status_applied(sink->config->status, count, spate_clock_us() - start);
     if (commit) {
+        sink->done = sink->feed.mark;
         sink->behind_us = sink->feed.seen_us; /* until the reader finds nothing more */
         sink->stored_ms = spate_clock_ms();
         sink->failures = 0;
@@ -237,14 +263,15 @@ enum spate_rc spate_sink_version_at(struct spate_sink *sink, struct spate_projec
     enum spate_rc rc;
 
     *rewound = sink->apply.open && !spate_sink_knows(sink, projection, v);
-    if (*rewound)
+    if (*rewound) {
         spate_apply_rollback(&sink->apply);
+        rc = spate_sink_rewind(sink, err);
+        if (rc != SPATE_OK)
+            return rc;
+    }
     if (!projection->current || projection->current->table->v != v)
         spate_sink_status_busy(sink->config->status, sink);
-    rc = spate_sink_version(sink, projection, v, version, err);
-    if (rc == SPATE_OK && *rewound)
-        rc = spate_sink_rewind(sink, err);
-    return rc;
+    return spate_sink_version(sink, projection, v, version, err);
 }
 
 /* A change of one of this sink's tables goes into the batch; all others are passed by. */
@@ -281,6 +308,8 @@ static enum spate_rc add_change(struct spate_sink *sink, const struct spate_even
         rc = spate_sink_version_at(sink, projection, meta.v, &version, rewound, err);
         if (rc != SPATE_OK || *rewound)
             return rc;
+        if (!version)
+            continue;
         if (spate_batch_add(&sink->batch, version, event->line, head, &meta, err) != SPATE_OK)
             return SPATE_FAIL;
     }
@@ -322,9 +351,11 @@ static enum spate_rc take(struct spate_sink *sink, struct spate_event *event, st
         if (sink->apply.open)
             spate_apply_rollback(&sink->apply);
     }
-    if (event->kind == SPATE_EVENT_CHANGE || event->kind == SPATE_EVENT_SNAPSHOT) {
-        enum spate_rc rc = event->kind == SPATE_EVENT_CHANGE ? add_change(sink, event, &rewound, err)
-                                                             : spate_taking_hear(sink, event, &rewound, err);
+    if (event->kind == SPATE_EVENT_CHANGE || event->kind == SPATE_EVENT_SNAPSHOT ||
+        event->kind == SPATE_EVENT_STALE) {
+        enum spate_rc rc = event->kind == SPATE_EVENT_CHANGE  ? add_change(sink, event, &rewound, err)
+                           : event->kind == SPATE_EVENT_STALE ? spate_stale_hear(sink, event, &rewound, err)
+                                                              : spate_taking_hear(sink, event, &rewound, err);
 
         if (rc == SPATE_FAIL)
             return add_failed(sink, event, err);
@@ -333,6 +364,7 @@ static enum spate_rc take(struct spate_sink *sink, struct spate_event *event, st
     }
     if (event->boundary) {
         spate_batch_boundary(&sink->batch);
+        sink->done = sink->feed.mark;
         if (sink->apply.open)
             return spate_sink_flush(sink, sink->batch.complete, true, err);
     }
@@ -353,6 +385,8 @@ static enum spate_rc idle(struct spate_sink *sink, struct spate_err *err)
 
     if (rc == SPATE_OK)
         rc = spate_loading_turn(sink, true, err);
+    if (rc == SPATE_OK)
+        rc = spate_late_turn(sink, err);
     if (rc != SPATE_OK)
         return rc;
     if (sink->apply.open && spate_clock_ms() - sink->event_ms > UNFINISHED_MS) {
@@ -401,6 +435,8 @@ static enum spate_rc turn(struct spate_sink *sink, struct spate_err *err)
     if (sink->batch.count == 0) {
         enum spate_rc rc = flush_complete(sink, err);
 
+        if (rc == SPATE_OK)
+            rc = spate_late_turn(sink, err);
         if (rc != SPATE_OK)
             return rc;
     }

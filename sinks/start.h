@@ -39,6 +39,11 @@ struct spate_sink {
     uint64_t applied;
     struct spate_log_limit missing_log;
     uint64_t missing_told;
+    struct spate_mark done; /* up to what is complete in the batch; epoch 0: before all of it */
+    struct spate_log_limit late_log;
+    int64_t late_ms;   /* when late tables were looked for last */
+    uint64_t marked;   /* tables that became stale, in this process (sinks/stale.h) */
+    uint64_t lacked;   /* of them, because a row was missing */
     int64_t behind_us; /* wall: the oldest thing heard that the target does not hold; 0: it holds all */
 };
 
@@ -59,7 +64,10 @@ SPATE_CHECKED enum spate_rc spate_sink_recover(struct spate_sink *sink, const st
 /* Reads on from the stored place; what was read since is forgotten. */
 SPATE_CHECKED enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err);
 
-/* The version of a table that a message names; read from `_schemas` and checked when it is new. */
+/* The version of a table that a message names; read from `_schemas` and checked when it is new, and the
+ * target table altered where a sink does so by itself. *version NULL: it is past, and what was written by it
+ * does not fit the target table of today; the table is marked, since it needs everything. Commits what is
+ * complete. */
 SPATE_CHECKED enum spate_rc spate_sink_version(struct spate_sink *sink, struct spate_projection *projection,
                                                uint32_t v, struct spate_version **version,
                                                struct spate_err *err);

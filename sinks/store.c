@@ -132,7 +132,8 @@ static enum spate_rc make_schema(struct spate_store *store, struct spate_err *er
 /* What is known of a table's snapshots (sinks/load.h). */
 #define LOAD_COLUMNS(next)                                                                                   \
     "snapshotted boolean NOT NULL DEFAULT false" next "projection text" next "load_kind text" next           \
-    "request text" next "chunk bigint" next "resume text" next "ranges bigint" next "copy text"
+    "request text" next "chunk bigint" next "resume text" next "ranges bigint" next "outdated text" next     \
+    "fitted bigint" next "copy text"
 
 /* Asked for first: CREATE TABLE IF NOT EXISTS wants the right to create even where there is nothing to do. */
 static enum spate_rc make_tables(struct spate_store *store, struct spate_err *err)

@@ -59,8 +59,12 @@ SPATE_CHECKED enum spate_rc spate_store_skip(struct spate_store *store, struct s
 
 /* Owns all tables of the file, or says which sink owns one of them. */
 SPATE_CHECKED enum spate_rc spate_store_claim_tables(struct spate_store *store, struct spate_err *err);
-/* All tables of the file are there and fit: one that is missing from now on was dropped by somebody. */
-SPATE_CHECKED enum spate_rc spate_store_tables_ready(struct spate_store *store, struct spate_err *err);
+/* All tables of the file are there and fit, but for those that are late (sinks/late.h): one that is missing
+ * from now on was dropped by somebody. `projections` are by table of the file. */
+struct spate_projection;
+SPATE_CHECKED enum spate_rc spate_store_tables_ready(struct spate_store *store,
+                                                     const struct spate_projection *projections,
+                                                     struct spate_err *err);
 
 /* Appends one statement that writes the mark, guarded by the stored one and the generation: it raises an
  * error when another process has moved either (T1, T3). */

@@ -48,8 +48,6 @@ CASES = {
         "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE team.t (id int PRIMARY KEY, v int)", table(), r"(ALTER TABLE|cast)"),
     "target column must not be null": (
         "CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE team.t (id int PRIMARY KEY, must int NOT NULL)", table(), r"must"),
-    "source table does not exist": (
-        "CREATE TABLE tt (id int PRIMARY KEY)", None, table(), r"public\.tt"),
     "exclusion constraint": (
         "CREATE TABLE t (id int PRIMARY KEY, r int4range)",
         "CREATE TABLE team.t (id int PRIMARY KEY, r int4range, EXCLUDE USING gist (r WITH &&))", table(), r"exclu"),

@@ -1,0 +1,170 @@
+"""DDL over the whole bridge (P30-P39, T21-T25, F35-F40, F67): what a sink does by itself, what it stops for and goes on
+after, and what `stale` in the stream, or a row that is missing, makes it ask for."""
+import json
+import os
+import random
+import re
+import subprocess
+
+import pytest
+
+from tests.support import scratch
+
+REFUSED, FENCED = 4, 3
+ALL = "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attname) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
+
+
+@pytest.fixture(scope="module")
+def bus_put():
+    path = os.path.join(scratch.ROOT, "build", "release", "tests", "support", "bus_put")
+    subprocess.run(["make", "-s", "--no-print-directory", "-C", scratch.ROOT, os.path.relpath(path, scratch.ROOT)], check=True)
+    return path
+
+
+def equal(world, *tables, where="", seconds=30):
+    """Every column that the source has now; what it dropped stays in the target and is not looked at."""
+    pairs = []
+    for table in tables:
+        columns = world.src(ALL, [f"public.{table}"])[0][0]
+        pairs.append((f"SELECT {columns} FROM public.{table}{where}", f"SELECT {columns} FROM team.{table}"))
+    world.wait_equal(pairs, seconds)
+
+
+def types(world, table):
+    return dict(world.tgt("SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+                          [f"team.{table}"]))
+
+
+def start(world, tables, mode="auto", **more):
+    world.file = world.sink_file("team", {t: {"from": f"public.{t}"} for t in tables} if not isinstance(tables, dict) else tables, snapshot=mode, **more)
+    world.team = world.sink(world.file)
+    return world.team
+
+
+def again(world):
+    """The sink once more; it has to have stopped."""
+    world.team = world.sink(world.file)
+    return world.team
+
+
+def statement(sink):
+    """The ALTER that a sink asks for when it stops."""
+    assert sink.wait_exit() == REFUSED, sink.tail()
+    line = sink.wait_log(r"event=sink-stopped[^\n]*").group(0).replace('\\"', '"')
+    return re.search(r"ALTER T[^;]*", line).group(0)
+
+
+def put_stale(world, bus_put, table, why, columns=None):
+    """As the connector says it, exactly where the sink stands: its last change was one of the table's."""
+    assert world.connector_process.stop() == 0
+    n, epoch, pos = world.tgt("SELECT n, epoch, pos FROM team.spate_sink")[0]
+    v = world.tgt("SELECT fitted FROM team.spate_table WHERE table_name = %s", [table])[0][0]
+    line = {"spate": 1, "op": "stale", "at": n, "epoch": epoch, "schema": "public", "table": table, "end": pos.split(".")[0],
+            "ts": "2026-11-21T09:14:03.123456Z", "source": world.stream, "v": v, "why": why}
+    if columns:
+        line["columns"] = columns
+    local = world.bus["local"]
+    scratch.run_with_input([bus_put, local["path"], local["hot"], world.stream], (json.dumps(line, separators=(",", ":")) + "\n").encode())
+    world.connector()
+
+
+def test_a_sink_follows_what_it_can(world):
+    """T21, F37: columns added, dropped, renamed and widened, in transactions and between them; values that no message
+    carried (P32, F38) come by themselves. Nothing has to be typed."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v varchar(5), n int, must int NOT NULL, f real, d numeric(6,2)); "
+              "INSERT INTO t SELECT g, 'v' || g, g, g, g, g FROM generate_series(1, 50) g")
+    world.connector()
+    sink = start(world, ["t"])
+    equal(world, "t")
+    world.tgt("ALTER TABLE team.t ALTER COLUMN must SET NOT NULL")
+    # In a transaction: the shape changes between two changes of it (P35).
+    world.src("BEGIN; INSERT INTO t VALUES (51, 'a', 1, 1, 1, 1); ALTER TABLE t ADD COLUMN late text; INSERT INTO t VALUES (52, 'b', 1, 1, 1, 1, 'here'); "
+              "ALTER TABLE t DROP COLUMN must; INSERT INTO t VALUES (53, 'c', 1, 1, 1, 'there'); COMMIT")
+    equal(world, "t")
+    # What existed has a default now, and no message says so.
+    world.src("ALTER TABLE t ADD COLUMN c int DEFAULT 7, ADD COLUMN r float8 DEFAULT random(); INSERT INTO t (id) VALUES (54)")
+    equal(world, "t")
+    world.src("ALTER TABLE t ALTER COLUMN v TYPE varchar(20), ALTER COLUMN n TYPE bigint, ALTER COLUMN f TYPE float8, ALTER COLUMN d TYPE numeric(12,2), "
+              "ALTER COLUMN id TYPE bigint; INSERT INTO t (id, v, n, d) VALUES (5000000000, 'longer than five', 5000000000, 1234567.89)")
+    equal(world, "t")
+    assert types(world, "t") == {**types(world, "t"), "id": "bigint", "n": "bigint", "v": "character varying(20)", "f": "double precision", "d": "numeric(12,2)"}
+    # A rename is another column, and the old one stays as it is (P34).
+    world.src("ALTER TABLE t RENAME COLUMN n TO m; UPDATE t SET m = m + 1 WHERE id = 1")
+    equal(world, "t")
+    assert {"n", "m", "must"} <= types(world, "t").keys()
+    assert sink.running() and not re.search("level=error", sink.text()), sink.tail()
+    # Away while it happens: what is queued is of three versions.
+    assert sink.stop() == 0
+    world.src("INSERT INTO t (id, m) VALUES (60, 1); ALTER TABLE t DROP COLUMN m; INSERT INTO t (id) VALUES (61)")
+    world.connector_process.stop()
+    world.src("ALTER TABLE t ADD COLUMN o text; INSERT INTO t (id, o) VALUES (62, 'o'); ALTER TABLE t ALTER COLUMN v TYPE text; INSERT INTO t (id, v) VALUES (63, repeat('x', 30))")
+    world.connector()
+    again(world)
+    equal(world, "t")
+    assert types(world, "t")["v"] == "text"
+
+
+def test_what_cannot_be_followed(world):
+    """T21, F67: the sink stops with a statement; once it was run, everything comes again. A version that is past does
+    not hold it up, and what it wrote before is in the target."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, '1'), (2, '2')")
+    world.connector()
+    sink = start(world, ["t"])
+    equal(world, "t")
+    assert sink.stop() == 0
+    world.src("INSERT INTO t VALUES (3, '3'); ALTER TABLE t ALTER COLUMN v TYPE int USING v::int; INSERT INTO t VALUES (4, 4)")
+    sink = again(world)
+    world.tgt(statement(sink))
+    sink = again(world)
+    equal(world, "t")
+    sink.wait_log("event=version-passed-by")
+    # While it runs.
+    world.src("INSERT INTO t VALUES (5, 5)")
+    world.src("ALTER TABLE t ALTER COLUMN v TYPE text USING 'v' || v; INSERT INTO t VALUES (6, 'six')")
+    alter = statement(sink)
+    assert world.tgt("SELECT count(*) FROM team.t WHERE id = 5") == [(1,)]
+    world.tgt(alter)
+    sink = again(world)
+    equal(world, "t")
+    # The team took a column away: that is not the source's doing, and what it held would be NULL.
+    assert sink.stop() == 0
+    world.tgt("ALTER TABLE team.t DROP COLUMN v")
+    assert "ADD COLUMN v text" in statement(again(world))
+
+
+def test_a_table_of_another_role_is_left_alone(world):
+    """T21: its owner alters it, as the sink says."""
+    role = f"{world.name}_team"
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, '1')")
+    world.tgt(f"CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {world.db} TO {role}; CREATE SCHEMA team AUTHORIZATION {role}; "
+              f"CREATE TABLE team.t (id int PRIMARY KEY, v text); GRANT ALL ON team.t TO {role}")
+    try:
+        world.connector()
+        world.file = world.sink_file("team", {"t": {"from": "public.t"}}, url=world.target.url(world.db, user=role))
+        sink = again(world)
+        equal(world, "t")
+        world.src("ALTER TABLE t ADD COLUMN w int DEFAULT 3; INSERT INTO t VALUES (2, '2', 2)")
+        world.tgt(statement(sink))
+        again(world)
+        equal(world, "t")
+    finally:
+        world.stop_all()
+        world.tgt(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def test_locks_are_waited_for_and_named(world):
+    """T22, T25: whoever holds the table is named; readers are not held up meanwhile; then it goes on."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)")
+    world.connector()
+    sink = start(world, ["t"])
+    equal(world, "t")
+    holder = world.target.connect(world.db)
+    try:
+        cursor = holder.cursor()
+        cursor.execute("BEGIN; SET application_name = 'a long report'; SELECT * FROM team.t")
+        world.src("ALTER TABLE t ADD COLUMN w int; INSERT INTO t VALUES (2, 2, 2)")
+        sink.wait_log("event=follow-waits.*a long report")
+        cursor.execute("COMMIT")
+    finally:
+        holder.close()
+    equal(world, "t")
