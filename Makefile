@@ -11,7 +11,7 @@ MODULES  := core config schemas bus pg connector sinks cli
 PKGS     := libpq yaml-0.1 rdkafka libmicrohttpd libcrypto
 
 # Goals that need no compiler must work on a machine where nothing is installed yet.
-BARE     := help clean setup demo test soak fmt fmt-check check-includes
+BARE     := help clean setup demo test test-versions soak fmt fmt-check check-includes
 ifneq ($(filter-out $(BARE),$(or $(MAKECMDGOALS),all)),)
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)

@@ -13,6 +13,11 @@ test: ## everything; T=PATTERN runs some, SEED=N repeats the random parts
 	@docker/setup.sh --quiet --tests
 	@T='$(T)' SEED='$(SEED)' $(PYTHON) tests/run.py
 
+.PHONY: test-versions
+test-versions: ## the integration tests on Postgres 14, 16, 17 and 18; VERSIONS="17 18" for some, T=PATTERN
+	@docker/setup.sh --quiet --tests
+	@T='$(T)' SEED='$(SEED)' VERSIONS='$(VERSIONS)' $(PYTHON) tests/run.py versions
+
 soak: ## random faults for long, with the checker at the end: BUS=local|kafka KILLS= SEED= MINUTES=
 	@docker/setup.sh --quiet --tests
 	@$(MAKE) --no-print-directory -s -j$$(nproc) compile

@@ -2,6 +2,7 @@
 """make test: build, unit, contract, sanitizers, fuzz seeds, checks, integration, kill test; one closing line.
 
 T=PATTERN   only what matches (a file name, a test name, or the name of a step)
+VERSIONS=.. with the word `versions`: the integration tests on servers of these major versions, one after another
 SEED=N      repeats the random parts of a run
 CI=true     nothing that needs a Postgres server or a Kafka broker may be skipped
 """
@@ -20,7 +21,7 @@ import xml.etree.ElementTree as xml
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from tests.support import kafka, scratch  # noqa: E402
+from tests.support import kafka, scratch, servers  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.chdir(ROOT)
@@ -28,6 +29,8 @@ PATTERN = os.environ.get("T", "")
 CI = os.environ.get("CI", "") not in ("", "0", "false")
 JOBS = str(os.cpu_count() or 2)
 BIN = {"release": "build/release", "asan": "build/asan"}
+
+NOT_KAFKA = "this run is about Postgres servers"  # why its tests of Kafka are passed by
 
 passed, failed, skipped = 0, [], []
 reasons = {}  # of what failed, by name
@@ -216,7 +219,7 @@ def checks():
             ok()
 
 
-def pytest(label, *arguments):
+def pytest(label, *arguments, env=None):
     """Returns what is to be reported of one pytest run: (label, output, its report or None, exit status, seconds)."""
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.xml")
@@ -224,7 +227,7 @@ def pytest(label, *arguments):
         if PATTERN and not wants(label, *arguments):
             argv += ["-k", PATTERN.replace("*", "")]
         begin = time.monotonic()
-        code, out = call(argv)
+        code, out = call(argv, env)
         root = xml.parse(report).getroot() if os.path.exists(report) else None
         return label, out, root, code, time.monotonic() - begin
 
@@ -242,6 +245,50 @@ def report(label, out, root, code, seconds):
         print("".join(line + "\n" for line in out.splitlines() if line.startswith("   ")), end="", flush=True)
 
 
+# What is run on the newest server as well: the values, shapes and words of a server, about a minute.
+ON_NEWEST = {
+    "test_shapes": "", "test_values": "", "test_flow": "every_operation or every_tuple_state or schema_changes or rolled_back",
+    "test_fences": "slot_missing or slot_recreated or slot_invalidated or another_plugin", "test_snapshot": "F39 or F40",
+    "test_ddl": "follows_what_it_can", "test_check": "",
+}
+
+
+def newest():
+    """Work for the pool; none where Debian's server is the newest, or another is not to be had."""
+    label = f"newest: Postgres {servers.NEWEST}"
+    if servers.major() == servers.NEWEST or not wants(label):
+        return []
+    try:
+        servers.bin_dir(servers.NEWEST)
+    except servers.Missing as why:
+        (fail if CI else skip)(label, str(why))
+        return []
+    files = [path for path in (f"tests/integration/{name}.py" for name in ON_NEWEST) if os.path.exists(path)]
+    chosen = " or ".join(f"({name}.py and ({words}))" if words else f"{name}.py" for name, words in ON_NEWEST.items())
+    return [(label, [*files, "-s", "-k", f"({chosen}) and not kafka"], {"SPATE_TEST_POSTGRES": str(servers.NEWEST)})]
+
+
+def versions():
+    """All integration tests on each version, without what is about Kafka or about no server at all."""
+    apart = ("kafka", "test_docs", "test_config", "test_checker", "test_large", "test_bus_records")
+    files = [path for path in sorted(glob.glob("tests/integration/test_*.py")) if not any(word in path for word in apart)]
+    os.environ["SPATE_NO_KAFKA"] = NOT_KAFKA
+    if not make("VARIANT=failpoints", "compile", name="build with failpoints"):
+        return
+    for major in map(int, (os.environ.get("VERSIONS") or "14 16 17 18").split()):
+        head(f"integration tests on Postgres {major}")
+        try:
+            servers.bin_dir(major)
+        except servers.Missing as why:
+            fail(f"Postgres {major}", str(why))
+            continue
+        env = {"SPATE_TEST_POSTGRES": str(major)}
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            jobs = [pool.submit(pytest, f"{major} {os.path.basename(path)[:-3]}", path, "-s", env=env) for path in files]
+            for job in concurrent.futures.as_completed(jobs):
+                report(*job.result())
+
+
 def integration():
     """File by file, three at a time: they wait for servers and disks more than they compute. The longest go first."""
     files = sorted(glob.glob("tests/integration/test_*.py"))
@@ -250,8 +297,11 @@ def integration():
     head("integration tests and kill test, on servers of their own")
     if not PATTERN and not make("VARIANT=failpoints", "compile", name="build with failpoints"):
         return
+    also = newest()
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        jobs = [pool.submit(pytest, os.path.basename(path)[:-3], path, "-s") for path in files]
+        work = [(os.path.basename(path)[:-3], [path, "-s"], None) for path in files]
+        work[3:3] = also
+        jobs = [pool.submit(pytest, label, *arguments, env=env) for label, arguments, env in work]
         for job in concurrent.futures.as_completed(jobs):
             report(*job.result())
 
@@ -267,8 +317,10 @@ def count(label, root, code):
             bad += 1
         elif case.find("skipped") is not None:
             why = case.find("skipped").get("message", "")
-            skip(name, why)
-            if CI and not why.startswith("needs root"):
+            if why == NOT_KAFKA:
+                continue
+            skip(f"{label} {name}" if label.startswith("newest") else name, why)
+            if CI and not why.startswith(("needs root", "needs PostgreSQL")):
                 failed.append(f"{name} was skipped, which CI does not allow")
         else:
             ok()
@@ -288,7 +340,10 @@ def main():
         os.environ["SEED"] = str(random.SystemRandom().randrange(1, 10**6))
     print(f"SEED={os.environ['SEED']}" + (f" T={PATTERN}" if PATTERN else ""), flush=True)
     scratch.atexit.register(scratch.clean_up)
-    if build():
+    if "versions" in sys.argv[1:]:
+        if build():
+            versions()
+    elif build():
         broker()
         cmocka("unit", "release")
         cmocka("contract", "release")
