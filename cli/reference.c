@@ -5,14 +5,15 @@
 #include "config/load.h"
 #include "connector/connector.h"
 #include "connector/report.h"
+#include "pg/pg.h"
 #include "sinks/report.h"
 #include "sinks/sink.h"
 
 static const struct spate_cli_text text = {
     .usage = "spate reference",
-    .help =
-        "Prints the reference of all configuration keys, of Kafka's properties and of the figures that are\n"
-        "served, as Markdown. config/REFERENCE.md is this output.\n",
+    .help = "Prints the reference of all configuration keys, of Kafka's properties, of errors and of the "
+            "figures\n"
+            "that are served, as Markdown. config/REFERENCE.md is this output.\n",
 };
 
 static const struct option options[] = {{NULL, 0, NULL, 0}};
@@ -25,6 +26,26 @@ static void properties(struct spate_buf *out)
                    "on these, so a file may say the same or nothing. Ids such as K2 are explained in "
                    "docs/hazards.md.\n\n");
     spate_kafka_reference(out);
+}
+
+static void errors(struct spate_buf *out)
+{
+    spate_buf_puts(
+        out,
+        "\n## Errors of Postgres, and what is done about them\n\n"
+        "By SQLSTATE, the longest that fits. *again*: after 0.1 s, later after up to 10 s, for ever; so is a "
+        "connection that broke. *slowly*: every 10 s. *operator*: every 30 s, with the secrets read anew. "
+        "*fence*: source and slot are looked at again, and what is lost is named (exit code 3 or 4). *stop*: "
+        "exit code 1 or 4. *row*: on the target the row is found, and this sink stops with table, key, `n` "
+        "and "
+        "remedy (exit code 4); *prepared anew first*: once, on a new connection, before that. Any other "
+        "code: "
+        "*stop*.\n\n");
+    spate_pg_reference(out);
+    spate_buf_puts(out,
+                   "\n## Errors of Kafka, and what is done about them\n\n"
+                   "What is not listed is tried again, for ever, and nothing is confirmed meanwhile.\n\n");
+    spate_kafka_errors(out);
 }
 
 static void figures(struct spate_buf *out)
@@ -63,6 +84,7 @@ enum spate_exit spate_cli_reference(int argc, char **argv)
         "For `spate sink -c FILE`. `config/billing.yaml` and `config/search.yaml` are two to copy.",
         spate_sink_tables, spate_sink_table_count);
     properties(&out);
+    errors(&out);
     figures(&out);
     result = spate_cli_print(&out);
     spate_buf_fini(&out);

@@ -34,18 +34,10 @@ struct connector {
     unsigned random;
 };
 
-/* What a human must mend is asked for less often. */
-static int64_t slowest(const struct spate_err *err, int64_t pause_ms)
-{
-    if (!strcmp(err->sqlstate, "53300") || !strcmp(err->sqlstate, "53400"))
-        return 10000; /* no free connection, walsender or slot: whoever holds it may let go of it */
-    return spate_pg_needs_operator(err->sqlstate) ? 30000 : pause_ms;
-}
-
 static enum spate_rc back_off(struct connector *c, const struct spate_err *err)
 {
     struct pollfd fd = {.fd = spate_signals_fd(), .events = POLLIN};
-    int64_t pause_ms = slowest(err, c->backoff_ms);
+    int64_t pause_ms = spate_pg_pace_ms(err->sqlstate, c->backoff_ms);
     unsigned hidden = 0;
 
     if (c->stream.ledger.confirmed > c->reached)

@@ -3,6 +3,7 @@
 
 #include "connector/check.h"
 #include "connector/failover.h"
+#include "connector/explain.h"
 #include "connector/lsn.h"
 #include "connector/opening.h"
 #include "connector/preflight.h"
@@ -366,10 +367,8 @@ static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, stru
                                  err);
     if (rc == SPATE_FAIL && strcmp(err->sqlstate, "55006") == 0)
         name_owner(stream, err);
-    /* 42704 missing, 55000 invalidated, 58P01 WAL removed: it happened since we looked. Looking again finds
-     * the words for it. */
-    if (rc == SPATE_FAIL && (!strcmp(err->sqlstate, "42704") || !strcmp(err->sqlstate, "55000")))
-        err->verdict = SPATE_RETRY;
+    if (rc == SPATE_FAIL)
+        return spate_explain_start(stream, err);
     if (rc != SPATE_OK)
         return rc;
     /* While we waited for the slot its former owner may have confirmed more, and the server forwards an

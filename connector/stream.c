@@ -1,6 +1,7 @@
 /* connector/stream.c - the walk of one row change, and the turn that drives it. */
 #include "connector/stream.h"
 
+#include "connector/explain.h"
 #include "connector/lsn.h"
 #include "connector/schemas.h"
 #include "connector/status.h"
@@ -232,44 +233,6 @@ static bool has_room(const struct spate_stream *stream)
            !spate_weave_emitting(stream->weave);
 }
 
-/* Words of the server that nothing but a human can act on. */
-static enum spate_rc explain(struct spate_stream *stream, struct spate_err *err)
-{
-    char words[400];
-    uint64_t after = stream->ledger.confirmed;
-
-    if (err->verdict == SPATE_RETRY && strcmp(err->sqlstate, "22021") != 0 &&
-        strcmp(err->sqlstate, "XX000") != 0 && strcmp(err->sqlstate, "42704") != 0)
-        return SPATE_FAIL;
-    snprintf(words, sizeof words, "%.*s", (int)sizeof words - 1, err->text);
-    if (strcmp(err->sqlstate, "22021") == 0)
-        spate_fail(
-            err, SPATE_FATAL,
-            "a row after %X/%X holds bytes that are not valid in the database's own encoding, and the "
-            "server cannot send it (P83). Find the row in the tables of the publication, repair it, then "
-            "recreate the slot: spate connector -c FILE --new-epoch. Server: %s",
-            LSN(after), words);
-    else if (strcmp(err->sqlstate, "XX000") == 0 && strstr(words, "invalid memory alloc"))
-        spate_fail(
-            err, SPATE_FATAL,
-            "a value after %X/%X is too large for the server to send as text (about half a gigabyte of "
-            "bytea, P87), and the slot cannot pass it. Store such values in pieces; then drop the slot "
-            "and go on with: spate connector -c FILE --new-epoch. Server: %s",
-            LSN(after), words);
-    else if (strcmp(err->sqlstate, "42704") == 0 && strstr(words, "publication")) {
-        spate_fail(
-            err, SPATE_FATAL,
-            "publication \"%s\" did not exist yet when the change after %X/%X was made (P55): creating it "
-            "now does not help for older changes. Create it, drop slot \"%s\" (SELECT "
-            "pg_drop_replication_slot('%s')), create the slot anew, and go on with: spate connector -c FILE "
-            "--new-epoch. Server: %s",
-            stream->config->source.publication, LSN(after), stream->config->source.slot,
-            stream->config->source.slot, words);
-        err->exit_code = SPATE_EXIT_REFUSED;
-    }
-    return SPATE_FAIL;
-}
-
 static enum spate_rc server_leaves(struct spate_err *err)
 {
     snprintf(err->sqlstate, sizeof err->sqlstate, "57P01");
@@ -304,12 +267,12 @@ static enum spate_rc drain(struct spate_stream *stream, int64_t now_ms, struct s
                 stream->repl.read_ms = now_ms;
             }
             if (spate_replication_read(&stream->repl, err))
-                return explain(stream, err);
+                return spate_explain(stream, err);
             reads++;
             continue;
         }
         if (rc != SPATE_OK)
-            return rc == SPATE_END ? server_leaves(err) : explain(stream, err);
+            return rc == SPATE_END ? server_leaves(err) : spate_explain(stream, err);
         reads = 0;
         frames++;
         stream->frame_lsn = frame.lsn ? frame.lsn : stream->frame_lsn;

@@ -42,11 +42,24 @@ SPATE_CHECKED enum spate_rc spate_pg_connect(const struct spate_pg_where *where,
 enum spate_rc spate_pg_fail(struct spate_err *err, PGconn *conn, const PGresult *res, const char *fmt, ...)
     SPATE_PRINTF(4, 5);
 
-/* The table of pg/verdict.c. sqlstate may be NULL or empty: the connection itself failed (retry). */
+/* What is done about an error (HAZARDS 8): the one table is in pg/verdict.c. */
+enum spate_pg_kind {
+    SPATE_PG_TRANSIENT, /* tried again after 0.1 s, later after up to 10 s, for ever */
+    SPATE_PG_SLOW,      /* every 10 s: a limit, room, a server that only reads */
+    SPATE_PG_OPERATOR,  /* every 30 s, with the secrets read anew: a login, a right */
+    SPATE_PG_FENCE,     /* the slot or the publication: looked at again, and what is lost is named */
+    SPATE_PG_STOP,      /* nothing but a human helps */
+    SPATE_PG_ROW        /* a row or a table: a sink finds out which, and stops with its key */
+};
+enum spate_pg_kind spate_pg_kind(const char *sqlstate);
+int64_t spate_pg_pace_ms(const char *sqlstate, int64_t backoff_ms); /* how long until it is tried again */
+bool spate_pg_prepare_again(const char *sqlstate); /* T23: with statements prepared anew it may go, once */
+void spate_pg_reference(struct spate_buf *out);    /* the table, as Markdown */
+
+/* sqlstate may be NULL or empty: the connection itself failed (retry). */
 enum spate_verdict spate_pg_verdict(const char *sqlstate);
 const char *spate_pg_condition(const char *sqlstate); /* "unique_violation"; never NULL */
 const char *spate_pg_remedy(const char *sqlstate);    /* what to do, or NULL; spate_pg_fail appends it */
-bool spate_pg_needs_operator(const char *sqlstate);   /* retry slowly (10..30 s): somebody must mend it */
 bool spate_pg_quotes_values(const char *sqlstate);    /* the server's words may hold a row's value */
 
 /* As spate_pg_fail, from the words of a connection that never came up (they hold the SQLSTATE when the

@@ -103,17 +103,6 @@ static enum spate_rc poison(struct spate_sink *sink, size_t count, struct spate_
     return SPATE_FAIL;
 }
 
-/* The target was altered under a prepared statement: a new connection looks at it afresh, once (T23). */
-static bool stale_statement(const char *sqlstate)
-{
-    static const char *const states[] = {"0A000", "26000", "42703", "42P01", "42804", "42P10"};
-
-    for (size_t i = 0; i < sizeof states / sizeof *states; i++)
-        if (strcmp(sqlstate, states[i]) == 0)
-            return true;
-    return false;
-}
-
 /* The target's enums lack a label that the source's have (T21). *done: they have it now, or *err says who has
  * to add it. A label that was given another name looks the same: rows that have it are asked for. */
 static enum spate_rc add_labels(struct spate_sink *sink, size_t count, bool *done, struct spate_err *err)
@@ -157,7 +146,8 @@ static enum spate_rc apply_failed(struct spate_sink *sink, size_t count, struct 
     }
     if (count && strcmp(err->sqlstate, "22P02") == 0 && add_labels(sink, count, &done, err) != SPATE_OK)
         return SPATE_FAIL;
-    if (stale_statement(err->sqlstate) && !sink->reprepared) {
+    /* The target was altered under a prepared statement: a new connection looks at it afresh, once (T23). */
+    if (spate_pg_prepare_again(err->sqlstate) && !sink->reprepared) {
         sink->reprepared = true;
         err->verdict = SPATE_RETRY;
         return SPATE_FAIL;

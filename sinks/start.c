@@ -29,17 +29,15 @@ bool spate_sink_pause(int ms)
     return !spate_signals_stop();
 }
 
-/* 0.1 s to 10 s, with jitter so that many sinks do not come back as one. */
+/* 0.1 s to 10 s (30 s where somebody must mend something), with jitter so that many sinks do not come back as
+ * one. */
 static bool back_off(struct spate_sink *sink, const struct spate_err *err)
 {
     unsigned doublings = sink->failures < 7 ? sink->failures : 7;
     int64_t ms = INT64_C(100) << doublings;
 
-    if (spate_pg_needs_operator(err->sqlstate) && ms < 10000)
-        ms = 10000;
     sink->failures++;
-    if (ms > 10000)
-        ms = 10000;
+    ms = spate_pg_pace_ms(err->sqlstate, ms > 10000 ? 10000 : ms);
     return spate_sink_pause((int)(ms / 2 + spate_clock_us() % (ms / 2 + 1)));
 }
 

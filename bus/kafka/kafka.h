@@ -12,5 +12,7 @@ SPATE_CHECKED enum spate_rc spate_kafka_bus_open(const struct spate_kafka_config
 
 /* The properties of librdkafka that are refused and those that are set, as Markdown. */
 void spate_kafka_reference(struct spate_buf *out);
+/* What is done about errors, as Markdown. */
+void spate_kafka_errors(struct spate_buf *out);
 
 #endif

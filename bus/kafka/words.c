@@ -1,6 +1,8 @@
 /* bus/kafka/words.c - what a failure means, in words for people, and what to do about it. */
+#include "bus/kafka/kafka.h"
 #include "bus/kafka/properties.h"
 #include "core/alloc.h"
+#include "core/buf.h"
 #include "core/clock.h"
 
 #include <stdarg.h>
@@ -10,22 +12,60 @@
 #define COMPLAINT_MS 60000 /* an older one explains nothing any more */
 #define SAY_AGAIN_MS 3600000
 
+/* What is done about a code (HAZARDS 8). A code that is not here is mended by a broker or a human while we
+ * wait, or by reading the stream's end anew: tried again, for ever. */
+static const struct action {
+    rd_kafka_resp_err_t code;
+    enum spate_verdict verdict;
+    const char *does;
+} actions[] = {
+    {RD_KAFKA_RESP_ERR__FATAL, SPATE_RETRY,
+     "a new producer, and the topic's end is read to see what arrived"},
+    {RD_KAFKA_RESP_ERR__FENCED, SPATE_RETRY,
+     "a new producer, and the topic's end is read to see what arrived"},
+    {RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, SPATE_RETRY,
+     "any record that is reported as failed: nothing behind it counts as durable, the topic is opened anew "
+     "and "
+     "its end read"},
+    {RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, SPATE_RETRY, "nothing is read or confirmed until one answers"},
+    {RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, SPATE_RETRY,
+     "a topic that this connector has published to: exit code 3; else it is made, or waited for"},
+    {RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, SPATE_RETRY,
+     "nothing is published or confirmed; the message names user, rights and command; tried again"},
+    {RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED, SPATE_RETRY, "the same"},
+    {RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED, SPATE_RETRY,
+     "the same; a password_file is read anew at each attempt"},
+    {RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, SPATE_RETRY,
+     "nothing behind it is confirmed; the message names the setting; tried again. A change that is larger "
+     "than "
+     "the topic allows when it is opened: exit code 4, with table and remedy"},
+    {RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, SPATE_RETRY,
+     "nothing is confirmed until enough brokers are back"},
+    {RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR, SPATE_RETRY, "nothing is confirmed until the broker has room"},
+    {RD_KAFKA_RESP_ERR_INVALID_RECORD, SPATE_FATAL, "stop"},
+    {RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION, SPATE_FATAL, "stop: the topic's name"},
+    {RD_KAFKA_RESP_ERR_INVALID_CONFIG, SPATE_FATAL, "stop: a setting of a topic"},
+    {RD_KAFKA_RESP_ERR_POLICY_VIOLATION, SPATE_FATAL, "stop: a setting of a topic that the cluster forbids"},
+    {RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION, SPATE_FATAL, "stop: the brokers are too old"},
+    {RD_KAFKA_RESP_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT, SPATE_FATAL, "stop: the topic's format is too old"},
+    {RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS, SPATE_FATAL, "stop"},
+    {RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE, SPATE_FATAL, "stop: the brokers, or librdkafka, are too old"},
+    {RD_KAFKA_RESP_ERR__INVALID_ARG, SPATE_FATAL, "stop: a property of librdkafka"},
+};
+
 static enum spate_verdict verdict_of(rd_kafka_resp_err_t code)
 {
-    switch (code) {
-    case RD_KAFKA_RESP_ERR_INVALID_RECORD:
-    case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
-    case RD_KAFKA_RESP_ERR_INVALID_CONFIG:
-    case RD_KAFKA_RESP_ERR_POLICY_VIOLATION:
-    case RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
-    case RD_KAFKA_RESP_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT:
-    case RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS:
-    case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE:
-    case RD_KAFKA_RESP_ERR__INVALID_ARG:
-        return SPATE_FATAL;
-    default: /* what a broker or a human mends while we wait, and what reading the stream's end anew mends */
-        return SPATE_RETRY;
-    }
+    for (size_t i = 0; i < SPATE_COUNT(actions); i++)
+        if (actions[i].code == code)
+            return actions[i].verdict;
+    return SPATE_RETRY;
+}
+
+void spate_kafka_errors(struct spate_buf *out)
+{
+    spate_buf_puts(out, "| code | what is done |\n| --- | --- |\n");
+    for (size_t i = 0; i < SPATE_COUNT(actions); i++)
+        spate_buf_printf(out, "| `%s` | %s |\n", rd_kafka_err2name(actions[i].code), actions[i].does);
 }
 
 /* Does the last complaint say more than the code? */

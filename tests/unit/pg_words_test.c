@@ -22,33 +22,27 @@ static void verdicts(void **state)
     static const struct {
         const char *code;
         enum spate_verdict verdict;
-        bool slow;
+        int64_t pace_ms;
     } cases[] = {
-        {NULL, SPATE_RETRY, false},         {"", SPATE_RETRY, false},
-        {"08006", SPATE_RETRY, false},      {"08P01", SPATE_FATAL, false},
-        {"57P01", SPATE_RETRY, false},      {"57P02", SPATE_RETRY, false},
-        {"57P03", SPATE_RETRY, false},      {"55006", SPATE_RETRY, false},
-        {"53300", SPATE_RETRY, true},       {"53400", SPATE_RETRY, true},
-        {"53100", SPATE_RETRY, true},       {"28P01", SPATE_RETRY, true},
-        {"28000", SPATE_RETRY, true},       {"42501", SPATE_RETRY, true},
-        {"3D000", SPATE_RETRY, true},       {"42704", SPATE_FATAL, false},
-        {"55000", SPATE_FATAL, false},      {"58P01", SPATE_FATAL, false},
-        {"0A000", SPATE_FATAL, false},      {"XX000", SPATE_FATAL, false},
-        {"40001", SPATE_RETRY, false},      {"40P01", SPATE_RETRY, false},
-        {"55P03", SPATE_RETRY, false},      {"25006", SPATE_RETRY, true},
-        {"23505", SPATE_QUARANTINE, false}, {"23503", SPATE_QUARANTINE, false},
-        {"23514", SPATE_QUARANTINE, false}, {"22001", SPATE_QUARANTINE, false},
-        {"22003", SPATE_QUARANTINE, false}, {"22P02", SPATE_QUARANTINE, false},
-        {"22P05", SPATE_QUARANTINE, false}, {"22021", SPATE_QUARANTINE, false},
-        {"42703", SPATE_QUARANTINE, false}, {"42P01", SPATE_QUARANTINE, false},
-        {"P0001", SPATE_QUARANTINE, false}, {"26000", SPATE_RETRY, false},
-        {"ZZ999", SPATE_FATAL, false},
+        {NULL, SPATE_RETRY, 100},         {"", SPATE_RETRY, 100},           {"08006", SPATE_RETRY, 100},
+        {"08P01", SPATE_FATAL, 100},      {"57P01", SPATE_RETRY, 100},      {"57P02", SPATE_RETRY, 100},
+        {"57P03", SPATE_RETRY, 100},      {"55006", SPATE_RETRY, 100},      {"53300", SPATE_RETRY, 10000},
+        {"53400", SPATE_RETRY, 10000},    {"53100", SPATE_RETRY, 10000},    {"28P01", SPATE_RETRY, 30000},
+        {"28000", SPATE_RETRY, 30000},    {"42501", SPATE_RETRY, 30000},    {"3D000", SPATE_RETRY, 30000},
+        {"42704", SPATE_FATAL, 100},      {"55000", SPATE_FATAL, 100},      {"58P01", SPATE_FATAL, 100},
+        {"0A000", SPATE_FATAL, 100},      {"XX000", SPATE_FATAL, 100},      {"40001", SPATE_RETRY, 100},
+        {"40P01", SPATE_RETRY, 100},      {"55P03", SPATE_RETRY, 100},      {"25006", SPATE_RETRY, 10000},
+        {"23505", SPATE_QUARANTINE, 100}, {"23503", SPATE_QUARANTINE, 100}, {"23514", SPATE_QUARANTINE, 100},
+        {"22001", SPATE_QUARANTINE, 100}, {"22003", SPATE_QUARANTINE, 100}, {"22P02", SPATE_QUARANTINE, 100},
+        {"22P05", SPATE_QUARANTINE, 100}, {"22021", SPATE_QUARANTINE, 100}, {"42703", SPATE_QUARANTINE, 100},
+        {"42P01", SPATE_QUARANTINE, 100}, {"P0001", SPATE_QUARANTINE, 100}, {"26000", SPATE_RETRY, 100},
+        {"ZZ999", SPATE_FATAL, 100},
     };
 
     (void)state;
     for (size_t i = 0; i < SPATE_COUNT(cases); i++)
         if (spate_pg_verdict(cases[i].code) != cases[i].verdict ||
-            spate_pg_needs_operator(cases[i].code) != cases[i].slow)
+            spate_pg_pace_ms(cases[i].code, 100) != cases[i].pace_ms)
             fail_msg("%s", cases[i].code ? cases[i].code : "no code");
     assert_string_equal(spate_pg_condition("23505"), "unique_violation");
     assert_string_equal(spate_pg_condition("22999"), "data_exception");
