@@ -62,7 +62,8 @@ static enum spate_rc wait_readable(void *arg, int fd, struct spate_err *err)
 
 static struct spate_table *table_of(const char *schema, const char *name)
 {
-    struct spate_catalog catalog = {conn, config.source.publication, wait_readable, NULL};
+    struct spate_catalog catalog = {
+        .conn = conn, .publication = config.source.publication, .wait = wait_readable};
     struct spate_catalog_table *tables;
     struct spate_table *found = NULL;
     struct spate_err err = {0};
