@@ -13,6 +13,9 @@
 /* In the order of enum spate_log_level. */
 static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
 
+/* In the order of enum spate_rewrites. */
+static const char *const rewrites[] = {"reread", "say", NULL};
+
 #define AT(member) offsetof(struct spate_connector_config, member)
 
 static const struct spate_option options[] = {
@@ -77,6 +80,24 @@ static const struct spate_option options[] = {
      .min = 1 << 20,
      .max = INT64_C(1) << 50,
      .doc = "WAL kept by the slot that is worth a warning; each doubling is worth another."},
+    {.key = "source.postgres.catalog_every",
+     .type = SPATE_OPT_DURATION,
+     .offset = AT(source.catalog_ms),
+     .fallback = "10s",
+     .min = 100,
+     .max = 60000,
+     .doc = "How often the published tables are looked at, for what Postgres does not send: rewrites, "
+            "partitions that come and go, tables that are added to the publication or removed. Followers are "
+            "then told to take the table anew."},
+    {.key = "source.postgres.rewrites",
+     .type = SPATE_OPT_ENUM,
+     .offset = AT(source.rewrites),
+     .fallback = "reread",
+     .choices = rewrites,
+     .doc = "When a table has a new file that the stream does not explain: reread tells followers to take it "
+            "anew; say only logs it, for sources where VACUUM FULL, CLUSTER or pg_repack run regularly. With "
+            "say, SET UNLOGGED and SET LOGGED between two looks, and TRUNCATE of one partition, are only "
+            "logged as well."},
     {.key = "tables",
      .type = SPATE_OPT_LIST,
      .offset = AT(tables),

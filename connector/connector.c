@@ -175,6 +175,7 @@ static void connector_free(struct connector *c)
     spate_transaction_fini(&c->stream.tx);
     spate_relations_fini(&c->stream.relations);
     spate_versions_free(c->stream.versions);
+    spate_told_free(c->stream.told);
     spate_epoch_drop(&c->stream.epoch);
     spate_ledger_fini(&c->stream.ledger);
     spate_privacy_free(c->privacy);
@@ -198,6 +199,7 @@ enum spate_rc spate_connector_run(const struct spate_connector_config *config, b
     c->config.privacy = c->privacy;
     c->config.status = spate_status_open(config);
     c->stream.config = &c->config;
+    c->stream.told = spate_told_new();
     c->new_epoch = new_epoch;
     c->backoff_ms = BACKOFF_FIRST_MS;
     c->random = (unsigned)spate_clock_us();

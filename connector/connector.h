@@ -12,6 +12,8 @@
 struct spate_privacy;
 struct spate_status;
 
+enum spate_rewrites { SPATE_REWRITES_REREAD, SPATE_REWRITES_SAY };
+
 struct spate_connector_config {
     const char *path; /* of the file, for messages; set by the caller, may be NULL */
     char *name;       /* connector: also the stream's topic */
@@ -22,6 +24,8 @@ struct spate_connector_config {
         bool failover; /* standbys are to keep the slot in step (17+) */
         int64_t watch_ms;               /* how often the slot is looked at */
         int64_t retained_warning_bytes; /* WAL that it keeps: told from here on, at each doubling */
+        int64_t catalog_ms;             /* how often the published tables are looked at */
+        int rewrites;                   /* enum spate_rewrites */
     } source;
     struct spate_strings tables; /* globs */
     struct spate_lists exclude;  /* table globs -> columns that do not leave */

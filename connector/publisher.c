@@ -7,6 +7,7 @@
 #include "core/failpoint.h"
 #include "core/log.h"
 #include "core/signals.h"
+#include "schemas/json.h"
 
 #include <inttypes.h>
 #include <poll.h>
@@ -184,6 +185,14 @@ void spate_publisher_heartbeat(struct spate_publisher *publisher, const struct s
     append(publisher, at, publisher->bytes.len - at, heartbeat->wall_us, token);
 }
 
+void spate_publisher_stale(struct spate_publisher *publisher, const struct spate_stale *stale)
+{
+    size_t at = publisher->bytes.len;
+
+    spate_encode_stale(&publisher->bytes, stale);
+    append(publisher, at, publisher->bytes.len - at, stale->wall_us, 0);
+}
+
 void spate_publisher_epoch(struct spate_publisher *publisher, const struct spate_epoch *epoch, uint64_t token)
 {
     size_t at = publisher->bytes.len;
@@ -318,6 +327,25 @@ enum spate_rc spate_publisher_schema(struct spate_publisher *publisher, const st
                      SPATE_SLICE_ARG(table->json_schema), SPATE_SLICE_ARG(table->json_name), table->v);
     rc = publish_schemas(publisher, spate_buf_view(&key), spate_buf_view(&value), now_us, err);
     SPATE_FAILPOINT(connector_schema_published);
+    spate_buf_fini(&value);
+    spate_buf_fini(&key);
+    return rc;
+}
+
+enum spate_rc spate_publisher_storage(struct spate_publisher *publisher, const struct spate_storage *storage,
+                                      struct spate_err *err)
+{
+    struct spate_buf value = {0}, key = {0};
+    enum spate_rc rc;
+
+    spate_encode_storage(&value, storage);
+    /* The newest of each table is what compaction keeps. */
+    spate_buf_puts(&key, "{\"schema\":");
+    spate_json_put_name(&key, storage->schema);
+    spate_buf_puts(&key, ",\"table\":");
+    spate_json_put_name(&key, storage->table);
+    spate_buf_puts(&key, ",\"storage\":true}");
+    rc = publish_schemas(publisher, spate_buf_view(&key), spate_buf_view(&value), storage->wall_us, err);
     spate_buf_fini(&value);
     spate_buf_fini(&key);
     return rc;

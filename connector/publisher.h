@@ -59,6 +59,7 @@ SPATE_CHECKED enum spate_rc spate_publisher_change(struct spate_publisher *publi
                                                    struct spate_err *err);
 void spate_publisher_heartbeat(struct spate_publisher *publisher, const struct spate_heartbeat *heartbeat,
                                uint64_t token);
+void spate_publisher_stale(struct spate_publisher *publisher, const struct spate_stale *stale);
 void spate_publisher_epoch(struct spate_publisher *publisher, const struct spate_epoch *epoch,
                            uint64_t token);
 
@@ -91,6 +92,9 @@ SPATE_CHECKED enum spate_rc spate_publisher_settle(struct spate_publisher *publi
  * SPATE_AGAIN: full, call again. Durable when spate_publisher_schemas_durable says so. */
 SPATE_CHECKED enum spate_rc spate_publisher_schema(struct spate_publisher *publisher,
                                                    const struct spate_table *table, struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_publisher_storage(struct spate_publisher *publisher,
+                                                    const struct spate_storage *storage,
+                                                    struct spate_err *err);
 SPATE_CHECKED enum spate_rc spate_publisher_schemas_epoch(struct spate_publisher *publisher,
                                                           const struct spate_epoch *epoch,
                                                           struct spate_err *err);

@@ -11,6 +11,7 @@ static enum spate_rc take_message(struct spate_stream *stream, struct spate_slic
                                   struct spate_arena *arena, struct spate_err *err)
 {
     struct spate_table *table = NULL;
+    struct spate_storage storage;
     struct spate_epoch epoch;
     struct spate_head head;
 
@@ -29,8 +30,13 @@ static enum spate_rc take_message(struct spate_stream *stream, struct spate_slic
     } else if (head.op == SPATE_OP_EPOCH) {
         if (spate_decode_epoch(line, &epoch, arena, err))
             return SPATE_FAIL;
+        spate_told_epoch(stream->told, &epoch);
         if (!stream->epoch.present || epoch.epoch > stream->epoch.epoch.epoch)
             spate_epoch_keep(&stream->epoch, &epoch);
+    } else if (head.op == SPATE_OP_STORAGE) {
+        if (spate_decode_storage(line, &storage, arena, err))
+            return SPATE_FAIL;
+        spate_told_storage(stream->told, &storage);
     }
     return SPATE_OK;
 }

@@ -2,8 +2,8 @@
 #include "connector/session.h"
 
 #include "connector/check.h"
-#include "connector/failover.h"
 #include "connector/explain.h"
+#include "connector/failover.h"
 #include "connector/lsn.h"
 #include "connector/opening.h"
 #include "connector/preflight.h"
@@ -51,6 +51,7 @@ enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *e
     spate_relations_fini(&stream->relations);
     spate_versions_free(stream->versions);
     stream->versions = spate_versions_new();
+    spate_told_forget(stream->told);
     stream->epoch = (struct spate_epoch_record){0};
     SPATE_FAILPOINT(connector_bus_opened);
     if (rc == SPATE_OK)
@@ -77,7 +78,9 @@ static enum spate_rc catalog_wait(void *arg, int fd, struct spate_err *err)
     return spate_stream_serve(arg, fd, err);
 }
 
-static enum spate_rc connect_source(struct spate_stream *stream, struct spate_err *err)
+/* first: in this process. Whoever runs on is not sent away by what changes later: the server's own words come
+ * then, and what is missing is waited for (P67). */
+static enum spate_rc connect_source(struct spate_stream *stream, bool first, struct spate_err *err)
 {
     const struct spate_connector_config *config = stream->config;
     char application[80];
@@ -92,6 +95,8 @@ static enum spate_rc connect_source(struct spate_stream *stream, struct spate_er
 
     snprintf(application, sizeof application, "spate_%.60s", config->name);
     rc = spate_pg_connect(&where, CONNECT_MS, &stream->sql, err);
+    if (rc == SPATE_OK && first)
+        rc = spate_check_start(stream->sql, config, err);
     if (rc != SPATE_OK)
         return rc;
     where.replication = true;
@@ -415,6 +420,7 @@ static void begin_streaming(struct spate_stream *stream, uint64_t confirmed)
     stream->dry = false;
     stream->dense = false;
     spate_weave_session(stream->weave, stream->epoch.epoch.epoch);
+    spate_told_session(stream->told);
     spate_log(
         SPATE_LOG_INFO, "streaming", "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64 " compare=%" PRIu64,
         stream->config->source.slot, LSN(confirmed), stream->tx.epoch, tail->last, tail->last - tail->first);
@@ -430,9 +436,7 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
 
     spate_transaction_release(&stream->tx); /* what was held comes again */
     stream->tables_known = false;
-    rc = connect_source(stream, err);
-    if (rc == SPATE_OK)
-        rc = spate_check_start(stream->sql, config, first, err);
+    rc = connect_source(stream, first, err);
     if (rc == SPATE_OK && first)
         rc = spate_privacy_verify(config->privacy, stream->sql, err);
     /* While we were away another connector may have published for this stream. */

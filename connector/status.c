@@ -334,3 +334,14 @@ void spate_status_streaming(struct spate_status *status, const struct spate_stre
     spate_status_state(status, SPATE_CONNECTOR_STREAMING, NULL);
     spate_watch_now(status->watch);
 }
+
+struct spate_survey *spate_status_survey(struct spate_status *status)
+{
+    return status && status->watch ? spate_watch_take(status->watch) : NULL;
+}
+
+void spate_status_survey_soon(struct spate_status *status)
+{
+    if (status)
+        spate_watch_now(status->watch);
+}

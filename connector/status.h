@@ -18,6 +18,7 @@
 
 struct spate_stream;
 struct spate_status;
+struct spate_survey;
 
 /* Starts the pages (status.listen) and the watch on the slot. The configuration outlives it. */
 struct spate_status *spate_status_open(const struct spate_connector_config *config);
@@ -34,6 +35,11 @@ void spate_status_streaming(struct spate_status *status, const struct spate_stre
 
 /* Once per turn; looks at the stream when a tenth of a second has passed. */
 void spate_status_turn(struct spate_status *status, const struct spate_stream *stream, int64_t now_ms);
+
+/* The survey that the watch made last, or NULL where none came since: the caller's. */
+struct spate_survey *spate_status_survey(struct spate_status *status);
+/* The published tables are to be looked at soon. */
+void spate_status_survey_soon(struct spate_status *status);
 
 /* A session or an attempt failed; `again`: another one follows, else the process ends. */
 void spate_status_failed(struct spate_status *status, const struct spate_err *err, bool again);

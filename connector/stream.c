@@ -152,7 +152,8 @@ static enum spate_rc on_relation(struct spate_stream *stream, const struct spate
                                  struct spate_err *err)
 {
     struct spate_table *table = NULL;
-    const struct spate_table *version = NULL;
+    const struct spate_table *version = NULL,
+                             *before = spate_relations_find(&stream->relations, msg->relation.oid);
     struct spate_cover *cover = NULL;
     enum spate_rc rc = spate_relation_resolve(&stream->relations, &stream->catalog, msg, &table, err);
 
@@ -164,6 +165,9 @@ static enum spate_rc on_relation(struct spate_stream *stream, const struct spate
         spate_relations_set(&stream->relations, msg->relation.oid, version, cover);
     else
         spate_cover_free(cover);
+    /* It was altered: were rows rewritten with it (P32)? */
+    if (rc == SPATE_OK && before && before != version)
+        spate_status_survey_soon(stream->config->status);
     return rc;
 }
 
@@ -180,6 +184,15 @@ static enum spate_rc on_commit(struct spate_stream *stream, const struct spate_p
     if (msg->commit.end_lsn > stream->repl.wal_end)
         stream->repl.wal_end = msg->commit.end_lsn;
     return SPATE_OK;
+}
+
+/* It explains the new files that the tables have now. */
+static void note_truncate(struct spate_stream *stream, const struct spate_pgoutput *msg)
+{
+    struct spate_slice at = msg->truncate.at;
+
+    for (uint32_t i = 0; i < msg->truncate.count; i++)
+        spate_told_truncate(stream->told, spate_pgoutput_oid(&at), stream->tx.xid);
 }
 
 /* Takes one frame; *taken: the frame's buffer is held now. Publishes one change at most. */
@@ -210,10 +223,12 @@ static enum spate_rc on_frame(struct spate_stream *stream, struct spate_frame *f
         if (spate_slice_is(msg.message.prefix, SPATE_NUDGE_PREFIX))
             return SPATE_OK; /* our own, to wake the stream: no change */
         break;
+    case SPATE_PGOUTPUT_TRUNCATE:
+        note_truncate(stream, &msg);
+        break;
     case SPATE_PGOUTPUT_INSERT:
     case SPATE_PGOUTPUT_UPDATE:
     case SPATE_PGOUTPUT_DELETE:
-    case SPATE_PGOUTPUT_TRUNCATE:
         break;
     }
     rc = settle(stream, 0, err);
@@ -247,7 +262,8 @@ static enum spate_rc drain(struct spate_stream *stream, int64_t now_ms, struct s
     int frames = 0;
 
     stream->dry = false;
-    while (frames < TURN_FRAMES && has_room(stream) && !spate_weave_wants(stream->weave, stream)) {
+    while (frames < TURN_FRAMES && has_room(stream) && !spate_weave_wants(stream->weave, stream) &&
+           !spate_told_wants(stream->told, stream)) {
         struct spate_frame frame = {0};
         bool taken = false;
         enum spate_rc rc = spate_replication_next(&stream->repl, &stream->ledger, &frame, err);
@@ -411,6 +427,8 @@ enum spate_rc spate_stream_turn(struct spate_stream *stream, int64_t now_ms, str
         rc = spate_weave_turn(stream->weave, stream, now_ms, err);
         rc = rc == SPATE_AGAIN ? SPATE_OK : rc; /* a chunk is in the middle: it goes on in the next turn */
     }
+    if (rc == SPATE_OK)
+        rc = spate_told_turn(stream->told, stream, now_ms, err);
     if (rc != SPATE_OK)
         return rc;
     /* The socket ran dry, or the turn is over: nothing waits in a batch for more to come. */
@@ -460,8 +478,10 @@ void spate_stream_wait(struct spate_stream *stream, int64_t now_ms)
         timeout_ms = heartbeat_due_ms(stream, now_ms);
     if ((!room || (writer_fd < 0 && !spate_ledger_idle(&stream->ledger))) && timeout_ms > FULL_RETRY_MS)
         timeout_ms = FULL_RETRY_MS;
-    if (room && spate_weave_wants(stream->weave, stream))
+    if (room && (spate_weave_wants(stream->weave, stream) || spate_told_wants(stream->told, stream)))
         return;
+    if (room && spate_told_due_ms(stream->told) < timeout_ms)
+        timeout_ms = spate_told_due_ms(stream->told);
     if (room && spate_weave_due_ms(stream->weave, now_ms) < timeout_ms)
         timeout_ms = spate_weave_due_ms(stream->weave, now_ms);
     if (room)

@@ -16,6 +16,7 @@
 #include "connector/recovery.h"
 #include "connector/relation.h"
 #include "connector/replication.h"
+#include "connector/told.h"
 #include "connector/transaction.h"
 #include "connector/versions.h"
 #include "connector/weave.h"
@@ -39,6 +40,7 @@ struct spate_stream {
     struct spate_tail tail;          /* where this connection began */
     struct spate_recheck recheck;
     struct spate_weave *weave; /* snapshots; owned by the connector */
+    struct spate_told *told;   /* of what no message carries; owned by the connector */
 
     uint64_t floor;       /* greatest end that stood on the bus when this connection began */
     int64_t heartbeat_ms; /* when the last heartbeat was published, or the connection began */

@@ -23,6 +23,9 @@
 #define LASTING_LOOKS  3 /* a busy source writes much between two heartbeats; what lasts is news */
 #define BLIND_LOOKS    3 /* a restart of the source is no news: the data plane tells it */
 #define BLIND_EVERY_MS 600000
+#define AGE_FIRST      INT64_C(50000000) /* a quarter of the way to an anti-wraparound vacuum (P72) */
+#define SURVEY_SHARE   20  /* a survey is made after so many times as long as the last one took, */
+#define SURVEY_SOON_MS 200 /* and not sooner than this, however often it is asked for */
 
 const char *const spate_wal_status_names[] = {"reserved", "extended", "unreserved", "lost", NULL};
 
@@ -159,6 +162,20 @@ static void judge_scarcity(struct spate_watch_memory *memory, const struct spate
     }
 }
 
+static void judge_age(struct spate_watch_memory *memory, const struct spate_slot_look *look, const char *slot,
+                      const struct voice *voice)
+{
+    int ages = look->xmin_age > 0 ? doublings_of(look->xmin_age, AGE_FIRST) : 0;
+
+    if (ages > memory->ages)
+        say(voice, SPATE_LOG_WARN, "slot-age",
+            "slot \"%s\" keeps what %" PRId64 " transactions left in the source's catalogs, which VACUUM "
+            "cannot remove: they bloat, and planning "
+            "gets slower. See why the connector is behind; if it is never to come back, drop the slot",
+            slot, look->xmin_age);
+    memory->ages = ages;
+}
+
 void spate_watch_judge(struct spate_watch_memory *memory, const struct spate_slot_look *look,
                        const char *slot, int64_t threshold_bytes, spate_watch_tell_fn *tell, void *arg)
 {
@@ -170,6 +187,7 @@ void spate_watch_judge(struct spate_watch_memory *memory, const struct spate_slo
     }
     judge_status(memory, look, slot, &voice);
     judge_scarcity(memory, look, slot, &voice);
+    judge_age(memory, look, slot, &voice);
     if (look->retained_bytes >= 0)
         judge_growth(memory, look, slot, threshold_bytes, &voice);
 }
@@ -187,6 +205,10 @@ struct spate_watch {
     struct spate_watch_memory memory;
     unsigned blind; /* looks in a row that failed */
     int64_t blind_told_ms;
+    struct spate_survey *last;  /* what was read last */
+    struct spate_survey *ready; /* and not taken yet; atomic */
+    int64_t surveyed_ms, surveyed_us, survey_ms;
+    bool survey_failed;
 };
 
 /* What can be read on a primary and, for a slot there, on a standby. */
@@ -194,7 +216,7 @@ static const char look_sql[] =
     "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
     " ELSE pg_catalog.pg_current_wal_flush_lsn() END, s.slot_name IS NOT NULL, s.active, s.restart_lsn,"
     " s.confirmed_flush_lsn, s.wal_status, s.safe_wal_size, (SELECT c.setting::bigint * 1048576 FROM"
-    " pg_catalog.pg_settings c WHERE c.name = 'max_slot_wal_keep_size')"
+    " pg_catalog.pg_settings c WHERE c.name = 'max_slot_wal_keep_size'), pg_catalog.age(s.catalog_xmin)"
     " FROM (VALUES (1)) AS one LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = $1";
 
 static int64_t bytes_of(const PGresult *res, int column)
@@ -226,6 +248,7 @@ static void read_look(const PGresult *res, struct spate_slot_look *look)
     look->safe_bytes = bytes_of(res, 6);
     look->keep_bytes = bytes_of(res, 7);
     look->retained_bytes = between(look->restart, look->wal);
+    look->xmin_age = bytes_of(res, 8);
     look->behind_bytes = between(look->confirmed, look->wal);
 }
 
@@ -252,6 +275,8 @@ static enum spate_rc look_once(struct spate_watch *watch, struct spate_slot_look
     if (rc == SPATE_OK) {
         read_look(res, look);
         look->server = PQserverVersion(watch->conn);
+        look->surveyed_us = watch->surveyed_us;
+        look->survey_ms = watch->survey_ms;
     } else {
         PQfinish(watch->conn);
         watch->conn = NULL;
@@ -289,29 +314,113 @@ static void tell_log(void *arg, enum spate_log_level level, const char *event, c
               look->retained_bytes, look->behind_bytes, spate_log_quote(quoted, sizeof quoted, text));
 }
 
+/* ---- surveys ---- */
+
+static enum spate_rc survey_once(struct spate_watch *watch, bool asked, struct spate_err *err)
+{
+    struct spate_survey *survey = NULL;
+    bool moved = true;
+    enum spate_rc rc = SPATE_OK;
+
+    if (watch->last && !asked)
+        rc = spate_survey_moved(watch->conn, watch->last, &moved, err);
+    if (rc == SPATE_OK && moved)
+        rc = spate_survey_read(watch->conn, watch->config->source.publication, watch->last, &survey, err);
+    if (rc != SPATE_OK)
+        return rc;
+    watch->surveyed_us = spate_clock_wall_us();
+    if (!survey)
+        return SPATE_OK;
+    watch->survey_ms = survey->took_ms;
+    spate_log(SPATE_LOG_DEBUG, "survey", "tables=%zu files=%zu took_ms=%" PRId64 " lsn=%" PRIx64,
+              survey->count, survey->leaf_count, survey->took_ms, survey->lsn);
+    spate_survey_drop(watch->last);
+    watch->last = spate_survey_hold(survey);
+    spate_survey_drop(__atomic_exchange_n(&watch->ready, survey, __ATOMIC_ACQ_REL));
+    return SPATE_OK;
+}
+
+/* When the next one is due. One that takes long is made less often: the source has other work. */
+static int64_t survey_due_ms(const struct spate_watch *watch, bool asked)
+{
+    int64_t every_ms = asked ? SURVEY_SOON_MS : watch->config->source.catalog_ms;
+
+    if (every_ms < watch->survey_ms * SURVEY_SHARE)
+        every_ms = watch->survey_ms * SURVEY_SHARE;
+    return watch->surveyed_ms + (every_ms > 60000 ? 60000 : every_ms); /* F20 */
+}
+
+/* Of the published tables, when it is time. */
+static void survey(struct spate_watch *watch, bool *asked)
+{
+    struct spate_err err = {0};
+    enum spate_rc rc;
+
+    if (!watch->conn || (watch->surveyed_ms && spate_clock_ms() < survey_due_ms(watch, *asked)))
+        return;
+    rc = survey_once(watch, *asked, &err);
+    watch->surveyed_ms = spate_clock_ms();
+    *asked = false;
+    if (rc != SPATE_OK) {
+        PQfinish(watch->conn);
+        watch->conn = NULL;
+    }
+    if (rc == SPATE_FAIL && !watch->survey_failed)
+        spate_log_err(SPATE_LOG_WARN, "tables-unwatched", &err);
+    if (rc == SPATE_OK && watch->survey_failed)
+        spate_log(SPATE_LOG_INFO, "tables-watched", "publication=%s", watch->config->source.publication);
+    watch->survey_failed = rc == SPATE_FAIL;
+}
+
+struct spate_survey *spate_watch_take(struct spate_watch *watch)
+{
+    if (!__atomic_load_n(&watch->ready, __ATOMIC_RELAXED))
+        return NULL;
+    return __atomic_exchange_n(&watch->ready, NULL, __ATOMIC_ACQ_REL);
+}
+
+/* ---- the thread ---- */
+
+static void look(struct spate_watch *watch)
+{
+    struct spate_slot_look seen;
+    struct spate_err err = {0};
+    enum spate_rc rc = look_once(watch, &seen, &err);
+
+    if (rc == SPATE_OK) {
+        sees_again(watch);
+        spate_watch_judge(&watch->memory, &seen, watch->config->source.slot,
+                          watch->config->source.retained_warning_bytes, tell_log, &seen);
+        watch->seen(watch->arg, &seen);
+    } else if (rc == SPATE_FAIL) {
+        went_blind(watch, &err);
+    }
+}
+
 static void *watch_slot(void *arg)
 {
     struct spate_watch *watch = arg;
-    const struct spate_connector_config *config = watch->config;
     struct pollfd fds[2] = {{.fd = watch->wake_fd, .events = POLLIN},
                             {.fd = spate_signals_fd(), .events = POLLIN}};
+    int64_t look_ms = 0;
+    bool asked = true;
 
     while (!atomic_load(&watch->stopping) && !spate_signals_stop()) {
-        struct spate_slot_look look;
-        struct spate_err err = {0};
-        enum spate_rc rc = look_once(watch, &look, &err);
+        int64_t now_ms = spate_clock_ms(), due_ms;
 
-        if (rc == SPATE_OK) {
-            sees_again(watch);
-            spate_watch_judge(&watch->memory, &look, config->source.slot,
-                              config->source.retained_warning_bytes, tell_log, &look);
-            watch->seen(watch->arg, &look);
-        } else if (rc == SPATE_FAIL) {
-            went_blind(watch, &err);
+        if (now_ms >= look_ms) {
+            look(watch);
+            look_ms = spate_clock_ms() + watch->config->source.watch_ms;
         }
-        poll(fds, 2, (int)config->source.watch_ms);
+        survey(watch, &asked);
+        due_ms = survey_due_ms(watch, asked);
+        due_ms = watch->conn && due_ms < look_ms ? due_ms : look_ms;
+        now_ms = spate_clock_ms();
+        poll(fds, 2, due_ms > now_ms ? (int)(due_ms - now_ms) : 0);
         if (eventfd_read(watch->wake_fd, &(eventfd_t){0}) != 0)
             continue; /* nobody woke us: it is time */
+        asked = true;
+        look_ms = 0;
     }
     PQfinish(watch->conn);
     return NULL;
@@ -350,5 +459,7 @@ void spate_watch_stop(struct spate_watch *watch)
     spate_watch_now(watch);
     pthread_join(watch->thread, NULL);
     close(watch->wake_fd);
+    spate_survey_drop(watch->last);
+    spate_survey_drop(watch->ready);
     free(watch);
 }

@@ -1,5 +1,5 @@
 /* connector/watch.h - the slot is somebody's disk: a look at it every few seconds, whatever the data plane is
- * doing.
+ * doing. And a look at the published tables, for what the stream does not tell (connector/survey.h).
  *
  * WAL that the slot keeps grows while the bus is down, while this process waits for its turn, or while a
  * transaction on the source stays open. It is reported before it hurts, at each doubling, and before
@@ -10,6 +10,7 @@
 #define SPATE_CONNECTOR_WATCH_H
 
 #include "connector/connector.h"
+#include "connector/survey.h"
 #include "core/log.h"
 
 #include <stdbool.h>
@@ -37,6 +38,9 @@ struct spate_slot_look {
     int64_t safe_bytes;               /* that may be written before the slot is in danger; -1: no limit */
     int64_t keep_bytes;               /* max_slot_wal_keep_size; -1: no limit */
     int server;                       /* version number */
+    int64_t xmin_age;    /* transactions since the oldest whose leftovers in the catalog it keeps; -1 */
+    int64_t surveyed_us; /* wall clock: the published tables were looked at last; 0: not yet */
+    int64_t survey_ms;   /* how long that took */
 };
 
 /* ---- what is worth a word, pure ---- */
@@ -46,6 +50,7 @@ struct spate_watch_memory { /* all zero: nothing was said */
     int above;              /* looks in a row that found more than was told */
     int scarcity;           /* 1: below a fifth of the limit was told; 2: below a twentieth */
     enum spate_wal_status status;
+    int ages; /* doublings of the first age that is worth a word */
 };
 typedef void spate_watch_tell_fn(void *arg, enum spate_log_level level, const char *event, const char *text);
 void spate_watch_judge(struct spate_watch_memory *memory, const struct spate_slot_look *look,
@@ -58,7 +63,9 @@ struct spate_watch;
  * thread could be started (logged). */
 struct spate_watch *spate_watch_start(const struct spate_connector_config *config,
                                       void (*seen)(void *arg, const struct spate_slot_look *look), void *arg);
-/* A look at once: something happened to the slot. Any thread. */
+/* The survey that was made last, if none was taken since; the caller's. Any thread. */
+struct spate_survey *spate_watch_take(struct spate_watch *watch);
+/* A look at once, and a survey soon: something happened. Any thread. */
 void spate_watch_now(struct spate_watch *watch);
 /* Waits until a look that is under way is over, a few seconds at most; at once when a stop was asked for. */
 void spate_watch_stop(struct spate_watch *watch);

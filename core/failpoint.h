@@ -55,6 +55,9 @@
     X(connector_chunk_half, "connector", "any", false, "its first row as well, and not its end")             \
     X(connector_chunk_end, "connector", "any", false, "all of the chunk is on its way to the bus")           \
     X(connector_ranges_end, "connector", "any", false, "so is the word that all ranges were sent")           \
+    X(connector_stale_published, "connector", "any", false, "stale is on its way to the bus, nobody knows")  \
+    X(connector_stale_durable, "connector", "any", false, "it is durable, and not yet remembered as told")   \
+    X(connector_storage_published, "connector", "any", false, "what was told of a table is on _schemas")     \
     X(connector_stop, "connector", "any", false,                                                             \
       "told to stop: all is durable, the last status is not sent")                                           \
     X(local_recover, "connector", "local", false, "the manifest promises new bases, nothing stands there")   \

@@ -41,6 +41,7 @@ class Lab:
         if bus == "local":
             self.world.bus["local"]["segment_bytes"] = "1MiB"  # so that a round rolls over
         self.world.config["snapshots"] = {"chunk_bytes": "64KiB"}
+        self.world.config["source"]["postgres"]["catalog_every"] = "200ms"
         self.world.src("CREATE TABLE t (id int PRIMARY KEY, v text, filler text); CREATE TABLE other (id int PRIMARY KEY, v text);"
                        "CREATE TABLE idle (id int PRIMARY KEY); CREATE SCHEMA private; CREATE TABLE private.noise (x text);"
                        "ALTER TABLE t ALTER filler SET STORAGE EXTERNAL")
@@ -92,6 +93,12 @@ class Lab:
         scratch.until(lambda: "event=streaming" in self.connector.text() or not self.connector.running(), "the connector streams")
         self.base += 1000
         self.world.src(f"ALTER TABLE other ADD COLUMN c{self.base} int; INSERT INTO other (id) VALUES ({self.base})")
+
+    def rewrite(self):
+        """What no message carries, of a table that no sink takes."""
+        scratch.until(lambda: "event=streaming" in self.connector.text() or not self.connector.running(), "the connector streams")
+        self.base += 1000
+        self.world.src(f"ALTER TABLE other ADD COLUMN d{self.base} int DEFAULT 1")
 
     def opens_epoch(self):
         if not self.connector.running():
@@ -312,6 +319,9 @@ CASES = {
     "connector_heartbeat": [working(1, Lab.noise)],
     "connector_confirm": [working(3)],
     "connector_confirmed": [working(3)],
+    "connector_stale_published": [working(1, Lab.rewrite)],
+    "connector_stale_durable": [working(1, Lab.rewrite)],
+    "connector_storage_published": [opening(3), working(2, Lab.rewrite)],
     "connector_stop": [stopping],
     "connector_chunk_locked": [asking(2)],
     "connector_chunk_read": [asking(2)],
