@@ -220,7 +220,8 @@ enum spate_rc spate_follow_table(struct spate_version *version, const struct spa
     PQclear(res);
     if (follow.clauses.len) {
         spate_buf_printf(&sql, "ALTER TABLE %s %s", projection->target, spate_buf_str(&follow.clauses));
-        if (projection->load.kind == SPATE_LOAD_SHADOW) /* it has to be of the same shape */
+        if (projection->load.kind == SPATE_LOAD_SHADOW &&
+            !projection->load.copied) /* it has to be of the same shape */
             spate_buf_printf(&sql, "; ALTER TABLE %s %s", projection->load.shadow,
                              spate_buf_str(&follow.clauses));
         rc = alter(version, store, spate_buf_str(&sql), err);
@@ -360,6 +361,7 @@ static enum spate_rc add_missing(const struct spate_version *version, size_t use
     for (int r = 0; rc == SPATE_OK && r < PQntuples(res); r++) {
         rc = add_label(version, store, type, PQgetvalue(res, r, 0), err);
         *added |= rc == SPATE_OK;
+        version->projection->labelled |= rc == SPATE_OK;
     }
     PQclear(res);
     spate_buf_fini(&seen);

@@ -126,8 +126,9 @@ struct spate_projection {
     struct spate_version *current;    /* the one met last */
     const struct spate_table *before; /* what the target table fitted until the version that is made now;
                                          NULL: the target is not to be altered; borrowed */
-    bool same; /* rows that are there are as good as if the version that was made last had written them */
-    bool late; /* the bus knows no such table yet (sinks/late.h) */
+    bool same;     /* rows that are there are as good as if the version that was made last had written them */
+    bool labelled; /* a type of it was given another label just now (sinks/follow.h) */
+    bool late;     /* the bus knows no such table yet (sinks/late.h) */
     uint32_t *unfit; /* owned: versions that are past, and cannot be written to the table of today */
     size_t unfit_count;
     int64_t lacked_ms; /* when a row was missing that must have been there; 0: never */

@@ -112,12 +112,12 @@ static enum spate_rc add_labels(struct spate_sink *sink, size_t count, bool *don
 
     if (rc == SPATE_FAIL && now.verdict != SPATE_RETRY && now.exit_code != SPATE_EXIT_REFUSED)
         return SPATE_OK; /* what was refused says more */
+    if (rc == SPATE_OK && *done)
+        return spate_stale_labelled(sink, err);
     *done |= rc != SPATE_OK;
-    if (!*done)
-        return SPATE_OK;
-    *err = now;
-    return rc == SPATE_OK ? spate_fail(err, SPATE_RETRY, "a label was added to a type of the target")
-                          : SPATE_FAIL;
+    if (*done)
+        *err = now;
+    return *done ? SPATE_FAIL : SPATE_OK;
 }
 
 static enum spate_rc apply_failed(struct spate_sink *sink, size_t count, struct spate_err *err)

@@ -208,12 +208,39 @@ enum spate_rc spate_stale_mark(struct spate_sink *sink, struct spate_projection 
     return mark(sink, tables, 1, why, err);
 }
 
+/* After a batch failed: nothing that was heard since the last commit counts, and it is read again. Whatever
+ * comes of it, what is stored decides. */
+static void mark_failed(struct spate_sink *sink, struct spate_projection **tables, size_t count,
+                        const char *why)
+{
+    struct spate_err failed = {0};
+
+    if (spate_sink_rewind(sink, &failed) != SPATE_OK || mark(sink, tables, count, why, &failed) != SPATE_OK)
+        spate_log_err(SPATE_LOG_WARN, "retry", &failed);
+}
+
+enum spate_rc spate_stale_labelled(struct spate_sink *sink, struct spate_err *err)
+{
+    struct spate_projection **tables =
+        spate_arena_alloc(&sink->arena, sink->projection_count * sizeof *tables);
+    size_t count = 0;
+
+    for (size_t p = 0; p < sink->projection_count; p++) {
+        if (sink->projections[p].labelled)
+            tables[count++] = &sink->projections[p];
+        sink->projections[p].labelled = false;
+    }
+    mark_failed(sink, tables, count, "labels");
+    *err = (struct spate_err){0};
+    return spate_fail(err, SPATE_RETRY, "a label was added to a type of the target");
+}
+
 void spate_stale_lost(struct spate_sink *sink, struct spate_err *err)
 {
     const struct spate_version *version = sink->apply.lacks;
-    struct spate_projection *projection = version ? version->projection : NULL;
+    struct spate_projection *projection = version ? version->projection : NULL, **tables;
     const int64_t now = spate_clock_ms();
-    struct spate_err cause = *err, failed = {0};
+    struct spate_err cause = *err;
 
     if (!projection || sink->config->snapshot != SPATE_SINK_AUTO ||
         (projection->lacked_ms && now - projection->lacked_ms < LOST_EVERY_MS))
@@ -222,10 +249,9 @@ void spate_stale_lost(struct spate_sink *sink, struct spate_err *err)
     cause.exit_code = SPATE_EXIT_OK;
     spate_log_err(SPATE_LOG_ERROR, "row-missing", &cause);
     sink->lacked++;
-    if (spate_sink_rewind(sink, &failed) != SPATE_OK ||
-        spate_stale_mark(sink, projection, "row-missing", &failed) != SPATE_OK)
-        spate_log_err(SPATE_LOG_WARN, "row-missing", &failed);
-    /* Whatever came of it: what is stored decides, and it is read again. */
+    tables = spate_arena_alloc(&sink->arena, sink->projection_count * sizeof *tables);
+    tables[0] = projection;
+    mark_failed(sink, tables, 1, "row-missing");
     *err = (struct spate_err){0};
     (void)spate_fail(err, SPATE_RETRY, "table %s lacks a row; it is loaded again", projection->target);
 }

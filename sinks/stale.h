@@ -24,6 +24,11 @@ SPATE_CHECKED enum spate_rc spate_stale_hear(struct spate_sink *sink, struct spa
 SPATE_CHECKED enum spate_rc spate_stale_mark(struct spate_sink *sink, struct spate_projection *projection,
                                              const char *why, struct spate_err *err);
 
+/* Labels were added to types of the projections marked `labelled`, after a batch was refused for lack of
+ * them. One that was renamed looks the same, and then rows hold what it was called before. SPATE_FAIL, retry.
+ */
+enum spate_rc spate_stale_labelled(struct spate_sink *sink, struct spate_err *err);
+
 /* Says that the table is marked, and what comes of it. */
 void spate_stale_tell(const struct spate_sink *sink, const struct spate_projection *projection,
                       const char *why);
