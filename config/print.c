@@ -195,15 +195,37 @@ static void print_value(const struct printer *printer, const struct spate_option
     }
 }
 
+/* What is unset and has no default is left out: its absence is its value. */
+static bool is_unset(const struct spate_option *option, const void *member)
+{
+    switch (option->type) {
+    case SPATE_OPT_STRING:
+        return !*(char *const *)member;
+    case SPATE_OPT_INT:
+    case SPATE_OPT_DURATION:
+    case SPATE_OPT_BYTES:
+        return !option->fallback && option->min > 0 && *(const int64_t *)member == 0;
+    default:
+        return false;
+    }
+}
+
 static bool print_child(void *arg, const struct spate_key *key)
 {
     const struct printer *printer = arg;
-    struct spate_buf deeper = {0};
+    struct spate_buf deeper = {0}, below = {0};
     const void *member = printer->from + key->offset;
 
-    /* What is unset and has no default is left out: its absence is its value. */
-    if (key->option && key->option->type == SPATE_OPT_STRING && !*(char *const *)member)
+    if (key->option && is_unset(key->option, member))
         return true;
+    if (!key->option) {
+        spate_buf_printf(&deeper, "%s%s%.*s", printer->level, *printer->level ? "." : "",
+                         SPATE_SLICE_ARG(key->name));
+        print_level(&below, &printer->keys, spate_buf_str(&deeper), printer->from, printer->depth + 1);
+        spate_buf_fini(&deeper);
+        if (below.len == 0) /* a mapping of nothing would be none */
+            return true;
+    }
     spate_buf_putc(printer->out, '\n');
     indent(printer->out, printer->depth);
     spate_buf_slice(printer->out, key->name);
@@ -212,10 +234,8 @@ static bool print_child(void *arg, const struct spate_key *key)
         print_value(printer, key->option, member);
         return true;
     }
-    spate_buf_printf(&deeper, "%s%s%.*s", printer->level, *printer->level ? "." : "",
-                     SPATE_SLICE_ARG(key->name));
-    print_level(printer->out, &printer->keys, spate_buf_str(&deeper), printer->from, printer->depth + 1);
-    spate_buf_fini(&deeper);
+    spate_buf_slice(printer->out, spate_buf_view(&below));
+    spate_buf_fini(&below);
     return true;
 }
 

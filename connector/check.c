@@ -58,23 +58,36 @@ static void log_warnings(const struct spate_findings *list)
                   "kind=more text=\"more of the same: spate check -c FILE lists everything\"");
 }
 
-static enum spate_rc conclude(struct spate_findings *list, bool log, struct spate_err *err)
+static enum spate_rc conclude(struct spate_findings *list, enum spate_rc rc, struct spate_err *err)
 {
-    const struct spate_finding *wrong = spate_findings_error(list, 0);
+    const struct spate_finding *wrong = rc == SPATE_OK ? spate_findings_error(list, 0) : NULL;
 
-    if (log)
+    if (rc == SPATE_OK)
         log_warnings(list);
-    return wrong ? spate_finding_refuse(wrong, err) : SPATE_OK;
+    if (wrong)
+        rc = spate_finding_refuse(wrong, err);
+    spate_findings_fini(list);
+    return rc;
 }
 
-enum spate_rc spate_check_start(PGconn *sql, const struct spate_connector_config *config, bool first,
+enum spate_rc spate_check_start(PGconn *sql, const struct spate_connector_config *config,
                                 struct spate_err *err)
 {
     struct spate_findings list = {0};
-    enum spate_rc rc = spate_check_server(sql, config, &list, err);
 
-    if (rc == SPATE_OK)
-        rc = conclude(&list, first, err);
+    return conclude(&list, spate_check_server(sql, config, &list, err), err);
+}
+
+enum spate_rc spate_check_start_making(PGconn *sql, const struct spate_connector_config *config,
+                                       struct spate_err *err)
+{
+    struct spate_findings list = {0};
+    enum spate_rc rc = spate_check_globs(sql, config, true, NULL, &list, err);
+    const struct spate_finding *wrong = rc == SPATE_OK ? spate_findings_error(&list, 0) : NULL;
+
+    /* What is only warned about is told when it stands (spate_check_start_tables). */
+    if (wrong)
+        rc = spate_finding_refuse(wrong, err);
     spate_findings_fini(&list);
     return rc;
 }
@@ -90,10 +103,7 @@ enum spate_rc spate_check_start_tables(PGconn *sql, const struct spate_connector
         rc = spate_check_globs(sql, config, false, NULL, &list, err);
     if (rc == SPATE_OK)
         rc = spate_check_tables(sql, config, &list, err);
-    if (rc == SPATE_OK)
-        rc = conclude(&list, true, err);
-    spate_findings_fini(&list);
-    return rc;
+    return conclude(&list, rc, err);
 }
 
 /* ---- what sinks will see ---- */

@@ -65,10 +65,13 @@ SPATE_CHECKED enum spate_rc spate_check_slot(PGconn *sql, const struct spate_con
 
 /* ---- all of it ---- */
 
-/* The connector's start, at each connect: warnings are logged when it is the `first` of this process (event
- * preflight). SPATE_FAIL: REFUSED at the first error, with its remedy; or the source failed. */
+/* The connector's start, when the source answers for the first time: warnings are logged (event preflight).
+ * SPATE_FAIL: REFUSED at the first error, with its remedy; or the source failed. */
 SPATE_CHECKED enum spate_rc spate_check_start(PGconn *sql, const struct spate_connector_config *config,
-                                              bool first, struct spate_err *err);
+                                              struct spate_err *err);
+/* The same when the publication is missing and about to be made. */
+SPATE_CHECKED enum spate_rc spate_check_start_making(PGconn *sql, const struct spate_connector_config *config,
+                                                     struct spate_err *err);
 /* The same of what is published, once per process, when the publication is there. */
 SPATE_CHECKED enum spate_rc spate_check_start_tables(PGconn *sql, const struct spate_connector_config *config,
                                                      struct spate_err *err);

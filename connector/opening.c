@@ -1,6 +1,7 @@
 /* connector/opening.c - an epoch's first message, and what must be true before it is published. */
 #include "connector/opening.h"
 
+#include "connector/check.h"
 #include "connector/lsn.h"
 #include "connector/preflight.h"
 #include "connector/setup.h"
@@ -167,6 +168,8 @@ static enum spate_rc set_up(struct spate_stream *stream, struct spate_source_sta
             config->source.slot, config->source.publication, config->source.slot);
     }
     if (!published)
+        rc = spate_check_start_making(stream->sql, config, err);
+    if (rc == SPATE_OK && !published)
         rc = spate_setup_publication(stream->sql, config, err);
     if (rc == SPATE_OK && !slot)
         rc = spate_setup_slot(&stream->repl, stream->sql, config, err);

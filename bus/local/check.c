@@ -120,7 +120,7 @@ static bool check_log(const struct spate_local_place *place, const char *name, s
     return rc == SPATE_OK;
 }
 
-static void check_hot(const struct spate_local_place *place, bool writes, uint64_t cap,
+static void check_hot(const struct spate_local_place *place, bool made, bool writes, uint64_t cap,
                       struct spate_findings *list)
 {
     char path[SPATE_LOCAL_PATH];
@@ -131,7 +131,7 @@ static void check_hot(const struct spate_local_place *place, bool writes, uint64
     if (spate_local_place_hot_path(place, path, &err) != SPATE_OK)
         snprintf(path, sizeof path, "%s", place->hot ? place->hot : "/dev/shm/spate");
     if (check_root("shared memory", "bus-shared-memory", path, writes, list)) {
-        if (spate_local_place_hot(place, &fd, &hot_id, &err) == SPATE_FAIL)
+        if (made && spate_local_place_hot(place, &fd, &hot_id, &err) == SPATE_FAIL)
             spate_find_err(list, "bus-shared-memory", &err);
         if (fd >= 0)
             close(fd);
@@ -166,10 +166,11 @@ void spate_local_check(struct spate_bus *base, const char *stream, bool writes, 
     const uint64_t cap = segment_bytes(place);
     struct spate_err err = {0};
     char name[SPATE_LOCAL_NAME + 16];
-    bool there = false;
+    bool made, there = false;
     int fd;
 
-    if (check_root("the bus", "bus-path", place->path, writes, list)) {
+    made = check_root("the bus", "bus-path", place->path, writes, list);
+    if (made) {
         if (spate_local_place_durable(place, &fd, &err) == SPATE_OK)
             close(fd);
         else if (err.text[0] && access(place->path, R_OK | X_OK) == 0)
@@ -178,7 +179,7 @@ void spate_local_check(struct spate_bus *base, const char *stream, bool writes, 
         snprintf(name, sizeof name, "%.100s._schemas", stream);
         (void)check_log(place, name, list);
     }
-    check_hot(place, writes, cap, list);
+    check_hot(place, made, writes, cap, list);
     if (writes)
         check_room(place->path, "bus-room", "the disk of the bus", DISK_SEGMENTS * cap,
                    "df -h . # then a larger disk for bus.local.path", list);
