@@ -69,4 +69,8 @@ SPATE_CHECKED enum spate_rc spate_cover_make(const struct spate_privacy *privacy
                                              size_t kin_count, const struct spate_cover *before,
                                              struct spate_cover **cover, struct spate_err *err);
 
+/* Before anything is made: would this table have a cover? OK where no rule speaks of it. */
+SPATE_CHECKED enum spate_rc spate_cover_try(PGconn *sql, const struct spate_connector_config *config,
+                                            const char *schema, const char *table, struct spate_err *err);
+
 #endif

@@ -4,7 +4,10 @@
 
 #include "core/alloc.h"
 #include "core/buf.h"
+#include "core/signals.h"
+#include "pg/pg.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -246,5 +249,50 @@ enum spate_rc spate_cover_make(const struct spate_privacy *privacy, struct spate
         *out = cover;
     else
         spate_cover_free(cover);
+    return rc;
+}
+
+/* ---- beforehand ---- */
+
+static enum spate_rc wait_readable(void *arg, int fd, struct spate_err *err)
+{
+    struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = spate_signals_fd(), .events = POLLIN}};
+
+    (void)arg;
+    (void)err;
+    poll(fds, 2, 1000);
+    return spate_signals_stop() ? SPATE_END : SPATE_OK;
+}
+
+enum spate_rc spate_cover_try(PGconn *sql, const struct spate_connector_config *config, const char *schema,
+                              const char *table, struct spate_err *err)
+{
+    struct spate_catalog catalog = {
+        .conn = sql, .publication = config->source.publication, .wait = wait_readable};
+    const char *values[] = {schema, table};
+    struct spate_cover *cover = NULL;
+    struct spate_table *raw = NULL;
+    PGresult *res = NULL;
+    enum spate_rc rc;
+    uint32_t oid = 0;
+    bool spoken = false;
+
+    for (size_t i = 0; i < spate_privacy_rules(config->privacy); i++)
+        spoken |= spate_privacy_speaks(config->privacy, i, spate_slice_str(schema), spate_slice_str(table),
+                                       NULL, 0);
+    if (!spoken)
+        return SPATE_OK;
+    rc = spate_catalog_ask(&catalog,
+                           "SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
+                           " ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+                           2, values, &res, err);
+    if (rc == SPATE_OK && PQntuples(res) == 1)
+        oid = (uint32_t)strtoul(PQgetvalue(res, 0, 0), NULL, 10);
+    PQclear(res);
+    if (rc == SPATE_OK && oid)
+        rc = spate_catalog_table(&catalog, oid, &raw, err);
+    if (rc == SPATE_OK && raw)
+        rc = spate_cover_make(config->privacy, &catalog, oid, raw, NULL, 0, NULL, &cover, err);
+    spate_cover_free(cover);
     return rc;
 }

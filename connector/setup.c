@@ -2,6 +2,8 @@
 #include "connector/setup.h"
 
 #include "connector/catalog.h"
+#include "connector/cover.h"
+#include "connector/lists.h"
 #include "connector/owned.h"
 #include "connector/status.h"
 #include "core/alloc.h"
@@ -220,12 +222,19 @@ enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_
         goto out;
     spate_buf_puts(&text, "CREATE PUBLICATION ");
     spate_pg_ident(&text, spate_slice_str(config->source.publication));
-    for (int row = 0; row < PQntuples(choice.res); row++) {
+    for (int row = 0; rc == SPATE_OK && row < PQntuples(choice.res); row++) {
         if (!choice.chosen[row])
             continue;
         spate_buf_puts(&text, count++ ? ", " : " FOR TABLE ");
         add_name(&text, choice.res, row);
+        rc = spate_cover_try(sql, config, PQgetvalue(choice.res, row, T_SCHEMA),
+                             PQgetvalue(choice.res, row, T_TABLE), err);
+        if (rc == SPATE_OK)
+            rc = spate_lists_columns(sql, config, PQgetvalue(choice.res, row, T_SCHEMA),
+                                     PQgetvalue(choice.res, row, T_TABLE), &text, err);
     }
+    if (rc != SPATE_OK)
+        goto out;
     spate_buf_puts(&text, " WITH (publish_via_partition_root = true)");
     if (count == 0) {
         spate_fail(err, SPATE_FATAL,

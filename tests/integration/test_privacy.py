@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from tests.support import scratch
+from tests.support.desk import Control, table
 
 REFUSED, CONFIG = 4, 2
 KEY = "a key of thirty-two bytes or more"
@@ -184,3 +185,209 @@ def test_the_search_finds_what_leaves(world):
     found = leaks(everything(world))
     assert {secret for secret, _ in found} == set(SECRETS)
     assert {secret for secret, where in found if where.startswith(world.hot) or "/bus/" in where} == set(SECRETS)
+
+
+def lists(world):
+    """{table: columns} of the publication's column lists."""
+    return dict(world.src("SELECT c.relname, (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid AND"
+                          " a.attnum = ANY (r.prattrs)) FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid"))
+
+
+def stops(world, code, *words, **rules):
+    """Starts with these rules; the connector refuses, and says why."""
+    use_rules(world, **rules)
+    connector = world.connector(ready=False)
+    assert connector.wait_exit() == code, connector.tail()
+    for word in words:
+        assert word in connector.text(), (word, connector.tail())
+    for rule in rules:
+        world.config.pop(rule)
+
+
+def test_what_would_not_do_what_it_says_is_refused_at_start(world):
+    world.src(TABLES + "CREATE TABLE numbers (id int PRIMARY KEY, n numeric(5,2), b boolean, v varchar(3), e text)")
+    people = "public.people"
+    stops(world, REFUSED, 'no table \\"public.peple\\"', "did you mean public.people?", exclude={"public.peple": ["ssn"]})
+    stops(world, REFUSED, "ssm", "has a column of that name", exclude={people: ["ssm"]})
+    stops(world, REFUSED, "no table that matches", exclude={"public.*": ["ssm"]})
+    stops(world, REFUSED, "column id belongs to the key", "id: hash", exclude={people: ["id"]})
+    stops(world, REFUSED, "column iban belongs to the key", mask={"public.*": {"iban": "null"}})
+    stops(world, REFUSED, "column code belongs to the key", mask={"public.indexed": {"code": {"constant": "x"}}})
+    stops(world, REFUSED, "say different things of column ssn", exclude={people: ["ssn"]}, mask={"public.*": {"ssn": "hash"}})
+    for column, constant in (("n", "x"), ("b", "***"), ("v", "long"), ("n", "1000")):
+        stops(world, REFUSED, f"is no value of column {column} of public.numbers", mask={"public.numbers": {column: {"constant": constant}}})
+    assert world.src("SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s", [world.slot()]) == [(0,)]
+    # A constant is what the source prints, not what somebody typed.
+    use_rules(world, mask={"public.numbers": {"n": {"constant": "1.5"}, "b": {"constant": "yes"}, "e": {"constant": ""}}})
+    connector = world.connector()
+    world.src("INSERT INTO numbers VALUES (1, 99, false, 'abc', 'sec')")
+    insert = [m for m in world.messages() if m["op"] == "insert"]
+    assert insert[0]["after"] == {"id": 1, "n": "1.50", "b": True, "v": "abc", "e": ""}
+    assert connector.stop() == 0
+
+
+def after(world, table):
+    return [m["after"] for m in world.messages() if m.get("table") == table and m["op"] == "insert"]
+
+
+def renamed(world, process, *words):
+    assert process.wait_exit() == REFUSED, process.tail()
+    for word in words:
+        assert word in process.text(), (word, process.tail())
+
+
+def test_P34_a_renamed_column_or_table_does_not_leave_under_its_new_name(world):
+    """A publication that somebody else made: the server sends everything."""
+    world.src("CREATE TABLE people (id int PRIMARY KEY, ssn text); CREATE TABLE other (id int PRIMARY KEY, token text);"
+              "CREATE PUBLICATION spate FOR TABLE people, other")
+    use_rules(world, exclude={"public.people": ["ssn"], "public.*": ["token"]})
+    connector = world.connector()
+    world.src("INSERT INTO people VALUES (1, 'sec-ssn'); INSERT INTO other VALUES (1, 'sec-token')")
+    assert after(world, "people") == [{"id": 1}]
+    assert after(world, "other") == [{"id": 1}]
+    world.src("ALTER TABLE people RENAME ssn TO social; INSERT INTO people VALUES (2, 'sec-ssn')")
+    renamed(world, connector, 'ssn|NEW', "under its new name")
+    stops(world, REFUSED, "ssn|NEW", exclude={"public.people": ["ssn"]})  # and it does not start like that
+    use_rules(world, exclude={"public.people": ["ssn|social"], "public.*": ["token"]})
+    connector = world.connector()
+    assert after(world, "people") == [{"id": 1}, {"id": 2}]
+    world.src("ALTER TABLE people DROP social; INSERT INTO people VALUES (3)")  # that is no secret, but who knows
+    renamed(world, connector, "ssn|social|")
+    use_rules(world, exclude={"public.people": ["ssn|social|"], "public.*": ["token"]})
+    connector = world.connector()
+    assert after(world, "people") == [{"id": 1}, {"id": 2}, {"id": 3}]
+    # A glob has no table of its own to lose a column; one that this connector has seen with it has.
+    world.src("ALTER TABLE other RENAME token TO t; INSERT INTO other VALUES (2, 'sec-token')")
+    renamed(world, connector, "token|NEW")
+    use_rules(world, exclude={"public.people": ["ssn|social|"], "public.other": ["token|t"]})
+    connector = world.connector()
+    assert after(world, "other") == [{"id": 1}, {"id": 2}]
+    world.src("ALTER TABLE other RENAME TO another; INSERT INTO another VALUES (3, 'sec-token')")
+    renamed(world, connector, "public.other|public.another")
+    use_rules(world, exclude={"public.people": ["ssn|social|"], "public.other|public.another": ["token|t"]})
+    connector = world.connector()
+    assert after(world, "another") == [{"id": 3}]
+    assert lists(world) == {"people": None, "another": None}
+    assert connector.stop() == 0
+    assert leaks({where: data for where, data in everything(world).items()}) == []
+
+
+def test_rows_that_belong_to_another_table_as_well_are_covered_by_its_rules(world):
+    """Partitions that are published under their own names, and children by inheritance; those that come later, too."""
+    world.src("CREATE TABLE root (id int PRIMARY KEY, token text) PARTITION BY RANGE (id); CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (10);"
+              "CREATE TABLE parent (id int PRIMARY KEY, token text); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent);"
+              "CREATE PUBLICATION spate FOR ALL TABLES")
+    use_rules(world, exclude={"public.root": ["token"]}, mask={"public.parent": {"token": "hash"}})
+    world.connector()
+    world.src("INSERT INTO root VALUES (1, 'sec-token'); INSERT INTO child VALUES (1, 'sec-token');"
+              "CREATE TABLE leaf2 PARTITION OF root FOR VALUES FROM (10) TO (20); INSERT INTO root VALUES (11, 'sec-token')")
+    assert after(world, "leaf") == [{"id": 1}]
+    assert after(world, "leaf2") == [{"id": 11}]
+    assert after(world, "child") == [{"id": 1, "token": digest("sec-token")}]
+    snapshot = world.snapshot("--tables", "public.leaf*", "--tables", "public.child")
+    assert snapshot.wait_exit() == 0, snapshot.tail()
+    assert leaks(everything(world)) == []
+
+
+def test_the_publications_own_list_leaves_out_what_is_excluded(world):
+    """Where there is such a thing (15), and an application's UPDATE cannot fail by it (P47)."""
+    world.src(TABLES)
+    use_rules(world)
+    connector = world.connector()
+    assert lists(world) == {"people": ["id", "email", "phone", "name", "p", "age"], "indexed": ["a", "code"], "accounts": None,
+                            "ledger": None, "parted": None}
+    world.src(rows(1, 3))
+    world.src("UPDATE people SET ssn = 'x'; UPDATE ledger SET memo = 'x'; UPDATE parted SET token = 'x'; UPDATE indexed SET hidden = 'x';"
+              "DELETE FROM indexed WHERE a = 1; ALTER TABLE people ADD fresh text DEFAULT 'f'")
+    assert after(world, "people")[0]["id"] == 1
+    assert connector.stop() == 0
+    world.src("UPDATE people SET fresh = 'g' WHERE id = 1")
+    connector = world.connector()  # a column that came later is added at the next start
+    assert lists(world)["people"] == ["id", "email", "phone", "name", "p", "age", "fresh"]
+    world.src("INSERT INTO people (id, name, fresh) VALUES (9, 'sec-name', 'h')")
+    assert after(world, "people")[-1] == {"id": 9, "email": None, "phone": None, "name": "***", "p": None, "age": 7, "fresh": "h"}
+    assert connector.stop() == 0
+    # A rule that comes later brings its list; a list that somebody made by hand stays.
+    world.config["exclude"]["public.accounts"] = ["note"]
+    world.config["mask"]["public.accounts"].pop("note")
+    world.src("ALTER PUBLICATION spate DROP TABLE people; ALTER PUBLICATION spate ADD TABLE people (id, email, name, p, age, fresh)")
+    connector = world.connector()
+    assert lists(world)["accounts"] == ["iban", "balance"]
+    assert lists(world)["people"] == ["id", "email", "name", "p", "age", "fresh"]
+    assert "event=column-list" in connector.text() and "made it by hand" in connector.text()
+
+
+def test_requesters_hear_of_columns_only_what_messages_have(world):
+    """Conditions, and rows by hashed keys, which only the connector can find again."""
+    world.src(TABLES)
+    world.src(rows(1, 50))
+    use_rules(world)
+    connector = world.connector()
+    for where, words in (("ssn = 'sec-ssn-1'", "no column"), ("email = 'x'", "masked (mask: hash)"), ("phone is null", "masked (mask: null)")):
+        refused = world.snapshot("--tables", "public.people", "--where", where)
+        assert refused.wait_exit() != 0 and words in refused.text(), refused.tail()
+    control = Control(world)
+    request = control.ask(table("accounts"), sink="team")
+    control.answer(request, "accepted")
+    wanted = [digest("sec-iban-7"), digest("sec-iban-none"), digest("sec-iban-9")]
+    control.about(request, "reread", schema="public", table="accounts", keys=[{"iban": iban} for iban in wanted], chunk=0)
+    connector.wait_log("event=snapshot-keys-searched [^\n]*wanted=3 found=2 rows=50")
+
+    def reread():
+        found = [m for m in world.messages() if m["op"] == "read" or (m["op"] == "chunk" and "keys" in m)]
+        by_keys = {m["no"] for m in found if m["op"] == "chunk"}
+        return [m for m in found if m["op"] == "read" and m["no"] in by_keys]
+
+    scratch.until(lambda: len(reread()) == 2, "the rows that were asked for by key", 20)
+    assert [m["key"]["iban"] for m in reread()] == [digest("sec-iban-7"), digest("sec-iban-9")]
+    assert [m["after"]["balance"] for m in reread()] == [7, 9]
+    control.close()
+    assert leaks({where: data for where, data in everything(world).items() if not where.endswith("snapshot.log")
+                  and "_control" not in where and "/bus/" in where}) == []
+
+
+def test_a_changed_mask_is_a_changed_table(world):
+    world.src("CREATE TABLE people (id int PRIMARY KEY, name text)")
+    seen = []
+    for mask in ({"constant": "a"}, {"constant": "b"}, "null", "hash", {"constant": "a"}):
+        use_rules(world, mask={"public.people": {"name": mask}})
+        connector = world.connector()
+        world.src("INSERT INTO people SELECT count(*), 'sec-name' FROM people")
+        seen.append([m["v"] for m in world.messages() if m["op"] == "insert"][-1])
+        assert connector.stop() == 0
+    assert seen == [1, 2, 3, 4, 1]
+    assert leaks(everything(world)) == []
+
+
+def test_the_key_is_looked_after(world):
+    world.src("CREATE TABLE people (id int PRIMARY KEY, name text)")
+    world.config["mask"] = {"public.people": {"name": "hash"}}
+    connector = world.connector(ready=False)
+    assert connector.wait_exit() == CONFIG and "mask_key_file" in connector.text()
+    path = os.path.join(world.dir, "mask.key")
+    world.config["mask_key_file"] = path
+    for content, words in ((None, "No such file"), ("", "empty"), ("short", "shorter than 16 bytes")):
+        if content is not None:
+            with open(path, "w") as file:
+                file.write(content)
+        connector = world.connector(ready=False)
+        assert connector.wait_exit() == CONFIG and words in connector.text(), connector.tail()
+    with open(path, "w") as file:
+        file.write(KEY)
+    os.chmod(path, 0o644)
+    connector = world.connector()
+    assert "event=mask-key-readable" in connector.text() and KEY not in connector.text()
+
+
+def test_nothing_reaches_kafka_either(kafka_world):
+    world = kafka_world
+    use_rules(world)
+    world.src(TABLES)
+    world.src(rows(1, 3))
+    world.connector()
+    world.src(CHANGES)
+    snapshot = world.snapshot("--tables", "public.*")
+    assert snapshot.wait_exit(60) == 0, snapshot.tail()
+    found = everything(world)
+    assert any(where.endswith(".log") and b'"op":"read"' in data and b'"op":"update"' in data for where, data in found.items() if "kafka" in where.lower() or "data" in where)
+    assert leaks(found) == []
