@@ -19,14 +19,11 @@
 #include <stdio.h>
 
 #define CONNECT_MS 15000
-#define ROUNDS                                                                                               \
-    6 /* setting up, an epoch on purpose, and looking once more: never more than                             \
-         that */
+#define ROUNDS     6 /* setting up, an epoch on purpose, and looking once more: never more than that */
 
 /* ---- the bus ---- */
 
-/* The bus was opened anew: is it the one that this process has published to
- * (K10)? */
+/* The bus was opened anew: is it the one that this process has published to (K10)? */
 static enum spate_rc same_bus(const struct spate_stream *stream, const struct spate_epoch_record *before,
                               struct spate_err *err)
 {
@@ -37,14 +34,13 @@ static enum spate_rc same_bus(const struct spate_stream *stream, const struct sp
          (now->epoch > then->epoch || (now->epoch == then->epoch && spate_slice_eq(now->uuid, then->uuid)))))
         return SPATE_OK;
     err->exit_code = SPATE_EXIT_FENCED;
-    return spate_fail(err, SPATE_FATAL,
-                      "topic %s held epoch %" PRIu64 " (%.*s) and holds %s now: the bus was emptied or "
-                      "replaced while this connector was publishing to it. "
-                      "Nothing more was confirmed. When the "
-                      "loss is accepted: spate connector -c FILE "
-                      "--new-epoch " SPATE_AFTER_NEW_EPOCH,
-                      stream->publisher.schemas_topic, then->epoch, SPATE_SLICE_ARG(then->uuid),
-                      stream->epoch.present ? "another one" : "none");
+    return spate_fail(
+        err, SPATE_FATAL,
+        "topic %s held epoch %" PRIu64 " (%.*s) and holds %s now: the bus was emptied or "
+        "replaced while this connector was publishing to it. Nothing more was confirmed. When the "
+        "loss is accepted: spate connector -c FILE --new-epoch " SPATE_AFTER_NEW_EPOCH,
+        stream->publisher.schemas_topic, then->epoch, SPATE_SLICE_ARG(then->uuid),
+        stream->epoch.present ? "another one" : "none");
 }
 
 enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *err)
@@ -56,6 +52,7 @@ enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *e
     spate_relations_fini(&stream->relations);
     spate_versions_free(stream->versions);
     stream->versions = spate_versions_new();
+    spate_told_forget(stream->told);
     stream->epoch = (struct spate_epoch_record){0};
     SPATE_FAILPOINT(connector_bus_opened);
     if (rc == SPATE_OK)
@@ -69,8 +66,7 @@ enum spate_rc spate_session_bus(struct spate_stream *stream, struct spate_err *e
         spate_epoch_drop(&stream->epoch);
         stream->epoch = before;
     }
-    /* Half of `_schemas` would be taken for all of it: an open publisher says
-     * that it was read to its end. */
+    /* Half of `_schemas` would be taken for all of it: an open publisher says that it was read to its end. */
     if (rc != SPATE_OK)
         spate_publisher_close(&stream->publisher);
     return rc;
@@ -83,9 +79,8 @@ static enum spate_rc catalog_wait(void *arg, int fd, struct spate_err *err)
     return spate_stream_serve(arg, fd, err);
 }
 
-/* first: in this process. Whoever runs on is not sent away by what changes
- * later: the server's own words come then, and what is missing is waited for
- * (P67). */
+/* first: in this process. Whoever runs on is not sent away by what changes later: the server's own words come
+ * then, and what is missing is waited for (P67). */
 static enum spate_rc connect_source(struct spate_stream *stream, bool first, struct spate_err *err)
 {
     const struct spate_connector_config *config = stream->config;
@@ -118,20 +113,18 @@ static enum spate_rc connect_source(struct spate_stream *stream, bool first, str
 
 /* ---- the place ---- */
 
-/* One connector at a time opens an epoch or takes the slot over: on a bus that
- * knows no owner two of them would open two epochs, or one would go on in an
- * epoch that the other has just ended (K15). The lock is the session's on the
- * source, and goes with it. */
+/* One connector at a time opens an epoch or takes the slot over: on a bus that knows no owner two of them
+ * would open two epochs, or one would go on in an epoch that the other has just ended (K15). The lock is the
+ * session's on the source, and goes with it. */
 static enum spate_rc lock_opening(struct spate_stream *stream, struct spate_err *err)
 {
     const char *slot = stream->config->source.slot;
     PGresult *res = NULL;
     bool mine;
-    enum spate_rc rc = spate_pg_exec_params(stream->sql,
-                                            "SELECT "
-                                            "pg_catalog.pg_try_advisory_lock(pg_catalog."
-                                            "hashtextextended('spate epoch ' || $1, 0))",
-                                            1, &slot, PGRES_TUPLES_OK, &res, err);
+    enum spate_rc rc = spate_pg_exec_params(
+        stream->sql,
+        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('spate epoch ' || $1, 0))", 1,
+        &slot, PGRES_TUPLES_OK, &res, err);
 
     if (rc != SPATE_OK)
         return rc;
@@ -139,8 +132,7 @@ static enum spate_rc lock_opening(struct spate_stream *stream, struct spate_err 
     PQclear(res);
     return mine ? SPATE_OK
                 : spate_fail(err, SPATE_RETRY,
-                             "another connector is starting from replication "
-                             "slot \"%s\" at this moment",
+                             "another connector is starting from replication slot \"%s\" at this moment",
                              slot);
 }
 
@@ -150,21 +142,19 @@ static enum spate_rc unlock_opening(struct spate_stream *stream, struct spate_er
                                 PGRES_TUPLES_OK, NULL, err);
 }
 
-/* Held shared by a connector while it streams, and alone by one that opens an
- * epoch: whatever slots they read, those of one name on one source know of each
- * other by it. *mine: it was to be had. */
+/* Held shared by a connector while it streams, and alone by one that opens an epoch: whatever slots they
+ * read, those of one name on one source know of each other by it. *mine: it was to be had. */
 static enum spate_rc lock_stream(struct spate_stream *stream, bool alone, bool *mine, struct spate_err *err)
 {
     const char *name = stream->config->name;
     PGresult *res = NULL;
-    enum spate_rc rc =
-        spate_pg_exec_params(stream->sql,
-                             alone ? "SELECT "
-                                     "pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('"
-                                     "spate stream ' || $1, 0))"
-                                   : "SELECT pg_catalog.pg_try_advisory_lock_shared("
-                                     "pg_catalog.hashtextextended('spate stream ' || $1, 0))",
-                             1, &name, PGRES_TUPLES_OK, &res, err);
+    enum spate_rc rc = spate_pg_exec_params(
+        stream->sql,
+        alone
+            ? "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('spate stream ' || $1, 0))"
+            : "SELECT pg_catalog.pg_try_advisory_lock_shared("
+              "pg_catalog.hashtextextended('spate stream ' || $1, 0))",
+        1, &name, PGRES_TUPLES_OK, &res, err);
 
     *mine = rc == SPATE_OK && PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 't';
     PQclear(res);
@@ -176,36 +166,30 @@ static enum spate_rc name_streamer(struct spate_stream *stream, struct spate_err
 {
     const char *name = stream->config->name;
     PGresult *res = NULL;
-    enum spate_rc rc = spate_pg_exec_params(stream->sql,
-                                            "SELECT pg_catalog.string_agg(pid::text, ', ') FROM "
-                                            "pg_catalog.pg_locks, LATERAL (SELECT"
-                                            " pg_catalog.hashtextextended('spate stream ' || "
-                                            "$1, 0) AS key) k WHERE locktype = 'advisory' AND "
-                                            "granted"
-                                            " AND pid <> pg_catalog.pg_backend_pid() AND "
-                                            "(classid::bigint << 32 | objid::bigint) = k.key",
-                                            1, &name, PGRES_TUPLES_OK, &res, err);
+    enum spate_rc rc = spate_pg_exec_params(
+        stream->sql,
+        "SELECT pg_catalog.string_agg(pid::text, ', ') FROM pg_catalog.pg_locks, LATERAL (SELECT"
+        " pg_catalog.hashtextextended('spate stream ' || $1, 0) AS key) k WHERE locktype = 'advisory' AND "
+        "granted"
+        " AND pid <> pg_catalog.pg_backend_pid() AND (classid::bigint << 32 | objid::bigint) = k.key",
+        1, &name, PGRES_TUPLES_OK, &res, err);
 
     if (rc != SPATE_OK)
         return rc;
-    rc = spate_fail(err, SPATE_RETRY,
-                    "a new epoch of stream \"%s\" is to be opened, and another "
-                    "connector of that name streams at "
-                    "this moment (server process %s): what it publishes and "
-                    "confirms would be dropped by every "
-                    "reader. Stop it first, or give one of the two another name "
-                    "(connector:); the epoch is opened "
-                    "when it is gone. Is only its connection left (a frozen "
-                    "process, a host that died): SELECT "
-                    "pg_terminate_backend(PID) for each of them",
-                    name, PQgetvalue(res, 0, 0));
+    rc = spate_fail(
+        err, SPATE_RETRY,
+        "a new epoch of stream \"%s\" is to be opened, and another connector of that name streams at "
+        "this moment (server process %s): what it publishes and confirms would be dropped by every "
+        "reader. Stop it first, or give one of the two another name (connector:); the epoch is opened "
+        "when it is gone. Is only its connection left (a frozen process, a host that died): SELECT "
+        "pg_terminate_backend(PID) for each of them",
+        name, PQgetvalue(res, 0, 0));
     PQclear(res);
     return rc;
 }
 
-/* An epoch is never opened beside a connector that is still streaming: what
- * that one confirms would fall into the past. SPATE_AGAIN: opening is ours now,
- * and what was found before may be old: look again. */
+/* An epoch is never opened beside a connector that is still streaming: what that one confirms would fall into
+ * the past. SPATE_AGAIN: opening is ours now, and what was found before may be old: look again. */
 static enum spate_rc take_opening(struct spate_stream *stream, const struct spate_source_state *source,
                                   bool *mine, struct spate_err *err)
 {
@@ -215,14 +199,12 @@ static enum spate_rc take_opening(struct spate_stream *stream, const struct spat
     if (*mine)
         return SPATE_OK;
     if (source->slot.exists && source->slot.active_pid)
-        return spate_fail(err, SPATE_RETRY,
-                          "a new epoch is to be opened, and replication slot "
-                          "\"%s\" is in use by server process "
-                          "%" PRId64 ": another connector, or an earlier "
-                          "connection that the server has not yet "
-                          "given up (at most wal_sender_timeout). It is opened "
-                          "when the slot is free",
-                          slot, source->slot.active_pid);
+        return spate_fail(
+            err, SPATE_RETRY,
+            "a new epoch is to be opened, and replication slot \"%s\" is in use by server process "
+            "%" PRId64 ": another connector, or an earlier connection that the server has not yet "
+            "given up (at most wal_sender_timeout). It is opened when the slot is free",
+            slot, source->slot.active_pid);
     rc = lock_opening(stream, err);
     if (rc == SPATE_OK)
         rc = lock_stream(stream, true, mine, err);
@@ -259,8 +241,7 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
         enum spate_continuity continuity;
         enum spate_rc rc;
 
-        /* Durable before it is believed: what only stood in memory could be
-         * confirmed and then be lost. */
+        /* Durable before it is believed: what only stood in memory could be confirmed and then be lost. */
         rc = spate_publisher_settle(&stream->publisher, &stream->ledger, err);
         if (rc == SPATE_OK)
             rc = spate_preflight_state(&stream->repl, stream->sql, config->source.slot, source, err);
@@ -268,8 +249,7 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
         if (rc == SPATE_OK)
             rc = spate_recovery_tail(stream->publisher.bus, stream->publisher.topic, &stream->epoch,
                                      source->slot.confirmed, &stream->tail, err);
-        /* A connector that still streams may have published meanwhile: the WAL is
-         * as new as what was found.
+        /* A connector that still streams may have published meanwhile: the WAL is as new as what was found.
          */
         if (rc == SPATE_OK)
             rc = spate_preflight_identify(&stream->repl, source, err);
@@ -332,8 +312,7 @@ static enum spate_rc find_place(struct spate_stream *stream, struct spate_source
                       config->source.slot);
 }
 
-/* P55: verified at every connect, since a server from 18 on skips in silence.
- */
+/* P55: verified at every connect, since a server from 18 on skips in silence. */
 static enum spate_rc need_publication(struct spate_stream *stream, struct spate_err *err)
 {
     const char *publication = stream->config->source.publication;
@@ -343,13 +322,12 @@ static enum spate_rc need_publication(struct spate_stream *stream, struct spate_
     if (rc != SPATE_OK || exists)
         return rc;
     err->exit_code = SPATE_EXIT_REFUSED;
-    return spate_fail(err, SPATE_FATAL,
-                      "publication \"%s\" is gone from the source: changes made without it "
-                      "cannot be read. Create it "
-                      "again; changes made in between are refused by the server, and then the "
-                      "slot must be made anew: "
-                      "drop slot \"%s\" and run spate connector -c FILE --new-epoch",
-                      publication, stream->config->source.slot);
+    return spate_fail(
+        err, SPATE_FATAL,
+        "publication \"%s\" is gone from the source: changes made without it cannot be read. Create it "
+        "again; changes made in between are refused by the server, and then the slot must be made anew: "
+        "drop slot \"%s\" and run spate connector -c FILE --new-epoch",
+        publication, stream->config->source.slot);
 }
 
 /* P62: who holds our slot? */
@@ -360,23 +338,20 @@ static void name_owner(struct spate_stream *stream, struct spate_err *err)
     PGresult *res = NULL;
     char words[400];
 
-    if (spate_pg_exec_params(stream->sql,
-                             "SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, "
-                             "''),"
-                             " coalesce(pg_catalog.host(a.client_addr), 'local socket')"
-                             " FROM pg_catalog.pg_replication_slots s"
-                             " JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE "
-                             "s.slot_name = $1",
-                             1, &slot, PGRES_TUPLES_OK, &res, &ignored) != SPATE_OK)
+    if (spate_pg_exec_params(
+            stream->sql,
+            "SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),"
+            " coalesce(pg_catalog.host(a.client_addr), 'local socket')"
+            " FROM pg_catalog.pg_replication_slots s"
+            " JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1",
+            1, &slot, PGRES_TUPLES_OK, &res, &ignored) != SPATE_OK)
         return;
     if (PQntuples(res) == 1) {
         snprintf(words, sizeof words, "%.*s", (int)sizeof words - 1, err->text);
         spate_fail(err, SPATE_RETRY,
-                   "replication slot \"%s\" is in use by server process %s (user "
-                   "%s, application %s, from "
+                   "replication slot \"%s\" is in use by server process %s (user %s, application %s, from "
                    "%s): another "
-                   "connector, or our own earlier connection that the server has "
-                   "not yet given up (at most "
+                   "connector, or our own earlier connection that the server has not yet given up (at most "
                    "wal_sender_timeout). It is tried again. Server: %s",
                    slot, PQgetvalue(res, 0, 0), PQgetvalue(res, 0, 1), PQgetvalue(res, 0, 2),
                    PQgetvalue(res, 0, 3), words);
@@ -402,17 +377,15 @@ static enum spate_rc start(struct spate_stream *stream, uint64_t confirmed, stru
         return spate_explain_start(stream, err);
     if (rc != SPATE_OK)
         return rc;
-    /* While we waited for the slot its former owner may have confirmed more, and
-     * the server forwards an old start without a word. Now that the slot is ours
-     * it can no longer move. */
+    /* While we waited for the slot its former owner may have confirmed more, and the server forwards an
+     * old start without a word. Now that the slot is ours it can no longer move. */
     rc = spate_preflight_confirmed(stream->sql, config->source.slot, &again, err);
     if (rc == SPATE_OK && again != confirmed)
-        return spate_fail(err, SPATE_RETRY,
-                          "replication slot \"%s\" moved from %X/%X to %X/%X while "
-                          "it was being started: starting over",
-                          config->source.slot, LSN(confirmed), LSN(again));
-    /* So may what it published to `_schemas`, which numbers the versions of
-     * tables. */
+        return spate_fail(
+            err, SPATE_RETRY,
+            "replication slot \"%s\" moved from %X/%X to %X/%X while it was being started: starting over",
+            config->source.slot, LSN(confirmed), LSN(again));
+    /* So may what it published to `_schemas`, which numbers the versions of tables. */
     if (rc == SPATE_OK)
         rc = spate_schemas_refresh(stream, err);
     if (rc == SPATE_OK && stream->epoch.epoch.epoch != epoch)
@@ -448,6 +421,7 @@ static void begin_streaming(struct spate_stream *stream, uint64_t confirmed)
     stream->dry = false;
     stream->dense = false;
     spate_weave_session(stream->weave, stream->epoch.epoch.epoch);
+    spate_told_session(stream->told);
     spate_log(
         SPATE_LOG_INFO, "streaming", "slot=%s lsn=%X/%X epoch=%" PRIu64 " n=%" PRIu64 " compare=%" PRIu64,
         stream->config->source.slot, LSN(confirmed), stream->tx.epoch, tail->last, tail->last - tail->first);
@@ -490,9 +464,8 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
               "system=%s timeline=%" PRIu32 " database=%s server=%d slot=%s lsn=%X/%X", source.system,
               source.timeline, spate_log_quote(quoted, sizeof quoted, source.database),
               PQserverVersion(stream->sql), config->source.slot, LSN(source.slot.confirmed));
-    /* Only now that the slot is ours: versions that another connector would
-     * publish as well must not be. Where this session opened an epoch, with the
-     * stream's lock alone, it has published them. */
+    /* Only now that the slot is ours: versions that another connector would publish as well must not be.
+     * Where this session opened an epoch, with the stream's lock alone, it has published them. */
     rc = stream->tables_known ? SPATE_OK : spate_opening_tables(stream, err);
     if (rc == SPATE_OK)
         rc = spate_recheck_open(&stream->recheck, stream->publisher.bus, stream->publisher.topic,
