@@ -2,6 +2,7 @@
 #include "connector/check.h"
 
 #include "connector/catalog.h"
+#include "connector/privacy.h"
 #include "connector/relation.h"
 #include "core/alloc.h"
 #include "core/log.h"
@@ -133,7 +134,7 @@ static void keep(struct spate_source_tables *tables, struct spate_table *table)
 
 static enum spate_rc look_at_tables(PGconn *sql, const struct spate_connector_config *config, bool published,
                                     const struct spate_chosen *chosen, struct spate_source_tables *tables,
-                                    struct spate_err *err)
+                                    struct spate_findings *list, struct spate_err *err)
 {
     struct spate_catalog catalog = {
         .conn = sql, .publication = config->source.publication, .wait = wait_readable};
@@ -143,15 +144,21 @@ static enum spate_rc look_at_tables(PGconn *sql, const struct spate_connector_co
 
     if (published)
         rc = spate_catalog_load(&catalog, &found, &count, err);
-    for (size_t i = 0; i < count; i++) {
-        keep(tables, found[i].table);
+    for (size_t i = 0; rc == SPATE_OK && i < count; i++) {
+        struct spate_table *raw = found[i].table, *table = NULL;
+
         found[i].table = NULL;
+        rc = spate_check_covered(&catalog, config, found[i].oid, raw, &table, list, err);
+        if (table)
+            keep(tables, table);
     }
     spate_catalog_tables_free(found, count);
     for (size_t i = 0; !published && rc == SPATE_OK && i < chosen->count; i++) {
-        struct spate_table *table = NULL;
+        struct spate_table *raw = NULL, *table = NULL;
 
-        rc = spate_catalog_table(&catalog, chosen->oids[i], &table, err);
+        rc = spate_catalog_table(&catalog, chosen->oids[i], &raw, err);
+        if (rc == SPATE_OK && raw)
+            rc = spate_check_covered(&catalog, config, chosen->oids[i], raw, &table, list, err);
         if (table)
             keep(tables, table);
     }
@@ -192,6 +199,8 @@ static void note(enum spate_rc rc, struct spate_err *err, struct spate_findings 
 static void check_connected(PGconn *sql, const struct spate_connector_config *config,
                             struct spate_findings *list, struct spate_source_tables *tables)
 {
+    struct spate_connector_config covered = *config;
+    struct spate_privacy *privacy = NULL;
     struct spate_chosen chosen = {0};
     struct spate_err err = {0};
     bool published = false;
@@ -203,7 +212,10 @@ static void check_connected(PGconn *sql, const struct spate_connector_config *co
     if (published)
         note(spate_check_tables(sql, config, list, &err), &err, list);
     note(spate_check_slot(sql, config, published, list, &err), &err, list);
-    note(look_at_tables(sql, config, published, &chosen, tables, &err), &err, list);
+    note(spate_check_privacy(sql, config, &privacy, list, &err), &err, list);
+    covered.privacy = privacy;
+    note(look_at_tables(sql, &covered, published, &chosen, tables, list, &err), &err, list);
+    spate_privacy_free(privacy);
     free(chosen.oids);
 }
 

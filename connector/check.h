@@ -63,6 +63,22 @@ SPATE_CHECKED enum spate_rc spate_check_slot(PGconn *sql, const struct spate_con
                                              bool published, struct spate_findings *list,
                                              struct spate_err *err);
 
+/* ---- exclude and mask ---- */
+
+struct spate_catalog;
+struct spate_table;
+
+/* The rules, the key of hashes, and the names. *privacy may be NULL; it is freed by spate_privacy_free. */
+SPATE_CHECKED enum spate_rc spate_check_privacy(PGconn *sql, const struct spate_connector_config *config,
+                                                struct spate_privacy **privacy, struct spate_findings *list,
+                                                struct spate_err *err);
+/* One table, by config->privacy. Takes raw. *table: as sinks will see it, the caller's; NULL: there is a
+ * finding. */
+SPATE_CHECKED enum spate_rc spate_check_covered(struct spate_catalog *catalog,
+                                                const struct spate_connector_config *config, uint32_t oid,
+                                                struct spate_table *raw, struct spate_table **table,
+                                                struct spate_findings *list, struct spate_err *err);
+
 /* ---- all of it ---- */
 
 /* The connector's start, when the source answers for the first time: warnings are logged (event preflight).
@@ -77,7 +93,6 @@ SPATE_CHECKED enum spate_rc spate_check_start_tables(PGconn *sql, const struct s
                                                      struct spate_err *err);
 
 /* What sinks will see of a source: the tables that are published, or will be. */
-struct spate_table;
 struct spate_source_tables {
     bool known;
     struct spate_table **at; /* owned, sealed, without a v */

@@ -391,3 +391,26 @@ def test_nothing_reaches_kafka_either(kafka_world):
     found = everything(world)
     assert any(where.endswith(".log") and b'"op":"read"' in data and b'"op":"update"' in data for where, data in found.items() if "kafka" in where.lower() or "data" in where)
     assert leaks(found) == []
+
+
+def test_check_finds_it_beforehand_and_says_what_still_travels(world):
+    world.src(TABLES + "CREATE PUBLICATION spate FOR TABLE people, ledger")
+
+    def found(**rules):
+        use_rules(world, **rules)
+        code, out, words = world.run("check", "-c", world.connector_file(), "--json")
+        for rule in rules:
+            world.config.pop(rule)
+        return code, {(f["kind"], f["severity"]): f for f in json.loads(out)["findings"] if f["kind"] in ("privacy", "excluded-sent")}
+
+    for words, rules in (("did you mean public.people?", {"exclude": {"public.peple": ["ssn"]}}),
+                         ("belongs to the key", {"exclude": {"public.people": ["id"]}}),
+                         ("is no value of column age", {"mask": {"public.people": {"age": {"constant": "x"}}}})):
+        code, findings = found(**rules)
+        assert code == 2 and words in findings["privacy", "error"]["what"], findings
+    code, findings = found(exclude={"public.ledger": ["memo"]})
+    assert code != 2 and "memo travels" in findings["excluded-sent", "note"]["what"] and not findings["excluded-sent", "note"].get("fix")
+    code, findings = found(exclude={"public.people": ["ssn"]})
+    assert "ssn travels" in findings["excluded-sent", "note"]["what"]
+    world.src(findings["excluded-sent", "note"]["fix"])
+    assert found(exclude={"public.people": ["ssn"]})[1] == {}
