@@ -242,6 +242,16 @@ static void check_projection(struct look *look, struct spate_projection *project
                              strstr(err.text, "REPLICA IDENTITY") ? SPATE_MEND_SOURCE : SPATE_MEND_TARGET);
         return;
     }
+    if (version->copy_why) {
+        spate_find(look->list, SPATE_FINDING_NOTE, "own-copy",
+                   "the source columns that it uses are kept in a second table, %s", projection->load.copy);
+        spate_find_why(look->list, "%s", version->copy_why);
+    }
+    if (version->copy_why) {
+        spate_find(look->list, SPATE_FINDING_NOTE, "own-copy",
+                   "the source columns that it uses are kept in a second table, %s", projection->load.copy);
+        spate_find_why(look->list, "%s", version->copy_why);
+    }
     for (size_t i = 0; i < table->column_count; i++)
         if (version->as_text[i]) {
             spate_find(look->list, SPATE_FINDING_NOTE, "type-unknown-in-target",

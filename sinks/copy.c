@@ -127,12 +127,27 @@ bool spate_copy_needed(const struct spate_projection *projection)
 
 /* ---- the table ---- */
 
-/* What stands in the target: of which columns there are how many, whether those of the key are of these
- * types, and which of the version's columns are missing. */
+/* What stands in the target. */
 struct found {
-    bool table, key;
+    bool table, key; /* the key: of as many columns, each of which holds every value of the version's */
     size_t columns;
 };
+
+/* A key may have been widened since, or be wider than the one of a version that is older. */
+static bool holds_key(const struct spate_version *version, const PGresult *res)
+{
+    size_t keys = 0;
+
+    for (int r = 0; r < PQntuples(res); r++) {
+        if (!version->copy.outputs[strtoull(PQgetvalue(res, r, 2), NULL, 10)].key)
+            continue;
+        if (!spate_type_lossless((uint32_t)strtoul(PQgetvalue(res, r, 4), NULL, 10), -1,
+                                 (uint32_t)strtoul(PQgetvalue(res, r, 5), NULL, 10), -1))
+            return false;
+        keys++;
+    }
+    return keys == version->key_count && keys == strtoull(PQgetvalue(res, 0, 1), NULL, 10);
+}
 
 static enum spate_rc look(const struct spate_version *version, struct spate_store *store, struct found *found,
                           struct spate_buf *missing, struct spate_err *err)
@@ -152,18 +167,16 @@ static enum spate_rc look(const struct spate_version *version, struct spate_stor
         spate_pg_literal(&sql, spate_slice_str(version->stage_types[version->used[i]]));
         spate_buf_puts(&sql, "::regtype)");
     }
-    spate_buf_printf(
+    spate_buf_puts(
         &sql,
-        ") SELECT (SELECT count(*) FROM c), (SELECT count(*) FROM c WHERE attname ~ '^k[0-9]+$') = "
-        "%zu AND (SELECT count(*) FROM c JOIN w ON name = attname AND type = atttypid WHERE "
-        "attname ~ '^k[0-9]+$') = %zu AND EXISTS (SELECT FROM c WHERE attname = 'shape'), "
-        "w.i, c.attname IS NULL FROM w LEFT JOIN c ON c.attname = w.name ORDER BY w.i",
-        version->key_count, version->key_count);
+        ") SELECT (SELECT count(*) FROM c), (SELECT count(*) FROM c WHERE attname ~ '^k[0-9]+$'), w.i, "
+        "c.attname IS NULL, w.type::oid, coalesce(c.atttypid, 0) FROM w LEFT JOIN c ON c.attname = w.name "
+        "ORDER BY w.i");
     rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
     if (rc == SPATE_OK) {
         found->columns = strtoull(PQgetvalue(res, 0, 0), NULL, 10);
         found->table = found->columns > 0;
-        found->key = PQgetvalue(res, 0, 1)[0] == 't';
+        found->key = holds_key(version, res);
     }
     for (int r = 0; rc == SPATE_OK && r < PQntuples(res); r++) {
         size_t i = strtoull(PQgetvalue(res, r, 2), NULL, 10);
@@ -240,7 +253,9 @@ static void now_copied(struct spate_projection *projection)
         spate_version_sql(projection->versions[i]);
 }
 
-enum spate_rc spate_copy_fit(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+/* `replace`: it is made anew where it cannot be altered. */
+static enum spate_rc fit(struct spate_version *version, struct spate_store *store, bool replace,
+                         struct spate_err *err)
 {
     struct spate_projection *projection = version->projection;
     struct spate_load *load = &projection->load;
@@ -249,11 +264,11 @@ enum spate_rc spate_copy_fit(struct spate_version *version, struct spate_store *
     bool anew;
     enum spate_rc rc;
 
-    if (!load->copied && !version->copy_why)
+    if (store->looking || (!load->copied && !version->copy_why))
         return SPATE_OK;
     rc = look(version, store, &found, &missing, err);
     anew = !found.table || !found.key || found.columns > MOST_COLUMNS;
-    if (rc != SPATE_OK || (load->copied && !anew && missing.len == 0)) {
+    if (rc != SPATE_OK || (load->copied && !anew && missing.len == 0) || (anew && found.table && !replace)) {
         spate_buf_fini(&missing);
         return rc;
     }
@@ -287,12 +302,17 @@ enum spate_rc spate_copy_fit(struct spate_version *version, struct spate_store *
     return SPATE_OK;
 }
 
+enum spate_rc spate_copy_fit(struct spate_version *version, struct spate_store *store, struct spate_err *err)
+{
+    return fit(version, store, true, err);
+}
+
 enum spate_rc spate_copy_fit_all(struct spate_projection *projection, struct spate_store *store,
                                  struct spate_err *err)
 {
-    enum spate_rc rc = SPATE_OK;
+    enum spate_rc rc = projection->current ? fit(projection->current, store, true, err) : SPATE_OK;
 
     for (size_t i = 0; rc == SPATE_OK && i < projection->version_count; i++)
-        rc = spate_copy_fit(projection->versions[i], store, err);
+        rc = fit(projection->versions[i], store, false, err);
     return rc;
 }

@@ -493,6 +493,8 @@ static void want_lacking(struct spate_sink *sink)
         if (!projection->load.lacks || sink->apply.open)
             continue;
         projection->load.lacks = false;
+        if (sink->loading.tables[p].asked && !sink->loading.begun)
+            continue; /* everything is on its way */
         if (!spate_loading_want(sink, projection))
             spate_log(
                 SPATE_LOG_WARN, "copy-incomplete",

@@ -217,3 +217,19 @@ def test_plans_go_by_the_key(world):
     scratch.until(lambda: all(now[2] >= then[2] + 1500 for now, then in zip(scans(), before)), lambda: f"found by the key: {before} became {scans()}", 20)
     assert [s[1] for s in scans()] == [s[1] for s in before]
     world.wait_equal([(LATE, "SELECT * FROM team.late")])
+
+
+def test_a_key_that_is_widened(world):
+    """The copy's key holds what the source's does, and what an older version of it did."""
+    make(world)
+    fill(world)
+    world.connector()
+    file = world.sink_file("team", {"late": {"from": "public.t", "where": "v % 2 = 1"}})
+    sink = world.sink(file)
+    pairs = [("SELECT * FROM t WHERE v % 2 = 1", "SELECT * FROM team.late")]
+    world.wait_equal(pairs)
+    world.src(f"ALTER TABLE t ALTER id TYPE bigint; INSERT INTO t VALUES (5000000000, 1, {LONG.format(1)}); UPDATE t SET v = v + 1")
+    world.src("UPDATE t SET v = v + 1; UPDATE t SET id = id + 6000000000 WHERE id < 5")
+    world.wait_equal(pairs)
+    assert world.tgt(f"SELECT format_type(atttypid, -1) FROM pg_attribute WHERE attrelid = 'team.{copies(world)[0]}'::regclass AND attname = 'k0'") == [("bigint",)]
+    assert sink.running()
