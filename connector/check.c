@@ -170,7 +170,8 @@ static enum spate_rc look_at_tables(PGconn *sql, const struct spate_connector_co
 
 /* The second session, which carries the stream: another door of the server, with a right of its own (P65,
  * P66). */
-static void check_replication(struct spate_pg_where *where, struct spate_findings *list)
+static void check_replication(const struct spate_connector_config *config, struct spate_pg_where *where,
+                              PGconn *sql, struct spate_findings *list)
 {
     struct spate_err err = {0};
     PGconn *conn = NULL;
@@ -185,6 +186,8 @@ static void check_replication(struct spate_pg_where *where, struct spate_finding
         rc = spate_pg_exec(conn, "IDENTIFY_SYSTEM", PGRES_TUPLES_OK, NULL, &err);
     if (rc == SPATE_FAIL)
         spate_pg_check_refused(where, &err, list);
+    if (rc == SPATE_OK)
+        spate_check_stream(config, conn, sql, list);
     PQfinish(conn);
 }
 
@@ -241,6 +244,6 @@ void spate_check_source(const struct spate_connector_config *config, struct spat
         return;
     }
     check_connected(sql, config, list, tables);
-    check_replication(&where, list);
+    check_replication(config, &where, sql, list);
     PQfinish(sql);
 }

@@ -79,6 +79,12 @@ SPATE_CHECKED enum spate_rc spate_check_covered(struct spate_catalog *catalog,
                                                 struct spate_table *raw, struct spate_table **table,
                                                 struct spate_findings *list, struct spate_err *err);
 
+/* ---- source and bus ---- */
+
+/* Would a start go on where the stream ended (P58-P60, P73-P76)? `repl`: a replication connection. */
+void spate_check_stream(const struct spate_connector_config *config, PGconn *repl, PGconn *sql,
+                        struct spate_findings *list);
+
 /* ---- all of it ---- */
 
 /* The connector's start, when the source answers for the first time: warnings are logged (event preflight).

@@ -508,6 +508,16 @@ def test_effective_has_the_defaults_and_no_secret(checked):
     assert checked.run("check", "--effective", "-c", again)[1].split("\n", 1)[1] == parts[0].replace("***", "***").split("\n", 1)[1] + "\n" * (not parts[0].endswith("\n"))
 
 
+def test_rules_for_what_must_not_leave(checked):
+    """A slip of the finger would leak; and a sink that uses what is excluded would never get it."""
+    slip = checked.connector_file(exclude={"public.customers": ["naem"]})
+    assert "naem" in checked.find("privacy", slip)["what"]
+    covered = checked.connector_file(exclude={"public.customers": ["name"]})
+    uses = checked.sink_of(tables={"c": {"from": "public.customers", "columns": {"id": "id", "n": "name"}}})
+    assert "name" in checked.find("projection", covered, uses)["what"]
+    assert checked.look(covered, checked.sink_of(tables={"c": {"from": "public.customers"}}), code=CLEAN)
+
+
 def test_for_people(checked):
     checked.src(f"CREATE TABLE late (id int PRIMARY KEY); GRANT SELECT ON late TO {checked.role}")
     try:
@@ -546,6 +556,13 @@ def test_nothing_is_written(server, target, ran):
         wrong, found = world.look(*files)
         assert everything(world) == before
         assert [f["kind"] for f in wrong] == (["projection"] if ran else []), wrong
+        if ran:  # another slot of the name: what a start would stop for is said beforehand, and is not mended by looking
+            world.source.sql("SELECT pg_drop_replication_slot(%s)", [world.slot()])
+            world.src("INSERT INTO orders VALUES (2, 'lost', 5)")
+            world.src("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [world.slot()])
+            found = world.find("continuity")
+            assert found["severity"] == "error" and "stands at" in found["what"] and "--new-epoch" in found["fix"]
+            assert world.connector(name="fenced", ready=False).wait_exit() == 3
     finally:
         world.close()
 
