@@ -67,6 +67,18 @@ static const struct spate_metric table[] = {
      .help = "1 while something is missing before the next change."},
     {"missing_total", SPATE_METRIC_COUNT, AT(progress.missing),
      .help = "Updates and deletes that found no row in the target, since the sink was made."},
+    {"tables_waiting", SPATE_METRIC_NUMBER, AT(progress.tables_waiting),
+     .help = "Tables of its file that the connector does not publish, or not yet."},
+    {"waiting_for", SPATE_METRIC_TEXT, AT(progress.waiting), .help = "Their sources."},
+    {"tables_stale", SPATE_METRIC_NUMBER, AT(progress.tables_stale),
+     .help =
+         "Tables that may differ from the source in a way that no change tells, until everything in them has "
+         "come again; with `snapshot: manual` a person has to ask for that."},
+    {"stale_tables", SPATE_METRIC_TEXT, AT(progress.stale), .help = "Which, and why."},
+    {"stale_total", SPATE_METRIC_COUNT, AT(progress.marked),
+     .help = "How often a table became so, in this process."},
+    {"row_missing_total", SPATE_METRIC_COUNT, AT(progress.lacked),
+     .help = "How often because a row was missing that had to be there: alarm on it."},
     {"skipped_total", SPATE_METRIC_COUNT, AT(progress.skipped),
      .help = "Unreadable records passed by because --skip named them, in this process."},
     {"snapshot_request", SPATE_METRIC_TEXT, AT(progress.request),
@@ -141,6 +153,11 @@ static void derive_streaming(struct spate_sink_facts *facts, int64_t now_ms)
                     facts->progress.request);
         else if (facts->progress.loading)
             because(facts, "loading: request %s waits for the connector", facts->progress.request);
+        else if (facts->progress.tables_stale > 0)
+            because(facts, "streaming; stale: %s", facts->progress.stale);
+        else if (facts->progress.tables_waiting > 0)
+            because(facts, "streaming; waits for %s, which the connector does not publish",
+                    facts->progress.waiting);
         else
             because(facts, "streaming");
     }

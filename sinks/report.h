@@ -45,6 +45,11 @@ struct spate_sink_progress {
     char request[64];
     int64_t snapshot_rows, snapshot_percent, snapshot_left_us;
     uint64_t snapshots, chunks_dropped, chunks_repeated; /* in this process */
+    /* Tables that wait: for their source to be published, or for everything to come again. */
+    int64_t tables_waiting, tables_stale;
+    char waiting[300], stale[300];
+    uint64_t marked,
+        lacked; /* in this process: tables that became stale; of them, for a row that was missing */
     uint64_t batches;
     int64_t apply_us, last_apply_us, longest_apply_us, last_batch;
 };

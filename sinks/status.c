@@ -304,6 +304,37 @@ static void sample_snapshot(struct spate_sink_progress *progress, const struct s
     progress->chunks_repeated = loading->repeated;
 }
 
+/* ", NAME (WHY)"; what does not fit is counted all the same. */
+static void list(char *out, size_t size, int64_t *count, const char *name, const char *why)
+{
+    const size_t used = strlen(out);
+
+    (*count)++;
+    snprintf(out + used, size - used, "%s%s%s%s%s", used ? ", " : "", name, why ? " (" : "", why ? why : "",
+             why ? ")" : "");
+}
+
+static void sample_tables(struct spate_sink_progress *progress, const struct spate_sink *sink)
+{
+    progress->tables_waiting = progress->tables_stale = 0;
+    progress->waiting[0] = progress->stale[0] = '\0';
+    for (size_t p = 0; p < sink->projection_count; p++) {
+        const struct spate_projection *projection = &sink->projections[p];
+        char source[140];
+
+        if (projection->late) {
+            snprintf(source, sizeof source, "%.63s.%.63s", projection->source_schema,
+                     projection->source_table);
+            list(progress->waiting, sizeof progress->waiting, &progress->tables_waiting, source, NULL);
+        } else if (projection->load.outdated) {
+            list(progress->stale, sizeof progress->stale, &progress->tables_stale, projection->label,
+                 projection->load.outdated);
+        }
+    }
+    grow(&progress->marked, sink->marked);
+    grow(&progress->lacked, sink->lacked);
+}
+
 static void sample(struct spate_sink_status *status, const struct spate_sink *sink, int64_t now_ms)
 {
     struct spate_sink_progress progress = status->facts.progress; /* nobody else writes it */
@@ -323,6 +354,7 @@ static void sample(struct spate_sink_status *status, const struct spate_sink *si
     }
     sample_lag(&progress, sink);
     sample_snapshot(&progress, sink);
+    sample_tables(&progress, sink);
     grow(&progress.applied, counts.applied);
     grow(&progress.duplicates, counts.duplicates);
     grow(&progress.holes, counts.holes);
