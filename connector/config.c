@@ -113,17 +113,14 @@ static const struct spate_option options[] = {
     {.key = "mask",
      .type = SPATE_OPT_MAPS,
      .offset = AT(mask),
-     .doc = "Columns whose values never reach the bus: table globs, each with columns and what takes the "
-            "values' "
-            "place: hash (HMAC-SHA256 of the text, in hex; the column becomes text; keeps keys distinct), "
-            "null, or "
-            "{constant: TEXT}. Names as in exclude."},
+     .doc = "Columns whose values never reach the bus: table globs, each with columns and what stands there "
+            "instead: hash (HMAC-SHA256 of the text, in hex; the column becomes text; keeps keys distinct), "
+            "null, or {constant: TEXT}. Names as in exclude."},
     {.key = "mask_key_file",
      .type = SPATE_OPT_STRING,
      .offset = AT(mask_key_file),
      .doc = "File with the key of hash, 16 bytes or more, read at start. Another key gives every hashed "
-            "value, and "
-            "so every hashed key, another identity: each sink takes the tables anew."},
+            "value, and so every hashed key, another identity: each sink takes the tables anew."},
     {.key = "mask_key_env",
      .type = SPATE_OPT_STRING,
      .offset = AT(mask_key_env),
