@@ -41,7 +41,8 @@ static const struct condition conditions[] = {
      "give the target column the source's type, or mend the column's expression"},
     {"22012", SPATE_PG_ROW, VALUES, "division_by_zero", "guard the expression with nullif(..., 0)"},
     {"22021", SPATE_PG_ROW, VALUES, "character_not_in_repertoire",
-     "the text has bytes that the other encoding lacks: use a database with encoding UTF8"},
+     "the text has bytes that are none in the encoding of that database: mend the row, or use UTF8 "
+     "(SQL_ASCII for an SQL_ASCII source whose bytes are no UTF-8)"},
     {"22P02", SPATE_PG_ROW, VALUES, "invalid_text_representation",
      "give the target column the source's type, or mend the column's expression"},
     {"22P05", SPATE_PG_ROW, VALUES, "untranslatable_character",

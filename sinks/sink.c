@@ -1,4 +1,5 @@
 /* sinks/sink.c - the loop: hear, collect, apply. */
+#include "sinks/blame.h"
 #include "sinks/run.h"
 
 #include "core/clock.h"
@@ -68,7 +69,7 @@ static void describe_row(const struct spate_item *item, struct spate_buf *out, s
 static enum spate_rc poison(struct spate_sink *sink, size_t count, struct spate_err *err)
 {
     const struct spate_item *items = sink->batch.items;
-    struct spate_buf key = {0};
+    struct spate_buf key = {0}, column = {0};
     char veiled[SPATE_SINK_VEIL];
     size_t culprit = 0;
     enum spate_rc rc = spate_apply_isolate(&sink->apply, items, count, &culprit, err);
@@ -88,17 +89,21 @@ static enum spate_rc poison(struct spate_sink *sink, size_t count, struct spate_
             " (SQLSTATE %s); nothing of them was applied, mend it and start the sink again",
             items[first].n, items[last].n, err->sqlstate);
     }
+    spate_blame_column(&sink->store, &items[culprit], err->sqlstate, &column);
     snprintf(veiled, sizeof veiled,
-             "the target refuses a row: table %s, n=%" PRIu64 ", SQLSTATE %s; nothing from there on was "
-             "applied, mend it and start the sink again: %.500s. The log's line sink-stopped names its key",
-             items[culprit].version->projection->target, items[culprit].n, err->sqlstate, err->text);
+             "the target refuses a row: table %s%s%.200s, n=%" PRIu64
+             ", SQLSTATE %s; nothing from there on was "
+             "applied, mend it and start the sink again: %.400s. The log's line sink-stopped names its key",
+             items[culprit].version->projection->target, column.len ? ", column " : "",
+             spate_buf_str(&column), items[culprit].n, err->sqlstate, err->text);
     spate_sink_status_veil(sink->config->status, veiled);
     describe_row(&items[culprit], &key, &sink->arena);
     spate_err_context(err,
-                      "the target refuses a row: table %s, key %.300s, n=%" PRIu64
+                      "the target refuses a row: table %s%s%.200s, key %.300s, n=%" PRIu64
                       ", SQLSTATE %s; nothing from there on was applied, mend it and start the sink again",
-                      items[culprit].version->projection->target, spate_buf_str(&key), items[culprit].n,
-                      err->sqlstate);
+                      items[culprit].version->projection->target, column.len ? ", column " : "",
+                      spate_buf_str(&column), spate_buf_str(&key), items[culprit].n, err->sqlstate);
+    spate_buf_fini(&column);
     spate_buf_fini(&key);
     return SPATE_FAIL;
 }

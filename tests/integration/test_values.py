@@ -334,3 +334,87 @@ def test_as_many_columns_as_a_table_may_have_and_none(source):
         world.check_bus()
     finally:
         finish(world)
+
+
+def in_encoding(world, cluster, encoding):
+    cluster.drop_database(world.db)
+    cluster.sql(f"CREATE DATABASE \"{world.db}\" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+
+
+# What of an encoding's bytes means something in UTF-8 too, in hexadecimal.
+BYTES = {"LATIN1": "".join(f"{b:02x}" for b in range(0x80, 0x100)), "KOI8R": "".join(f"{b:02x}" for b in range(0x80, 0x100)), "WIN1252": "8082838485868788898a8b8c8e9192939495969798999a9b9c9e9fa0e4ff",
+         "EUC_JP": "c6fccbdcb8ec8eb18fb0a1a4a2"}
+
+
+@pytest.mark.parametrize("encoding", list(BYTES))
+def test_databases_in_other_encodings(source, target, encoding):
+    """P84: the server converts to UTF-8, values and names alike, by stream and by snapshot."""
+    world = World(source, target)
+    try:
+        in_encoding(world, source, encoding)
+        word = bytes.fromhex(BYTES[encoding]).decode({"KOI8R": "koi8-r", "WIN1252": "cp1252"}.get(encoding, encoding.replace("_", "-")))
+        name = [c for c in word if c.isalpha()][-1]
+        world.src(f"CREATE TABLE t (id int PRIMARY KEY, \"{name}\" text, a text[], j jsonb)")
+        fill = f"INSERT INTO t SELECT g, %s || g, ARRAY[%s, NULL], jsonb_build_object(%s, %s) FROM generate_series((SELECT count(*) FROM t) + 1, (SELECT count(*) FROM t) + 3) g; UPDATE t SET \"{name}\" = %s WHERE id = 2"
+        shown = ", ".join(f"encode(convert_to({column}::text, 'UTF8'), 'hex')" for column in ("id", f'"{name}"', "a", "j"))
+        world.connector()
+        for schema in ("team", "late"):
+            sink = world.sink(world.sink_file(schema, {"t": {"from": "public.t"}}), name=schema)
+            world.src(fill, [word] * 5)
+            world.wait_rows(f"SELECT {shown} FROM {schema}.t ORDER BY id", world.src(f"SELECT {shown} FROM t ORDER BY id"), sink=sink)
+        assert world.tgt(f"SELECT \"{name}\", a[1], j FROM late.t WHERE id = 2") == [(word, word, {word: word})]
+    finally:
+        world.close()
+
+
+def test_bytes_that_are_no_text(source, target):
+    """P83, F48: an SQL_ASCII database has bytes. They arrive where bytes may be, and are refused where they may not: with table, key and remedy."""
+    world = World(source, target)
+    try:
+        for cluster in (source, target):
+            in_encoding(world, cluster, "SQL_ASCII")
+        world.src("CREATE TABLE t (id int PRIMARY KEY, v text, a text[])")
+        world.connector()
+        bad = "SELECT %s, convert_from('\\xe920ff5c22c3a4'::bytea, 'SQL_ASCII'), ARRAY[convert_from('\\xff80'::bytea, 'SQL_ASCII')]"
+        for n, schema in enumerate(("team", "late")):
+            world.sink(world.sink_file(schema, {"t": {"from": "public.t"}}), name=schema)
+            world.src("INSERT INTO t " + bad, [n])
+            world.wait_rows(f"SELECT count(*) FROM {schema}.t", [(n + 1,)])
+            assert world.tgt(f"SELECT DISTINCT encode(convert_to(v, 'SQL_ASCII'), 'hex'), encode(convert_to(a[1], 'SQL_ASCII'), 'hex') FROM {schema}.t") == [("e920ff5c22c3a4", "ff80")]
+        world.stop_all()
+        in_encoding(world, target, "UTF8")
+        world.connector()
+        for mode in ("auto", "manual"):
+            code, _out, log = world.run("sink", "-c", world.sink_file(mode, {"t": {"from": "public.t"}}, snapshot=mode))
+            words = f'table "{mode}"."t", column "v", key {{"id":0}}'.replace('"', '\\"')
+            assert code == 4 and words in log and "22021" in log and "SQL_ASCII" in log, log
+            assert world.tgt(f"SELECT count(*) FROM {mode}.t") == [(0,)]
+    finally:
+        world.close()
+
+
+def test_characters_that_utf8_lacks(source, target):
+    """P84: a byte that the database's encoding leaves undefined ends the stream for good: the connector stops, and says where and what to do."""
+    world = World(source, target)
+    try:
+        in_encoding(world, source, "WIN1252")
+        world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        connector = world.connector()
+        world.src("INSERT INTO t SELECT 1, convert_from('\\x4181'::bytea, 'WIN1252')")
+        assert connector.wait_exit() == 4
+        assert "public.t" in connector.text() and "UTF8" in connector.text(), connector.text()
+    finally:
+        world.close()
+
+
+def test_json_that_jsonb_refuses(world):
+    """P81, F49: a sink whose column is jsonb stops at \\u0000, names table, column and key, and goes on when the row is mended."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, fine text, doc json)")
+    world.connector()
+    file = world.sink_file("team", {"t": {"from": "public.t", "columns": {"id": "id", "fine": "fine", "doc": "doc::jsonb"}}})
+    sink = world.sink(file)
+    world.src("INSERT INTO t VALUES (1, 'x', '{\"a\": 1, \"a\": 2}')")
+    world.wait_rows("SELECT id, doc::text FROM team.t", [(1, '{"a": 2}')])
+    world.src("INSERT INTO t VALUES (7, 'x', '\"\\u0000\"')")
+    assert sink.wait_exit() == 4
+    sink.wait_log(r'table \\"team\\".\\"t\\", column \\"doc\\", key {\\"id\\":7}.*22P05.*keep the source')
