@@ -35,7 +35,7 @@ import zlib
 from chunks import Chunks, Wrong
 
 CHANGES = {"insert", "update", "delete", "truncate", "message"}
-BETWEEN = {"heartbeat", "epoch", "snapshot-begin", "chunk", "read", "chunk-end", "ranges-end"}
+BETWEEN = {"heartbeat", "stale", "epoch", "snapshot-begin", "chunk", "read", "chunk-end", "ranges-end"}
 HEAD = ["spate", "op", "n", "at", "epoch", "to", "request", "schema", "table", "pos", "end"]
 
 
@@ -381,7 +381,7 @@ class Stream:
             self.in_hole = True
             self.hidden += 1
             return False
-        if message["op"] in ("heartbeat", "snapshot-begin") and int(message["end"], 16) < self.end:
+        if message["op"] in ("heartbeat", "stale", "snapshot-begin") and int(message["end"], 16) < self.end:
             self.repeats += 1
             return False
         self.in_hole = False
@@ -404,7 +404,7 @@ class Stream:
             raise Wrong(f"{here}: stands inside transaction {self.open}")
         if message["at"] != self.n:
             raise Wrong(f"{here}: `at` is {message['at']}, the last change was {self.n}")
-        if message["op"] in ("heartbeat", "snapshot-begin"):
+        if message["op"] in ("heartbeat", "stale", "snapshot-begin"):
             self.take_end(message, here)
 
     def new_epoch(self, message, here):

@@ -42,14 +42,15 @@ class Chaos:
         workloads.prepare(self.world)
         mode = {"snapshot": "auto" if requests else "manual"}  # manual: all that there is stands in the stream
         self.files = [self.world.sink_file("mirror", {**workloads.MIRROR, **(shapes.MIRROR if requests else {})}, url=urls.get("target"), **mode),
-                      self.world.sink_file("words", workloads.OWN_WORDS, url=urls.get("target"), **mode)]
+                      self.world.sink_file("words", {**workloads.OWN_WORDS, **(shapes.OWN_WORDS if requests else {})}, url=urls.get("target"), **mode)]
         self.pairs = workloads.mirror_pairs("mirror") + workloads.own_words_pairs("words")
         if requests:
             self.kinds = (*kinds, *workloads.SHAPES)
             shapes.prepare(self.world)
             self.world.config["snapshots"] = {"chunk_bytes": "64KiB"}
-            self.files.append(self.world.sink_file("swap", {"w2_accounts": workloads.MIRROR["w2_accounts"], **shapes.MIRROR}, url=urls.get("target"),
-                                                   on_snapshot="swap"))
+            self.files.append(self.world.sink_file("swap", {"w2_accounts": workloads.MIRROR["w2_accounts"], **shapes.MIRROR, **shapes.OWN_WORDS},
+                                                   url=urls.get("target"), on_snapshot="swap"))
+            self.pairs += shapes.own_words_pairs("words") + shapes.own_words_pairs("swap")
             self.pairs += shapes.pairs("mirror") + shapes.pairs("swap") + [("SELECT * FROM w2_accounts", "SELECT * FROM swap.w2_accounts")]
         self.checkers = []
         self.until_file = os.path.join(self.world.dir, "done")

@@ -31,10 +31,19 @@ KEYS = {
 }
 NAMED = {"s_plain": {"columns": {"id": "id", "v": "v", "large": "large"}, "key": ["id"]}}
 MIRROR = {table: {"from": f"public.{table}", **NAMED.get(table, {})} for table in KEYS}
+# What may be missing in an update decides here which rows there are, and what they look like: a copy of the sink's own.
+OWN_WORDS = {"late_" + table: {"from": f"public.{table}", "where": "v % 2 = 1 OR large IS NULL",
+                               "columns": {**{name: name for name in KEYS[table][0]}, "both": "v || ':' || coalesce(md5(large), '-')"},
+                               "key": list(KEYS[table][0])} for table in ("s_text", "s_pair", "s_parts", "s_plain")}
 
 
 def pairs(schema):
     return [(f"SELECT {'id, v, large' if table in NAMED else '*'} FROM public.{table}", f"SELECT * FROM {schema}.{table}") for table in KEYS]
+
+
+def own_words_pairs(schema):
+    return [(f"SELECT {', '.join(KEYS[name[5:]][0])}, v || ':' || coalesce(md5(large), '-') FROM public.{name[5:]} WHERE v % 2 = 1 OR large IS NULL",
+             f"SELECT * FROM {schema}.{name}") for name in OWN_WORDS]
 
 
 def prepare(world):

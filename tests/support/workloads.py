@@ -35,12 +35,15 @@ CREATE TABLE w6_long (id bigint PRIMARY KEY, part int NOT NULL, v int NOT NULL);
 CREATE TABLE w7_shape (id int PRIMARY KEY, v int NOT NULL, t text);
 """
 
-# The target tables: one team takes everything as it is, the other in its own words.
+# The target tables: one team takes everything as it is, the other in its own words. Of those `odd` reads a table under
+# REPLICA IDENTITY FULL; `heavy` needs values that are not sent again, so its sink keeps a copy of them.
 MIRROR = {name: {"from": "public." + name} for name in ("w1_counters", "w1_last", "w2_accounts", "w3_churn", "w4_large", "w5_bulk", "w6_long")}
 MIRROR["w7_shape"] = {"from": "public.w7_shape", "columns": {"id": "id", "v": "v", "t": "t"}, "key": ["id"]}
 OWN_WORDS = {
     "accounts": {"from": "public.w2_accounts", "columns": {"account": "id", "cents": "balance * 100"}, "key": ["account"]},
     "odd": {"from": "public.w3_churn", "where": "v % 2 = 1", "columns": {"id": "id", "label": "coalesce(t, '-') || ':' || v"}, "key": ["id"]},
+    "heavy": {"from": "public.w4_large", "where": "small % 2 = 0 OR length(large) > 20000",
+              "columns": {"id": "id", "large": "large", "both": "small || ':' || coalesce(md5(large), '-') || coalesce(length(other), 0)"}, "key": ["id"]},
 }
 
 
@@ -52,7 +55,9 @@ def mirror_pairs(schema):
 
 def own_words_pairs(schema):
     return [("SELECT id, balance * 100 FROM w2_accounts", f"SELECT account, cents FROM {schema}.accounts"),
-            ("SELECT id, coalesce(t, '-') || ':' || v FROM w3_churn WHERE v % 2 = 1", f"SELECT id, label FROM {schema}.odd")]
+            ("SELECT id, coalesce(t, '-') || ':' || v FROM w3_churn WHERE v % 2 = 1", f"SELECT id, label FROM {schema}.odd"),
+            ("SELECT id, large, small || ':' || coalesce(md5(large), '-') || coalesce(length(other), 0) FROM w4_large WHERE small % 2 = 0 OR length(large) > 20000",
+             f"SELECT * FROM {schema}.heavy")]
 
 
 def prepare(world):
