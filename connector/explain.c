@@ -65,15 +65,22 @@ enum spate_rc spate_explain(struct spate_stream *stream, struct spate_err *err)
     uint64_t after = stream->ledger.confirmed;
 
     snprintf(words, sizeof words, "%.*s", (int)sizeof words - 1, err->text);
-    if (is(err, "22021")) {
-        spate_fail(
-            err, SPATE_FATAL,
-            "a row after %X/%X holds bytes that are not valid in the database's own encoding, and the "
-            "server cannot send it (P83). Find the row in the tables of the publication, repair it, then "
-            "recreate the slot: SELECT pg_drop_replication_slot('%s'); then: spate connector -c FILE "
-            "--new-epoch. Server: %s",
-            LSN(after), slot, words);
+    if (is(err, "22021") || is(err, "22P05")) {
+        err->exit_code = SPATE_EXIT_REFUSED;
+        spate_fail(err, SPATE_FATAL,
+                   "a row that was changed after %X/%X holds %s, and the server cannot send it (P83). "
+                   "Nothing of its "
+                   "transaction was confirmed, and it comes again at every start. Repair the row in the "
+                   "tables of the "
+                   "publication; then: SELECT pg_drop_replication_slot('%s'); and go on with: spate "
+                   "connector -c FILE "
+                   "--new-epoch, after which sinks take their tables anew. The server's log names the bytes",
+                   LSN(after),
+                   is(err, "22021") ? "bytes that are not valid in the database's own encoding"
+                                    : "a character that has no counterpart in UTF8",
+                   slot);
     } else if (is(err, "XX000") && strstr(words, "invalid memory alloc")) {
+        err->exit_code = SPATE_EXIT_REFUSED;
         spate_fail(
             err, SPATE_FATAL,
             "a value after %X/%X is too large for the server to send as text (about half a gigabyte of "

@@ -105,6 +105,8 @@ class Direction(threading.Thread):
             return True
         if self.name == "in" and self.proxy.damage:
             data = self.proxy.damage(data)
+        if self.name == "out" and self.proxy.rewrite:
+            data = self.proxy.rewrite(data)
         if self.frames:
             data = self.frames.feed(data)
         if data:
@@ -167,7 +169,7 @@ class Proxy:
         self.listener = socket.create_server(("127.0.0.1", listen))
         self.port = self.listener.getsockname()[1]
         self.mode, self.delay_ms, self.rate = "pass", 0, 0
-        self.damage, self.flip, self.flipped = None, None, 0
+        self.damage, self.rewrite, self.flip, self.flipped = None, None, None, 0  # rewrite: what the client sends
         self.passed = {"in": 0, "out": 0}  # bytes taken, for tests that wait for something to be under way
         self.accepted = 0
         self.lock, self.pairs, self.closing = threading.Lock(), set(), False
@@ -201,7 +203,7 @@ class Proxy:
 
     def heal(self):
         """Bytes pass again, those that were held first."""
-        self.delay_ms, self.rate, self.damage, self.flip, self.mode = 0, 0, None, None, "pass"
+        self.delay_ms, self.rate, self.damage, self.rewrite, self.flip, self.mode = 0, 0, None, None, None, "pass"
 
     def close(self):
         self.closing = True
