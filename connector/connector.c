@@ -197,7 +197,7 @@ enum spate_rc spate_connector_run(const struct spate_connector_config *config, b
     }
     c->config = *config;
     c->config.privacy = c->privacy;
-    c->config.status = spate_status_open(config);
+    c->config.status = spate_status_open(&c->config);
     c->stream.config = &c->config;
     c->stream.told = spate_told_new();
     c->new_epoch = new_epoch;

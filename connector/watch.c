@@ -2,6 +2,7 @@
 #include "connector/watch.h"
 
 #include "connector/lsn.h"
+#include "connector/survey_masks.h"
 #include "core/alloc.h"
 #include "core/clock.h"
 #include "core/signals.h"
@@ -331,6 +332,7 @@ static enum spate_rc survey_once(struct spate_watch *watch, bool asked, struct s
     watch->surveyed_us = spate_clock_wall_us();
     if (!survey)
         return SPATE_OK;
+    spate_survey_masks(survey, watch->config->privacy);
     watch->survey_ms = survey->took_ms;
     spate_log(SPATE_LOG_DEBUG, "survey", "tables=%zu files=%zu took_ms=%" PRId64 " lsn=%" PRIx64,
               survey->count, survey->leaf_count, survey->took_ms, survey->lsn);

@@ -359,6 +359,21 @@ def test_a_changed_mask_is_a_changed_table(world):
     assert leaks(everything(world)) == []
 
 
+def test_followers_take_a_table_anew_when_its_mask_changes(world):
+    world.src("CREATE TABLE people (id int PRIMARY KEY, name text, phone text)")
+    world.src("INSERT INTO people SELECT g, 'sec-name-' || g, 'sec-phone' FROM generate_series(1, 9) g")
+    connector = world.connector()
+    world.sink(world.sink_file("team", {"people": {"from": "public.people"}}))
+    world.wait_rows("SELECT count(*), max(name) FROM team.people", [(9, "sec-name-9")])
+    for mask, rows in (({"name": "hash"}, [(9, digest("sec-name-9"), "sec-phone")]),
+                       ({"name": {"constant": "***"}, "phone": "null"}, [(9, "***", None)]), ({"name": {"constant": "**"}}, [(9, "**", "sec-phone")])):
+        assert connector.stop() == 0
+        use_rules(world, mask={"public.people": mask})
+        connector = world.connector()
+        world.wait_rows("SELECT count(DISTINCT id), max(name) FILTER (WHERE id = 9), max(phone) FROM team.people", rows)
+        assert len(world.tgt("SELECT DISTINCT name LIKE 'sec%' FROM team.people")) == 1
+
+
 def test_the_key_is_looked_after(world):
     world.src("CREATE TABLE people (id int PRIMARY KEY, name text)")
     world.config["mask"] = {"public.people": {"name": "hash"}}
