@@ -105,18 +105,38 @@ static void load(struct check *check, const char *path)
     }
 }
 
+#define TABLES_MOST 8
+
+/* Of the bus, the part that was chosen: both together would be no file that can be used. */
+static void print_file(struct spate_buf *out, const char *path, const struct spate_option_table *tables,
+                       size_t count, const void *from, const struct spate_bus_config *bus)
+{
+    static const char kafka[] = "kafka.";
+    struct spate_option_table some[TABLES_MOST];
+    size_t local = 0;
+
+    while (local < spate_bus_option_count &&
+           strncmp(spate_bus_options[local].key, kafka, sizeof kafka - 1) != 0)
+        local++;
+    for (size_t i = 0; i < count && i < TABLES_MOST; i++) {
+        some[i] = tables[i];
+        if (tables[i].options != spate_bus_options || !bus->kafka.brokers == !bus->local_path)
+            continue;
+        some[i].options += bus->kafka.brokers ? local : 0;
+        some[i].count = bus->kafka.brokers ? tables[i].count - local : local;
+    }
+    spate_buf_printf(out, "%s# %s\n", out->len ? "---\n" : "", path);
+    spate_config_print(out, some, count < TABLES_MOST ? count : TABLES_MOST, from);
+}
+
 static void print_effective(const struct check *check, struct spate_buf *out)
 {
-    size_t at = 0;
-
-    for (size_t i = 0; i < check->connector_count; i++) {
-        spate_buf_printf(out, "%s# %s\n", at++ ? "---\n" : "", check->connectors[i].path);
-        spate_config_print(out, spate_connector_tables, spate_connector_table_count, &check->connectors[i]);
-    }
-    for (size_t i = 0; i < check->sink_count; i++) {
-        spate_buf_printf(out, "%s# %s\n", at++ ? "---\n" : "", check->sinks[i].path);
-        spate_config_print(out, spate_sink_tables, spate_sink_table_count, &check->sinks[i]);
-    }
+    for (size_t i = 0; i < check->connector_count; i++)
+        print_file(out, check->connectors[i].path, spate_connector_tables, spate_connector_table_count,
+                   &check->connectors[i], &check->connectors[i].bus);
+    for (size_t i = 0; i < check->sink_count; i++)
+        print_file(out, check->sinks[i].path, spate_sink_tables, spate_sink_table_count, &check->sinks[i],
+                   &check->sinks[i].bus);
 }
 
 /* ---- looking ---- */

@@ -502,6 +502,7 @@ def test_effective_has_the_defaults_and_no_secret(checked):
     code, out, _ = checked.run("check", "--effective", "-c", file, "-c", checked.sink_of())
     assert code == CLEAN and "hidden" not in out and "***" in out
     assert 'publication: "spate"' in out and 'heartbeat' in out and "# " + file in out and "\n---\n" in out
+    assert "kafka" not in out and "status" not in out  # what was not chosen has no defaults
     # It reads as a file again, with the same meaning.
     parts = out.split("\n---\n")
     again = checked.write("again.yaml", parts[0].replace("***", "x"))
