@@ -40,6 +40,8 @@ struct spate_plane_facts {
     int64_t snapshots; /* under way */
     uint64_t snapshot_requests, snapshot_chunks, snapshot_rows, snapshot_dropped, snapshot_redone,
         snapshot_restarted;
+    int64_t tables, tables_unlogged; /* published now; -1: not yet known */
+    uint64_t tables_added, tables_removed, stale;
 };
 
 struct spate_connector_facts {

@@ -106,6 +106,8 @@ struct choice {
     size_t glob_count;
     bool *chosen; /* per row */
     bool *exact;  /* per row: some glob names it without wildcards */
+    bool *left;   /* per row: it has no identity */
+    bool later;   /* the publication exists: nothing is refused */
 };
 
 static void choice_fini(struct choice *choice)
@@ -115,6 +117,7 @@ static void choice_fini(struct choice *choice)
     free(choice->globs);
     free(choice->chosen);
     free(choice->exact);
+    free(choice->left);
     PQclear(choice->res);
 }
 
@@ -181,6 +184,7 @@ static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *co
     choice->globs = spate_zalloc((config->tables.count + 1) * sizeof(void *));
     choice->chosen = spate_zalloc(rows + 1);
     choice->exact = spate_zalloc(rows + 1);
+    choice->left = spate_zalloc(rows + 1);
     for (size_t g = 0; g < config->tables.count; g++) {
         bool any = false;
 
@@ -194,7 +198,7 @@ static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *co
             any = choice->chosen[row] = true;
             choice->exact[row] |= spate_glob_exact(choice->globs[g]);
         }
-        if (!any && spate_glob_exact(choice->globs[g]))
+        if (!any && !choice->later && spate_glob_exact(choice->globs[g]))
             return nothing_matches(choice->res, config->tables.at[g], err);
     }
     drop_parts(choice);
@@ -203,7 +207,8 @@ static enum spate_rc choose(PGconn *sql, const struct spate_connector_config *co
             PQgetvalue(choice->res, (int)row, T_PUBLISHED)[0] == 't')
             continue;
         choice->chosen[row] = false;
-        if (no_identity(choice->res, (int)row, choice->exact[row], err))
+        choice->left[row] = true;
+        if (!choice->later && no_identity(choice->res, (int)row, choice->exact[row], err))
             return SPATE_FAIL;
     }
     return SPATE_OK;
@@ -256,6 +261,74 @@ enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_
                   spate_log_quote(quoted, sizeof quoted, config->source.publication), count);
 out:
     spate_buf_fini(&text);
+    choice_fini(&choice);
+    return rc;
+}
+
+/* ---- later ---- */
+
+/* A table more, whose making somebody else may not have finished: another time, then. */
+static enum spate_rc add_one(PGconn *sql, const struct spate_connector_config *config, const PGresult *res,
+                             int row, struct spate_buf *left, struct spate_err *err)
+{
+    struct spate_buf text = {0}, name = {0};
+    char quoted[300];
+    enum spate_rc rc;
+
+    add_name(&name, res, row);
+    spate_buf_puts(&text, "ALTER PUBLICATION ");
+    spate_pg_ident(&text, spate_slice_str(config->source.publication));
+    spate_buf_printf(&text, " ADD TABLE %s", spate_buf_str(&name));
+    rc = spate_cover_try(sql, config, PQgetvalue(res, row, T_SCHEMA), PQgetvalue(res, row, T_TABLE), err);
+    if (rc == SPATE_OK)
+        rc = spate_lists_columns(sql, config, PQgetvalue(res, row, T_SCHEMA), PQgetvalue(res, row, T_TABLE),
+                                 &text, err);
+    if (rc == SPATE_OK)
+        rc = spate_pg_exec(sql, spate_buf_str(&text), PGRES_COMMAND_OK, NULL, err);
+    if (rc == SPATE_OK) {
+        spate_log(SPATE_LOG_INFO, "publication-extended", "table=%s",
+                  spate_log_quote(quoted, sizeof quoted, spate_buf_str(&name)));
+    } else if (rc == SPATE_FAIL && PQstatus(sql) == CONNECTION_OK) {
+        if (err->sqlstate[0])
+            spate_buf_printf(left,
+                             "table %s matches tables: and could not be added to the publication (%s). Its "
+                             "owner can: %s\n",
+                             spate_buf_str(&name), spate_pg_condition(err->sqlstate), spate_buf_str(&text));
+        else /* exclude or mask cannot be kept */
+            spate_buf_printf(left, "table %s matches tables: and was left out of the publication: %s\n",
+                             spate_buf_str(&name), err->text);
+        *err = (struct spate_err){0};
+        rc = SPATE_OK;
+    }
+    spate_buf_fini(&text);
+    spate_buf_fini(&name);
+    return rc;
+}
+
+enum spate_rc spate_setup_extend(PGconn *sql, const struct spate_connector_config *config,
+                                 struct spate_buf *left, struct spate_err *err)
+{
+    struct choice choice = {.later = true};
+    enum spate_rc rc = spate_pg_exec(sql, "SET lock_timeout = '1s'", PGRES_COMMAND_OK, NULL, err);
+
+    if (rc == SPATE_OK)
+        rc = choose(sql, config, &choice, err);
+    for (int row = 0; rc == SPATE_OK && row < PQntuples(choice.res); row++) {
+        if (choice.left[row]) {
+            spate_buf_puts(left, "table ");
+            add_name(left, choice.res, row);
+            spate_buf_puts(
+                left, " matches tables: and was left out of the publication: it has no usable replica "
+                      "identity, so publishing it would make the application's UPDATE and DELETE fail (P47). "
+                      "Mend it with: ALTER TABLE ");
+            add_name(left, choice.res, row);
+            spate_buf_puts(left, " ADD PRIMARY KEY (...)\n");
+        } else if (choice.chosen[row] && PQgetvalue(choice.res, row, T_PUBLISHED)[0] != 't') {
+            rc = add_one(sql, config, choice.res, row, left, err);
+        }
+    }
+    if (rc == SPATE_OK)
+        rc = spate_pg_exec(sql, "RESET lock_timeout", PGRES_COMMAND_OK, NULL, err);
     choice_fini(&choice);
     return rc;
 }

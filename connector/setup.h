@@ -10,6 +10,7 @@
 
 #include "connector/connector.h"
 #include "connector/replication.h"
+#include "core/buf.h"
 #include "core/err.h"
 
 #include <libpq-fe.h>
@@ -17,6 +18,12 @@
 /* Resolves the globs of `tables` and creates the publication. SPATE_FAIL: REFUSED, with the remedy. */
 SPATE_CHECKED enum spate_rc spate_setup_publication(PGconn *sql, const struct spate_connector_config *config,
                                                     struct spate_err *err);
+
+/* Adds the tables that the globs mean and that appeared since to a publication of ours, one by one, waiting
+ * for no lock longer than a moment; not those that cannot be identified (P47). *left: who was left out and
+ * why, a line each, for people. SPATE_FAIL: nobody could be asked. On a connection of one's own. */
+SPATE_CHECKED enum spate_rc spate_setup_extend(PGconn *sql, const struct spate_connector_config *config,
+                                               struct spate_buf *left, struct spate_err *err);
 
 /* SPATE_OK, SPATE_END (stop), SPATE_FAIL: retry = open transactions kept it waiting for too long (P70). */
 SPATE_CHECKED enum spate_rc spate_setup_slot(struct spate_replication *repl, PGconn *sql,

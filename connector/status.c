@@ -122,9 +122,14 @@ struct spate_status *spate_status_open(const struct spate_connector_config *conf
     TAKE(slot, config->source.slot);
     TAKE(publication, config->source.publication);
     status->facts.started_us = status->facts.state_since_us = now_us;
-    status->facts.look = (struct spate_slot_look){
-        .active = -1, .status = SPATE_WAL_UNKNOWN, .retained_bytes = -1, .safe_bytes = -1, .keep_bytes = -1};
+    status->facts.look = (struct spate_slot_look){.active = -1,
+                                                  .status = SPATE_WAL_UNKNOWN,
+                                                  .retained_bytes = -1,
+                                                  .safe_bytes = -1,
+                                                  .keep_bytes = -1,
+                                                  .xmin_age = -1};
     status->facts.plane.retention_us = -1;
+    status->facts.plane.tables = status->facts.plane.tables_unlogged = -1;
     /* Until the bus has all that the source has, the source may have had something since before we started.
      */
     status->facts.plane.behind_since_us = now_us;
@@ -302,6 +307,16 @@ static void sample(struct spate_status *status, const struct spate_stream *strea
         plane.snapshot_dropped = counts.dropped;
         plane.snapshot_redone = counts.redone;
         plane.snapshot_restarted = counts.restarted;
+    }
+
+    if (stream->told) {
+        const struct spate_told_counts counts = spate_told_counts(stream->told);
+
+        plane.tables = counts.known ? (int64_t)counts.tables : -1;
+        plane.tables_unlogged = counts.known ? (int64_t)counts.unlogged : -1;
+        plane.tables_added = counts.added;
+        plane.tables_removed = counts.removed;
+        plane.stale = counts.stale;
     }
 
     pthread_mutex_lock(&status->lock);

@@ -25,7 +25,7 @@ struct spate_survey_columns *spate_survey_columns_new(const struct spate_survey_
     char *at;
 
     for (size_t i = 0; i < count; i++)
-        names += strlen(columns[i].name) + 1;
+        names += strlen(columns[i].name) + strlen(columns[i].labels) + 2;
     made = spate_alloc(sizeof *made + count * sizeof *columns + names);
     made->refs = 1;
     made->count = count;
@@ -35,6 +35,9 @@ struct spate_survey_columns *spate_survey_columns_new(const struct spate_survey_
 
         made->at[i] = columns[i];
         made->at[i].name = memcpy(at, columns[i].name, len);
+        at += len;
+        len = strlen(columns[i].labels) + 1;
+        made->at[i].labels = memcpy(at, columns[i].labels, len);
         at += len;
     }
     return made;
@@ -66,6 +69,20 @@ const struct spate_survey_column *spate_survey_column_at(const struct spate_surv
 uint64_t spate_survey_hash(const char *name)
 {
     return spate_fnv64(SPATE_FNV64_START, name, strlen(name));
+}
+
+uint64_t spate_survey_labels(const char *labels, uint32_t count, uint32_t *all)
+{
+    uint64_t hash = SPATE_FNV64_START;
+
+    for (*all = 0; *labels; ++*all) {
+        size_t len = strcspn(labels, "\n");
+
+        if (*all < count)
+            hash = spate_fnv64(spate_fnv64(hash, labels, len), "", 1);
+        labels += len + (labels[len] == '\n');
+    }
+    return hash;
 }
 
 /* ---- surveys ---- */
@@ -129,8 +146,9 @@ void spate_survey_write(const struct spate_survey *survey, const struct spate_su
     for (size_t i = 0; i < columns; i++) {
         const struct spate_survey_column *column = &table->columns->at[i];
 
-        spate_buf_printf(state, " %x:%x:%x:%d:%" PRIx64, (unsigned)column->number, column->type, column->xmin,
-                         column->missing, column->hash);
+        spate_buf_printf(state, " %x:%x:%x:%d:%" PRIx64 ":%x:%" PRIx64, (unsigned)column->number,
+                         column->type, column->xmin, column->missing, column->hash, column->label_count,
+                         column->label_count ? column->label_hash : 0);
     }
 }
 
@@ -270,8 +288,10 @@ static void read_table(struct spate_survey *survey, const struct record *record,
         columns[i].type = (uint32_t)number(&words, ":");
         columns[i].xmin = (uint32_t)number(&words, ":");
         columns[i].missing = number(&words, ":") != 0;
-        columns[i].hash = number(&words, " ");
-        columns[i].name = "";
+        columns[i].hash = number(&words, ":");
+        columns[i].label_count = (uint32_t)number(&words, ":");
+        columns[i].label_hash = number(&words, " ");
+        columns[i].name = columns[i].labels = "";
     }
     if (!words.broken) {
         table->columns = spate_survey_columns_new(columns, count);

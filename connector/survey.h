@@ -28,6 +28,10 @@ struct spate_survey_column {
     bool missing;        /* rows of before it was added have its default without ever having been written */
     uint64_t hash;       /* of its name */
     const char *name;    /* "" where only the hash was kept */
+    /* Of an enum, or what is made of one: how it prints, from the oldest label on, one a line. */
+    uint32_t label_count;
+    uint64_t label_hash;
+    const char *labels; /* "" where only these two were kept */
 };
 
 struct spate_survey_columns; /* counted: surveys share them while nothing changes */
@@ -56,10 +60,17 @@ struct spate_survey_table {
 
 struct spate_survey {
     unsigned refs;
-    uint64_t lsn;          /* all that it shows was committed before */
-    uint64_t oldest, next; /* xids: all below are visible; none from here on is */
-    int64_t at_us, took_ms;
-    bool published; /* the publication exists */
+    uint64_t lsn;           /* all that it shows was committed before */
+    uint64_t oldest, next;  /* xids: all below are visible; none from here on is */
+    int64_t at_us, took_ms; /* when it was begun */
+    bool published;         /* the publication exists */
+    /* How often the catalog of columns and that of labels were altered, as the server counts: a little late.
+     * So what is looked at again goes back to a minute before, or two. */
+    uint64_t columns_altered, labels_altered;
+    struct {
+        uint32_t xid;
+        int64_t at_us;
+    } back, mid;
     uint32_t publication, publication_xmin;
     struct spate_survey_table *tables; /* by oid */
     size_t count;
@@ -140,5 +151,7 @@ struct spate_survey_columns *spate_survey_columns_new(const struct spate_survey_
 struct spate_survey_columns *spate_survey_columns_hold(struct spate_survey_columns *columns);
 void spate_survey_columns_drop(struct spate_survey_columns *columns); /* accepts NULL */
 uint64_t spate_survey_hash(const char *name);
+/* Of the first `count` lines; *all of them there are. */
+uint64_t spate_survey_labels(const char *labels, uint32_t count, uint32_t *all);
 
 #endif

@@ -145,6 +145,17 @@ static bool is_text(uint32_t type)
     return type == TYPE_TEXT || type == TYPE_VARCHAR;
 }
 
+/* Labels that were added after all others print no row differently; one that was renamed does. */
+static bool prints_alike(const struct spate_survey_column *old, const struct spate_survey_column *column)
+{
+    uint32_t count;
+
+    if (old->label_count == 0)
+        return true;
+    return spate_survey_labels(column->labels, old->label_count, &count) == old->label_hash &&
+           count >= old->label_count;
+}
+
 /* Has the column values that no message carried (P32, P34)? *sure: and this is why the file is another. */
 static bool is_stale(const struct spate_survey_columns *known, const struct spate_survey_column *column,
                      bool rewritten, bool *sure)
@@ -156,6 +167,8 @@ static bool is_stale(const struct spate_survey_columns *known, const struct spat
         return column->missing || rewritten || of_hash(known, column->hash);
     if (old->type != column->type)
         return rewritten || !is_text(old->type) || !is_text(column->type);
+    if (old->hash != column->hash || !prints_alike(old, column)) /* nobody has values under this name (P34) */
+        return true;
     /* Any rewrite writes out what was missing, and so touches the column's row. */
     *sure = !old->missing || column->missing;
     return rewritten && old->xmin != column->xmin;
@@ -183,7 +196,7 @@ static bool same_columns(const struct spate_survey_table *one, const struct spat
                                          *b = spate_survey_column_at(other->columns, i);
 
         if (a->number != b->number || a->type != b->type || a->xmin != b->xmin || a->hash != b->hash ||
-            a->missing != b->missing)
+            a->missing != b->missing || a->label_count != b->label_count || a->label_hash != b->label_hash)
             return false;
     }
     return true;

@@ -8,16 +8,21 @@
 #include "pg/pg.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define ANSWER_MS    30000
 #define FETCH        500 /* tables whose columns are asked for at once */
 #define ONE_COMMAND  3   /* CREATE TABLE ... PARTITION OF takes 2 steps from the table to its place */
-#define PAGE_HEADERS 40  /* the longest a WAL page has */
+#define BACK_US      INT64_C(60000000) /* the server counts what was altered late, by ten seconds and more */
+#define PAGE_HEADERS 40                /* the longest a WAL page has */
 
+#define ALTERED_SQL                                                                                          \
+    " pg_catalog.pg_stat_get_tuples_updated('pg_catalog.pg_attribute'::pg_catalog.regclass),"                \
+    " pg_catalog.pg_stat_get_tuples_updated('pg_catalog.pg_enum'::pg_catalog.regclass)"
 static const char head_sql[] =
-    "SELECT p.oid, p.xmin, pg_catalog.pg_snapshot_xmin(s), pg_catalog.pg_snapshot_xmax(s)"
+    "SELECT p.oid, p.xmin, pg_catalog.pg_snapshot_xmin(s), pg_catalog.pg_snapshot_xmax(s)," ALTERED_SQL
     " FROM pg_catalog.pg_current_snapshot() s LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $1";
 
 /* One row for each file, and one for each partitioned table that is published as itself. `member`: what the
@@ -67,17 +72,27 @@ static const char tables_sql[] = MEMBERS_SQL SCHEMAS_SQL TABLES_SQL;
 /* Of each pair of a published table and one of its files: its columns, once, which of them are missing in
  * the file, and (number -1) who made the file's table. */
 static const char columns_sql[] =
-    "SELECT t.top, t.rel, a.attnum, a.attname, a.atttypid, a.xmin, a.cmin, a.atthasmissing"
+    "SELECT t.top, t.rel, a.attnum, a.attname, a.atttypid, a.xmin, a.cmin, a.atthasmissing,"
+    " CASE WHEN y.typtype IN ('e', 'd') OR y.typcategory = 'A' THEN (SELECT"
+    "  pg_catalog.string_agg(e.enumlabel, E'\\n' ORDER BY e.oid) FROM pg_catalog.pg_enum e"
+    "  WHERE e.enumtypid IN (y.oid, y.typelem, y.typbasetype)) END"
     " FROM unnest($1::pg_catalog.oid[], $2::pg_catalog.oid[]) WITH ORDINALITY t(top, rel, i)"
     " JOIN pg_catalog.pg_attribute a ON a.attrelid = t.rel AND (a.attnum = -1 OR (a.attnum > 0"
-    " AND NOT a.attisdropped AND (t.rel = t.top OR a.atthasmissing))) ORDER BY t.i, a.attnum";
-enum { C_TOP, C_REL, C_NUMBER, C_NAME, C_TYPE, C_XMIN, C_CMIN, C_MISSING };
+    " AND NOT a.attisdropped AND (t.rel = t.top OR a.atthasmissing)))"
+    " LEFT JOIN pg_catalog.pg_type y ON y.oid = a.atttypid ORDER BY t.i, a.attnum";
+enum { C_TOP, C_REL, C_NUMBER, C_NAME, C_TYPE, C_XMIN, C_CMIN, C_MISSING, C_LABELS };
+
+/* A column that is renamed touches no row of pg_class. */
+static const char altered_sql[] =
+    "SELECT DISTINCT a.attrelid FROM pg_catalog.pg_attribute a WHERE a.attnum > 0"
+    " AND pg_catalog.age(a.xmin) <= pg_catalog.age($1::pg_catalog.xid)";
 
 /* What was committed up to here is in the snapshot; a standby can show what it has received. */
 static const char lsn_sql[] =
     "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN greatest(pg_catalog.pg_last_wal_receive_lsn(),"
     " pg_catalog.pg_last_wal_replay_lsn()) ELSE pg_catalog.pg_current_wal_insert_lsn() END,"
-    " pg_catalog.current_setting('wal_block_size')";
+    " pg_catalog.current_setting('wal_block_size')," ALTERED_SQL;
+enum { L_LSN, L_PAGE, L_COLUMNS, L_LABELS };
 
 static uint32_t u32(const PGresult *res, int row, int column)
 {
@@ -206,6 +221,7 @@ static int take_columns(const struct fetch *fetch, const PGresult *res, int row,
     const int first = row;
     struct spate_survey_column *columns;
     size_t count = 0;
+    uint32_t labels;
 
     while (row < PQntuples(res) && u32(res, row, C_TOP) == table->oid)
         row++;
@@ -227,7 +243,11 @@ static int take_columns(const struct fetch *fetch, const PGresult *res, int row,
                                              .xmin = u32(res, i, C_XMIN),
                                              .missing = missing,
                                              .hash = spate_survey_hash(PQgetvalue(res, i, C_NAME)),
-                                             .name = PQgetvalue(res, i, C_NAME)};
+                                             .name = PQgetvalue(res, i, C_NAME),
+                                             .labels = PQgetvalue(res, i, C_LABELS)};
+            columns[count - 1].label_hash =
+                spate_survey_labels(columns[count - 1].labels, UINT32_MAX, &labels);
+            columns[count - 1].label_count = labels;
         } else if (number > 0 && missing) {
             for (size_t c = 0; c < count; c++)
                 columns[c].missing |= strcmp(columns[c].name, PQgetvalue(res, i, C_NAME)) == 0;
@@ -291,12 +311,64 @@ static void share(struct spate_survey *survey, struct spate_survey_table *table,
     }
 }
 
+/* The tables whose columns were altered since a minute before `before`, by OID. */
+struct altered {
+    uint32_t *oids;
+    size_t count;
+    bool labels; /* of enums: whoever has some */
+};
+
+static int u32_cmp(const void *a, const void *b)
+{
+    const uint32_t *one = a, *other = b;
+
+    return *one < *other ? -1 : *one > *other;
+}
+
+static enum spate_rc find_altered(struct altered *altered, const struct spate_survey *survey,
+                                  const struct spate_survey *before, PGconn *conn, struct spate_err *err)
+{
+    char since[16];
+    const char *values[1] = {since};
+    PGresult *res = NULL;
+    enum spate_rc rc;
+
+    if (!before)
+        return SPATE_OK;
+    altered->labels = survey->labels_altered != before->labels_altered;
+    if (survey->columns_altered == before->columns_altered)
+        return SPATE_OK;
+    snprintf(since, sizeof since, "%" PRIu32, survey->back.xid);
+    rc = spate_pg_ask(conn, altered_sql, 1, values, ANSWER_MS, &res, err);
+    if (rc == SPATE_OK) {
+        altered->count = (size_t)PQntuples(res);
+        altered->oids = spate_alloc((altered->count + 1) * sizeof *altered->oids);
+        for (size_t i = 0; i < altered->count; i++)
+            altered->oids[i] = u32(res, (int)i, 0);
+        qsort(altered->oids, altered->count, sizeof *altered->oids, u32_cmp);
+    }
+    PQclear(res);
+    return rc;
+}
+
+static bool is_altered(const struct altered *altered, const struct spate_survey_table *old)
+{
+    if (altered->count > 0 &&
+        bsearch(&old->oid, altered->oids, altered->count, sizeof *altered->oids, u32_cmp))
+        return true;
+    for (size_t i = 0; altered->labels && i < spate_survey_columns_count(old->columns); i++)
+        if (spate_survey_column_at(old->columns, i)->label_count > 0)
+            return true;
+    return false;
+}
+
 static enum spate_rc add_columns(struct spate_survey *survey, const struct spate_survey *before,
                                  const PGresult *tables, const struct row *rows, PGconn *conn,
                                  struct spate_err *err)
 {
     struct fetch fetch = {.survey = survey, .tables = tables, .rows = rows};
-    enum spate_rc rc = SPATE_OK;
+    struct altered altered = {0};
+    enum spate_rc rc = find_altered(&altered, survey, before, conn, err);
     size_t at = 0, files = 0;
 
     for (size_t i = 0; rc == SPATE_OK && i < survey->count; i++) {
@@ -305,7 +377,7 @@ static enum spate_rc add_columns(struct spate_survey *survey, const struct spate
         while (before && at < before->count && before->tables[at].oid < table->oid)
             at++;
         if (before && at < before->count && before->tables[at].oid == table->oid &&
-            before->tables[at].stamp == table->stamp) {
+            before->tables[at].stamp == table->stamp && !is_altered(&altered, &before->tables[at])) {
             share(survey, table, before, &before->tables[at]);
             continue;
         }
@@ -316,6 +388,7 @@ static enum spate_rc add_columns(struct spate_survey *survey, const struct spate
             files = 0;
         }
     }
+    free(altered.oids);
     return rc == SPATE_OK ? fetch_columns(&fetch, conn, err) : rc;
 }
 
@@ -333,6 +406,8 @@ static enum spate_rc read_head(struct spate_survey *survey, PGconn *conn, const 
         survey->publication_xmin = u32(res, 0, 1);
         survey->oldest = strtoull(PQgetvalue(res, 0, 2), NULL, 10);
         survey->next = strtoull(PQgetvalue(res, 0, 3), NULL, 10);
+        survey->columns_altered = strtoull(PQgetvalue(res, 0, 4), NULL, 10);
+        survey->labels_altered = strtoull(PQgetvalue(res, 0, 5), NULL, 10);
     }
     PQclear(res);
     return rc;
@@ -340,18 +415,22 @@ static enum spate_rc read_head(struct spate_survey *survey, PGconn *conn, const 
 
 /* Behind a page's header stands nothing yet: what was written ends before it, and that is what a walsender
  * says on an idle server. */
-static enum spate_rc read_lsn(PGconn *conn, uint64_t *lsn, struct spate_err *err)
+static uint64_t lsn_of(const PGresult *res)
+{
+    uint64_t page = strtoull(PQgetvalue(res, 0, L_PAGE), NULL, 10), lsn;
+
+    if (!spate_pg_lsn_parse(PQgetvalue(res, 0, L_LSN), &lsn))
+        return 0;
+    return page > PAGE_HEADERS && lsn % page <= PAGE_HEADERS ? lsn - lsn % page : lsn;
+}
+
+static enum spate_rc read_lsn(struct spate_survey *survey, PGconn *conn, struct spate_err *err)
 {
     PGresult *res = NULL;
     enum spate_rc rc = spate_pg_ask(conn, lsn_sql, 0, NULL, ANSWER_MS, &res, err);
 
-    *lsn = 0;
-    if (rc == SPATE_OK && spate_pg_lsn_parse(PQgetvalue(res, 0, 0), lsn)) {
-        uint64_t page = strtoull(PQgetvalue(res, 0, 1), NULL, 10);
-
-        if (page > PAGE_HEADERS && *lsn % page <= PAGE_HEADERS)
-            *lsn -= *lsn % page;
-    }
+    if (rc == SPATE_OK)
+        survey->lsn = lsn_of(res);
     PQclear(res);
     return rc;
 }
@@ -359,10 +438,13 @@ static enum spate_rc read_lsn(PGconn *conn, uint64_t *lsn, struct spate_err *err
 enum spate_rc spate_survey_moved(PGconn *conn, const struct spate_survey *since, bool *moved,
                                  struct spate_err *err)
 {
-    uint64_t lsn;
-    enum spate_rc rc = read_lsn(conn, &lsn, err);
+    PGresult *res = NULL;
+    enum spate_rc rc = spate_pg_ask(conn, lsn_sql, 0, NULL, ANSWER_MS, &res, err);
 
-    *moved = lsn != since->lsn || since->oldest != since->next;
+    *moved = rc == SPATE_OK && (lsn_of(res) != since->lsn || since->oldest != since->next ||
+                                strtoull(PQgetvalue(res, 0, L_COLUMNS), NULL, 10) != since->columns_altered ||
+                                strtoull(PQgetvalue(res, 0, L_LABELS), NULL, 10) != since->labels_altered);
+    PQclear(res);
     return rc;
 }
 
@@ -374,6 +456,12 @@ static enum spate_rc read_all(struct spate_survey *survey, PGconn *conn, const c
     struct row *rows = NULL;
     enum spate_rc rc = read_head(survey, conn, publication, err);
 
+    survey->mid.xid = survey->back.xid = (uint32_t)survey->oldest;
+    survey->mid.at_us = survey->back.at_us = survey->at_us;
+    if (before && survey->at_us - before->mid.at_us < BACK_US)
+        survey->mid = before->mid;
+    if (before)
+        survey->back = survey->at_us - before->mid.at_us < BACK_US ? before->back : before->mid;
     if (rc == SPATE_OK)
         rc = spate_pg_ask(conn, sql, 1, &publication, ANSWER_MS, &res, err);
     if (rc == SPATE_OK) {
@@ -382,7 +470,7 @@ static enum spate_rc read_all(struct spate_survey *survey, PGconn *conn, const c
         rc = add_columns(survey, before, res, rows, conn, err);
     }
     if (rc == SPATE_OK)
-        rc = read_lsn(conn, &survey->lsn, err);
+        rc = read_lsn(survey, conn, err);
     PQclear(res);
     free(rows);
     return rc;
@@ -396,6 +484,7 @@ enum spate_rc spate_survey_read(PGconn *conn, const char *publication, const str
     enum spate_rc rc;
 
     survey->refs = 1;
+    survey->at_us = spate_clock_wall_us();
     /* One snapshot for all of it; and no time spent on compiling a question that is asked for ever. */
     rc = spate_pg_exec_within(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL jit = off",
                               ANSWER_MS, PGRES_COMMAND_OK, NULL, err);
@@ -407,7 +496,6 @@ enum spate_rc spate_survey_read(PGconn *conn, const char *publication, const str
         spate_survey_drop(survey);
         return rc == SPATE_FAIL ? spate_err_context(err, "looking at the published tables") : rc;
     }
-    survey->at_us = spate_clock_wall_us();
     survey->took_ms = spate_clock_ms() - began_ms;
     *out = survey;
     return SPATE_OK;

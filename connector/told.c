@@ -283,6 +283,7 @@ static void ignore_finding(void *arg, const struct spate_survey_finding *finding
 
 static void count_tables(struct spate_told *told, const struct spate_survey *survey)
 {
+    told->counts.known = true;
     told->counts.tables = survey->count;
     told->counts.unlogged = 0;
     for (size_t i = 0; i < survey->count; i++)
@@ -296,7 +297,7 @@ static void hear(struct spate_told *told, const struct spate_stream *stream, str
     struct spate_survey_rules rules = rules_of(told, stream);
     struct telling telling = {.told = told, .publication = stream->config->source.publication};
 
-    if (survey->at_us - survey->took_ms * 1000 < told->since_us) {
+    if (survey->at_us < told->since_us) {
         spate_survey_drop(survey);
         return;
     }

@@ -21,6 +21,7 @@ struct spate_stream;
 struct spate_told;
 
 struct spate_told_counts {     /* for those who look */
+    bool known;                /* the following two are */
     uint64_t tables, unlogged; /* published now */
     uint64_t added, removed, stale;
 };

@@ -1,8 +1,10 @@
 /* connector/watch.c - looking at the slot, and what to say about it. */
 #include "connector/watch.h"
 
+#include "connector/lists.h"
 #include "connector/lsn.h"
-#include "connector/survey_masks.h"
+#include "connector/owned.h"
+#include "connector/setup.h"
 #include "core/alloc.h"
 #include "core/clock.h"
 #include "core/signals.h"
@@ -26,6 +28,7 @@
 #define BLIND_EVERY_MS 600000
 #define AGE_FIRST      INT64_C(50000000) /* a quarter of the way to an anti-wraparound vacuum (P72) */
 #define SURVEY_SHARE   20  /* a survey is made after so many times as long as the last one took, */
+#define EXTEND_LOOKS   2   /* of so many surveys one looks for tables that the globs mean */
 #define SURVEY_SOON_MS 200 /* and not sooner than this, however often it is asked for */
 
 const char *const spate_wal_status_names[] = {"reserved", "extended", "unreserved", "lost", NULL};
@@ -209,7 +212,10 @@ struct spate_watch {
     struct spate_survey *last;  /* what was read last */
     struct spate_survey *ready; /* and not taken yet; atomic */
     int64_t surveyed_ms, surveyed_us, survey_ms;
-    bool survey_failed;
+    bool survey_failed, extend_failed;
+    bool taken;                     /* somebody streams, and has taken a survey; atomic */
+    int64_t extended_ms, extend_ms; /* when it was looked for tables that the globs mean, how long it took */
+    char *left;                     /* what was said of those that are left out */
 };
 
 /* What can be read on a primary and, for a slot there, on a standby. */
@@ -352,6 +358,51 @@ static int64_t survey_due_ms(const struct spate_watch *watch, bool asked)
     return watch->surveyed_ms + (every_ms > 60000 ? 60000 : every_ms); /* F20 */
 }
 
+/* A publication of ours follows the globs of the file (F20). What is left out is said once. */
+static enum spate_rc extend(struct spate_watch *watch, struct spate_err *err)
+{
+    const struct spate_connector_config *config = watch->config;
+    struct spate_buf left = {0};
+    const int64_t began_ms = spate_clock_ms();
+    bool exists = false, ours = false;
+    char quoted[1400];
+    enum spate_rc rc;
+
+    if (!config->source.create || config->tables.count == 0 ||
+        !__atomic_load_n(&watch->taken, __ATOMIC_RELAXED) ||
+        (watch->extended_ms && began_ms - watch->extended_ms < EXTEND_LOOKS * config->source.catalog_ms) ||
+        began_ms - watch->extended_ms < watch->extend_ms * SURVEY_SHARE)
+        return SPATE_OK;
+    rc = spate_owned_publication(watch->conn, config, &exists, &ours, err);
+    if (rc == SPATE_OK && exists && ours)
+        rc = spate_setup_extend(watch->conn, config, &left, err);
+    if (rc == SPATE_OK && exists && ours && config->exclude.count > 0)
+        rc = spate_lists_update(watch->conn, config, err);
+    if (rc == SPATE_OK && strcmp(spate_buf_str(&left), watch->left ? watch->left : "") != 0) {
+        for (char *line = left.data, *end; line && (end = strchr(line, '\n')) != NULL; line = end + 1) {
+            *end = 0;
+            if (!watch->left || !strstr(watch->left, line))
+                spate_log(SPATE_LOG_WARN, "table-left-out", "text=%s",
+                          spate_log_quote(quoted, sizeof quoted, line));
+            *end = '\n';
+        }
+        free(watch->left);
+        watch->left = spate_strdup(spate_buf_str(&left));
+    }
+    spate_buf_fini(&left);
+    watch->extended_ms = spate_clock_ms();
+    watch->extend_ms = watch->extended_ms - began_ms;
+    watch->extend_failed = watch->extend_failed && rc == SPATE_FAIL;
+    if (rc != SPATE_FAIL || PQstatus(watch->conn) != CONNECTION_OK)
+        return rc;
+    /* The survey is made all the same; told once, until it goes well. */
+    if (!watch->extend_failed)
+        spate_log_err(SPATE_LOG_WARN, "publication-not-extended", err);
+    watch->extend_failed = true;
+    *err = (struct spate_err){0};
+    return SPATE_OK;
+}
+
 /* Of the published tables, when it is time. */
 static void survey(struct spate_watch *watch, bool *asked)
 {
@@ -360,7 +411,9 @@ static void survey(struct spate_watch *watch, bool *asked)
 
     if (!watch->conn || (watch->surveyed_ms && spate_clock_ms() < survey_due_ms(watch, *asked)))
         return;
-    rc = survey_once(watch, *asked, &err);
+    rc = extend(watch, &err);
+    if (rc == SPATE_OK)
+        rc = survey_once(watch, *asked, &err);
     watch->surveyed_ms = spate_clock_ms();
     *asked = false;
     if (rc != SPATE_OK) {
@@ -378,6 +431,7 @@ struct spate_survey *spate_watch_take(struct spate_watch *watch)
 {
     if (!__atomic_load_n(&watch->ready, __ATOMIC_RELAXED))
         return NULL;
+    __atomic_store_n(&watch->taken, true, __ATOMIC_RELAXED);
     return __atomic_exchange_n(&watch->ready, NULL, __ATOMIC_ACQ_REL);
 }
 
@@ -463,5 +517,6 @@ void spate_watch_stop(struct spate_watch *watch)
     close(watch->wake_fd);
     spate_survey_drop(watch->last);
     spate_survey_drop(watch->ready);
+    free(watch->left);
     free(watch);
 }
