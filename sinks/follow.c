@@ -59,14 +59,15 @@ static const char columns_sql[] =
     "JOIN pg_catalog.pg_roles r ON r.oid = c.relowner "
     "WHERE c.relname = $1 AND n.nspname = $2 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/* The old type exactly as it was, and every value of it one of the new type. */
+/* The old type exactly as it was, and every value of it one of the new type. `old` NULL: the source got the
+ * column since, and an attempt that was cut short has made it already. */
 static void widen(struct follow *follow, const struct spate_output *output, const struct spate_output *old,
                   const PGresult *res, int r)
 {
     const uint32_t type = (uint32_t)strtoul(PQgetvalue(res, r, C_TYPE), NULL, 10);
     const int mod = atoi(PQgetvalue(res, r, C_MOD));
 
-    if (output->bare < 0 || !old || old->bare < 0 || type != old->type_oid || mod != old->type_mod ||
+    if (output->bare < 0 || (old && (old->bare < 0 || type != old->type_oid || mod != old->type_mod)) ||
         spate_type_lossless(output->type_oid, output->type_mod, type, mod) ||
         !spate_type_lossless(type, mod, output->type_oid, output->type_mod))
         return;
@@ -86,7 +87,8 @@ static void compare(struct follow *follow, const struct spate_version *version,
 
         if (output) {
             there[output - version->outputs] = true;
-            widen(follow, output, old, res, r);
+            if (old || all)
+                widen(follow, output, old, res, r);
         } else if (all && old && PQgetvalue(res, r, C_MUST)[0] == 't') {
             clause(follow, "ALTER COLUMN %s DROP NOT NULL", PQgetvalue(res, r, C_QUOTED));
         }

@@ -250,3 +250,119 @@ def test_tables_that_come_late_and_go(world):
     other.wait_log("event=waiting-for-table.*public.c")
     world.src("CREATE TABLE c (id int PRIMARY KEY); ALTER PUBLICATION spate ADD TABLE c; INSERT INTO c VALUES (1)")
     world.wait_rows("SELECT * FROM other.c", [(1,)])
+
+
+def test_versions_and_names(world):
+    """P30, P34, P36, P39: a schema is published when the table's shape is another one, and not otherwise; numbers outlive
+    restarts. A table under another name is another table."""
+
+    def published(process=None):
+        return re.findall(r'event=schema table="([^"]*)" v=(\d+)', world.connector_process.text(whole=True))
+
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    world.connector()
+    start(world, ["t", "u"])
+    world.src("INSERT INTO t VALUES (1, 'one')")
+    equal(world, "t")
+    one = [("public.t", "1")]
+    assert published() == one
+    for quiet in ("TRUNCATE t", "CREATE INDEX ON t (md5(v))", "COMMENT ON TABLE t IS 'x'", "ALTER TABLE t ALTER COLUMN v SET DEFAULT 'd'", "ANALYZE t",
+                  "ALTER TABLE t ALTER COLUMN v SET STORAGE EXTERNAL", "CREATE TABLE n (LIKE t)"):
+        world.src(quiet)
+        world.src("INSERT INTO t VALUES ((SELECT 1 + coalesce(max(id), 1) FROM t), repeat('x', 3000))")
+    equal(world, "t")
+    assert published() == one
+    world.src("ALTER TABLE t ADD COLUMN w int; INSERT INTO t VALUES (100, 'a', 1)")
+    equal(world, "t")
+    for identity in ("FULL", "DEFAULT"):
+        world.src(f"ALTER TABLE t REPLICA IDENTITY {identity}")
+        world.src("UPDATE t SET id = id + 1000 WHERE id = (SELECT max(id) FROM t); DELETE FROM t WHERE id = (SELECT min(id) FROM t); UPDATE t SET w = 3")
+        equal(world, "t")
+    two = one + [("public.t", "2"), ("public.t", "3"), ("public.t", "2")]
+    assert published() == two
+    assert world.connector_process.stop() == 0
+    world.connector()
+    world.src("INSERT INTO t VALUES (200, 'b', 2)")
+    equal(world, "t")
+    assert published() == two
+    # Another name, then the old one again: nothing of one is mixed into the other.
+    world.src("ALTER TABLE t RENAME TO u")
+    world.src("INSERT INTO u VALUES (300, 'c', 3)")
+    equal(world, "u")
+    world.src("CREATE SCHEMA away; ALTER TABLE u SET SCHEMA away; INSERT INTO away.u VALUES (400, 'd', 4)")
+    world.src("ALTER TABLE away.u SET SCHEMA public; ALTER TABLE u RENAME TO t; UPDATE t SET w = 5")
+    equal(world, "t")
+    world.check_bus()
+
+
+class Storm:
+    """Statements that a team runs while it works; every one of them leaves something that a sink can follow."""
+
+    def __init__(self, world, seed):
+        self.world, self.random, self.number = world, random.Random(seed), 0
+        self.small, self.spare = [], []  # columns of type int; and (column, type) of others
+
+    def ddl(self):
+        what = self.random.choice(["add", "constant", "volatile", "drop", "rename", "widen", "identity", "truncate", "rewrite", "again", "inside"])
+        self.number += 1
+        new = f"c{self.number}"
+        if what in ("add", "inside"):
+            self.small.append(new)
+            add = f"ALTER TABLE t ADD COLUMN {new} int"
+            return add if what == "add" else f"BEGIN; {self.dml()}; {add}; {self.dml()}; COMMIT"
+        if what in ("constant", "volatile"):
+            self.spare.append((new, "float8"))
+            return f"ALTER TABLE t ADD COLUMN {new} float8 DEFAULT {'1.5' if what == 'constant' else 'random()'}"
+        if what == "rewrite":
+            return "ALTER TABLE t ALTER COLUMN v TYPE text USING v || '.'"
+        if what == "truncate" and self.random.random() < 0.7 or what in ("drop", "rename", "again") and not self.spare or what == "widen" and not self.small:
+            return self.dml()
+        if what == "widen":
+            column = self.small.pop()
+            self.spare.append((column, "bigint"))
+            return f"ALTER TABLE t ALTER COLUMN {column} TYPE bigint; UPDATE t SET {column} = 5000000000 WHERE id % 7 = 1"
+        if what == "identity":
+            return f"ALTER TABLE t REPLICA IDENTITY {self.random.choice(['FULL', 'DEFAULT'])}"
+        if what == "truncate":
+            return "TRUNCATE t"
+        column, kind = self.spare.pop(self.random.randrange(len(self.spare)))
+        if what == "drop":
+            return f"ALTER TABLE t DROP COLUMN {column}"
+        self.spare.append((new if what == "rename" else column, kind))
+        if what == "rename":
+            return f"ALTER TABLE t RENAME COLUMN {column} TO {new}"
+        return f"ALTER TABLE t DROP COLUMN {column}, ADD COLUMN {column} {kind}"
+
+    def dml(self):
+        key = self.random.randrange(1, 400)
+        return self.random.choice([
+            f"INSERT INTO t (id, v) SELECT g, repeat(md5(g::text), {self.random.choice([1, 100])}) FROM generate_series({key}, {key + 20}) g ON CONFLICT (id) DO UPDATE SET v = 'again'",
+            f"UPDATE t SET k = k + 1 WHERE id > {key}", f"DELETE FROM t WHERE id BETWEEN {key} AND {key + 5}",
+            f"UPDATE t SET id = id + 1000 WHERE id BETWEEN {key} AND {key + 3} AND id < 1000 AND NOT EXISTS (SELECT FROM t x WHERE x.id BETWEEN {key} + 1000 AND {key} + 1003)"])
+
+
+def test_a_storm_of_ddl(world, seed):
+    """F37, F38: DDL in and out of transactions under load, while connector and sink are killed; what a rewrite made of
+    rows comes without being asked for by anybody."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, k int DEFAULT 0, v text); ALTER TABLE t ALTER COLUMN v SET STORAGE EXTERNAL; "
+              "INSERT INTO t (id, v) SELECT g, repeat('x', 3000) FROM generate_series(1, 300) g")
+    world.config["source"]["postgres"]["catalog_every"] = "1s"
+    world.connector()
+    start(world, ["t"])
+    storm = Storm(world, seed)
+    for round in range(40):
+        for _ in range(3):
+            world.src(storm.dml())
+        world.src(storm.ddl())
+        if round % 13 == 12:
+            victim = storm.random.choice(["connector", "sink", "both"])
+            if victim != "sink":
+                world.connector_process.kill()
+                world.connector()
+            if victim != "connector":
+                world.team.kill()
+                again(world)
+        elif world.team.process.poll() is not None:
+            pytest.fail(f"the sink stopped:\n{world.team.tail()}")
+    equal(world, "t", seconds=60)
+    world.check_bus()
