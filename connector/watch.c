@@ -5,6 +5,7 @@
 #include "connector/lsn.h"
 #include "connector/owned.h"
 #include "connector/setup.h"
+#include "connector/survey_masks.h"
 #include "core/alloc.h"
 #include "core/clock.h"
 #include "core/signals.h"
