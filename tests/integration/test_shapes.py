@@ -314,6 +314,35 @@ def test_P38_generated_columns_that_are_published(source, target):
         world.close()
 
 
+@pytest.mark.parametrize("away", [False, True])
+def test_P55_a_publication_that_was_gone_for_a_moment(source, target, away):
+    """From 18 on the server leaves out in silence what happens without the publication. It was made again: followers are
+    told to take its tables anew, whether the connector was there or not."""
+    if source.version() < 180000:
+        pytest.skip("needs PostgreSQL 18: a server before refuses to decode without the publication")
+    world = World(source, target)
+    same = [("SELECT * FROM t", "SELECT * FROM team.t")]
+    try:
+        world.src("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' FROM generate_series(1, 5) g; CREATE PUBLICATION spate FOR TABLE t")
+        world.config["source"]["postgres"]["catalog_every"] = "1s"
+        connector = world.connector()
+        world.sink(world.sink_file("team", {"t": {"from": "public.t"}}))
+        world.wait_equal(same)
+        # What is not remembered yet cannot be missed.
+        scratch.until(lambda: scratch.run(["grep", "-rqa", '"op":"storage"', world.bus["local"]["path"]], check=False).returncode == 0, "the table is remembered")
+        if away:
+            assert connector.stop() == 0
+        world.src("DROP PUBLICATION spate")
+        world.src("UPDATE t SET v = 'unheard' WHERE id = 1")
+        world.src("CREATE PUBLICATION spate FOR TABLE t")
+        if away:
+            connector = world.connector()
+        world.wait_equal(same)
+        connector.wait_log("event=publication-changed")
+    finally:
+        world.close()
+
+
 def test_a_publication_of_inserts_alone(source, target):
     """What it leaves out never reaches the bus, and the connector says so."""
     world = World(source, target)
