@@ -1,6 +1,7 @@
 /* connector/explain.c - P55, P60, P65, P83, P87: the same code means another thing in the stream. */
 #include "connector/explain.h"
 
+#include "connector/culprit.h"
 #include "connector/lsn.h"
 
 #include <stdio.h>
@@ -57,6 +58,30 @@ enum spate_rc spate_explain_start(struct spate_stream *stream, struct spate_err 
     return SPATE_FAIL;
 }
 
+/* A change that the server has and cannot send: the slot will never pass it. Which table it is of is worth a
+ * look. */
+static void unsendable(struct spate_stream *stream, const char *what, const char *remedy, const char *words,
+                       struct spate_err *err)
+{
+    const char *slot = stream->config->source.slot;
+    struct spate_buf table = {0};
+    uint64_t lsn = err->lsn;
+
+    if (!lsn || !spate_culprit_table(stream->config, lsn, &table))
+        spate_buf_puts(&table, "one of the publication's tables");
+    lsn = lsn ? lsn : stream->ledger.confirmed;
+    err->exit_code = SPATE_EXIT_REFUSED;
+    spate_fail(
+        err, SPATE_FATAL,
+        "a row of %s, changed at %X/%X, %s: the server cannot send it. Nothing of its transaction was "
+        "confirmed, and it comes again at every start. %s; then: SELECT "
+        "pg_drop_replication_slot('%s'); and go on with: spate connector -c FILE --new-epoch, after which "
+        "sinks take their tables anew%s%s",
+        spate_buf_str(&table), LSN(lsn), what, remedy, slot, *words ? ". Server: " : "", words);
+    err->lsn = lsn;
+    spate_buf_fini(&table);
+}
+
 enum spate_rc spate_explain(struct spate_stream *stream, struct spate_err *err)
 {
     const struct spate_connector_config *config = stream->config;
@@ -65,28 +90,17 @@ enum spate_rc spate_explain(struct spate_stream *stream, struct spate_err *err)
     uint64_t after = stream->ledger.confirmed;
 
     snprintf(words, sizeof words, "%.*s", (int)sizeof words - 1, err->text);
-    if (is(err, "22021") || is(err, "22P05")) {
-        err->exit_code = SPATE_EXIT_REFUSED;
-        spate_fail(err, SPATE_FATAL,
-                   "a row that was changed after %X/%X holds %s, and the server cannot send it (P83). "
-                   "Nothing of its "
-                   "transaction was confirmed, and it comes again at every start. Repair the row in the "
-                   "tables of the "
-                   "publication; then: SELECT pg_drop_replication_slot('%s'); and go on with: spate "
-                   "connector -c FILE "
-                   "--new-epoch, after which sinks take their tables anew. The server's log names the bytes",
-                   LSN(after),
-                   is(err, "22021") ? "bytes that are not valid in the database's own encoding"
-                                    : "a character that has no counterpart in UTF8",
-                   slot);
-    } else if (is(err, "XX000") && strstr(words, "invalid memory alloc")) {
-        err->exit_code = SPATE_EXIT_REFUSED;
-        spate_fail(
-            err, SPATE_FATAL,
-            "a value after %X/%X is too large for the server to send as text (about half a gigabyte of "
-            "bytea, P87), and the slot cannot pass it. Store such values in pieces; then: SELECT "
-            "pg_drop_replication_slot('%s'); and go on with: spate connector -c FILE --new-epoch. Server: %s",
-            LSN(after), slot, words);
+    if (is(err, "22021")) {
+        unsendable(stream, "holds bytes that are not valid in the database's own encoding (P83)",
+                   "Repair the row, whose bytes the server's log names", "", err);
+    } else if (is(err, "22P05")) {
+        unsendable(stream, "holds a character that has no counterpart in UTF8 (P84)",
+                   "Repair the row, whose bytes the server's log names", "", err);
+    } else if ((is(err, "XX000") && strstr(words, "invalid memory alloc")) || is(err, "54000")) {
+        unsendable(stream,
+                   "is too large for the server to send as text (about half a gigabyte of bytea, or a "
+                   "gigabyte in a row, P87)",
+                   "Store such values in pieces, or take the table out of the publication", words, err);
     } else if (is(err, "42704") && strstr(words, config->source.publication)) {
         err->exit_code = SPATE_EXIT_REFUSED;
         spate_fail(err, SPATE_FATAL,

@@ -7,6 +7,7 @@
  * written is what was received; flushed and applied are what the ledger says is durable (P1). */
 #include "connector/replication.h"
 
+#include "connector/culprit.h"
 #include "connector/lsn.h"
 #include "core/buf.h"
 #include "core/clock.h"
@@ -162,6 +163,7 @@ static enum spate_rc copy_ended(struct spate_replication *repl, struct spate_err
         return SPATE_END;
     }
     spate_pg_fail(err, repl->conn, res, "the replication stream ended");
+    err->lsn = spate_culprit_lsn(PQresultErrorField(res, PG_DIAG_CONTEXT));
     PQclear(res);
     return SPATE_FAIL;
 }

@@ -282,7 +282,7 @@ def versions():
         except servers.Missing as why:
             fail(f"Postgres {major}", str(why))
             continue
-        env = {"SPATE_TEST_POSTGRES": str(major)}
+        env = {"SPATE_TEST_POSTGRES": str(major), "SPATE_LONG": "1"}
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
             jobs = [pool.submit(pytest, f"{major} {os.path.basename(path)[:-3]}", path, "-s", env=env) for path in files]
             for job in concurrent.futures.as_completed(jobs):
