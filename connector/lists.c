@@ -156,7 +156,7 @@ static void say(enum spate_log_level level, const char *event, const char *schem
 /* In one transaction: no change sees the table unpublished. Where it does not work now, the columns are left
  * out here, and it is tried again at the next start. */
 static enum spate_rc update_table(PGconn *sql, const struct spate_connector_config *config,
-                                  const char *schema, const char *table, struct spate_err *err)
+                                  const char *schema, const char *table, bool warn, struct spate_err *err)
 {
     struct spate_buf list = {0}, alter = {0}, all = {0};
     struct spate_err why = {0};
@@ -177,7 +177,7 @@ static enum spate_rc update_table(PGconn *sql, const struct spate_connector_conf
             "hand: columns that it leaves out do not arrive, and under another replica identity "
             "UPDATE fails. To bring it up to date: BEGIN; %s COMMIT",
             spate_buf_str(&alter));
-        say(SPATE_LOG_WARN, "column-list", schema, table, spate_buf_str(&all));
+        say(warn ? SPATE_LOG_WARN : SPATE_LOG_DEBUG, "column-list", schema, table, spate_buf_str(&all));
         goto out;
     }
     spate_buf_printf(&all, "BEGIN; SET LOCAL lock_timeout = '2s'; %s COMMIT", spate_buf_str(&alter));
@@ -187,7 +187,7 @@ static enum spate_rc update_table(PGconn *sql, const struct spate_connector_conf
             "the publication's list of columns is up to date: what is excluded is not sent by the server");
     } else if (rc == SPATE_FAIL && PQstatus(sql) == CONNECTION_OK) {
         rc = spate_pg_exec(sql, "ROLLBACK", PGRES_COMMAND_OK, NULL, err);
-        say(SPATE_LOG_WARN, "column-list", schema, table, why.text);
+        say(warn ? SPATE_LOG_WARN : SPATE_LOG_DEBUG, "column-list", schema, table, why.text);
     } else {
         *err = why;
     }
@@ -199,7 +199,7 @@ out:
     return rc;
 }
 
-enum spate_rc spate_lists_update(PGconn *sql, const struct spate_connector_config *config,
+enum spate_rc spate_lists_update(PGconn *sql, const struct spate_connector_config *config, bool warn,
                                  struct spate_err *err)
 {
     const char *publication = config->source.publication;
@@ -222,7 +222,7 @@ enum spate_rc spate_lists_update(PGconn *sql, const struct spate_connector_confi
                               1, &publication, PGRES_TUPLES_OK, &res, err);
     for (int row = 0; rc == SPATE_OK && row < PQntuples(res); row++)
         if (excluded(config->privacy, PQgetvalue(res, row, 0), PQgetvalue(res, row, 1), NULL))
-            rc = update_table(sql, config, PQgetvalue(res, row, 0), PQgetvalue(res, row, 1), err);
+            rc = update_table(sql, config, PQgetvalue(res, row, 0), PQgetvalue(res, row, 1), warn, err);
     PQclear(res);
     return rc;
 }

@@ -23,8 +23,9 @@ SPATE_CHECKED enum spate_rc spate_lists_columns(PGconn *sql, const struct spate_
 
 /* Brings the lists of our own publication up to date: one for each table that exclude has come to speak of,
  * and columns that were added to a table since. A list that somebody made by hand, so that it leaves out what
- * no rule excludes, stays; that is said. A publication that is not ours is never altered. */
+ * no rule excludes, stays. What could not be done is said where `warn` asks for it. A publication that is not
+ * ours is never altered. */
 SPATE_CHECKED enum spate_rc spate_lists_update(PGconn *sql, const struct spate_connector_config *config,
-                                               struct spate_err *err);
+                                               bool warn, struct spate_err *err);
 
 #endif

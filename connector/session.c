@@ -448,7 +448,7 @@ enum spate_rc spate_session_open(struct spate_stream *stream, bool *new_epoch, b
     if (rc == SPATE_OK)
         rc = need_publication(stream, err);
     if (rc == SPATE_OK)
-        rc = spate_lists_update(stream->sql, config, err);
+        rc = spate_lists_update(stream->sql, config, first, err);
     if (rc == SPATE_OK)
         rc = spate_failover_mark(&stream->repl, config, &source, err);
     if (rc == SPATE_OK && first)

@@ -378,7 +378,7 @@ static enum spate_rc extend(struct spate_watch *watch, struct spate_err *err)
     if (rc == SPATE_OK && exists && ours)
         rc = spate_setup_extend(watch->conn, config, &left, err);
     if (rc == SPATE_OK && exists && ours && config->exclude.count > 0)
-        rc = spate_lists_update(watch->conn, config, err);
+        rc = spate_lists_update(watch->conn, config, false, err);
     if (rc == SPATE_OK && strcmp(spate_buf_str(&left), watch->left ? watch->left : "") != 0) {
         for (char *line = left.data, *end; line && (end = strchr(line, '\n')) != NULL; line = end + 1) {
             *end = 0;
