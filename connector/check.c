@@ -132,6 +132,19 @@ static void keep(struct spate_source_tables *tables, struct spate_table *table)
     tables->at[tables->count++] = table;
 }
 
+/* Planning the question takes far longer than answering it. */
+static enum spate_rc prepare(struct spate_catalog *catalog, struct spate_err *err)
+{
+    struct spate_buf text = {0};
+    enum spate_rc rc;
+
+    spate_catalog_prepare_sql(&text, catalog->conn);
+    rc = spate_pg_exec(catalog->conn, spate_buf_str(&text), PGRES_COMMAND_OK, NULL, err);
+    catalog->prepared = rc == SPATE_OK;
+    spate_buf_fini(&text);
+    return rc;
+}
+
 static enum spate_rc look_at_tables(PGconn *sql, const struct spate_connector_config *config, bool published,
                                     const struct spate_chosen *chosen, struct spate_source_tables *tables,
                                     struct spate_findings *list, struct spate_err *err)
@@ -153,6 +166,8 @@ static enum spate_rc look_at_tables(PGconn *sql, const struct spate_connector_co
             keep(tables, table);
     }
     spate_catalog_tables_free(found, count);
+    if (!published && chosen->count > 1)
+        rc = prepare(&catalog, err);
     for (size_t i = 0; !published && rc == SPATE_OK && i < chosen->count; i++) {
         struct spate_table *raw = NULL, *table = NULL;
 
