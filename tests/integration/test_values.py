@@ -105,6 +105,8 @@ def kinds_of(world):
     """{type: values}; types of extensions that the server lacks are left out, and the extensions named."""
     there = {row[0] for row in world.src("SELECT name::text FROM pg_available_extensions")}
     kinds = dict(VALUES)
+    if world.source.version() < 150000:  # which reads fewer hours than it can hold
+        kinds["interval"] = [value for value in kinds["interval"] if "2562047788:" not in value]
     for kind, (extension, values) in CONTRIB.items():
         if extension in there:
             world.src(f"CREATE EXTENSION IF NOT EXISTS {extension}")

@@ -297,6 +297,7 @@ static void the_key_of_then_is_not_the_key_of_now(void **state)
 {
     const char *names[] = {"a", "id", "b"};
     const bool one[] = {false, true, false}, two[] = {true, false, true}, all[] = {true, true, true};
+    const bool none[] = {false, false, false};
     struct spate_table *table;
 
     (void)state;
@@ -316,7 +317,12 @@ static void the_key_of_then_is_not_the_key_of_now(void **state)
     table = built('f', names, all, 3, NULL);
     assert_int_equal(table->key_count, 0);
     spate_table_free(table);
-    table = built('n', names, one, 3, orders);
+    table =
+        built('n', names, none, 3, orders); /* rows are only added, and the primary key tells them apart */
+    assert_int_equal(table->key_count, 1);
+    assert_int_equal(table->key[0], 1);
+    spate_table_free(table);
+    table = built('n', names, none, 3, NULL);
     assert_int_equal(table->key_count, 0);
     spate_table_free(table);
 }
