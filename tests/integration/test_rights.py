@@ -105,7 +105,7 @@ def test_everything_with_what_readme_grants(world, roles):
 
 
 def test_a_role_that_owns_the_tables_makes_the_publication(world, roles):
-    """create: true with CREATE on the database and tables of its own."""
+    """create: true with CREATE on the database and tables of its own; a table that comes later is taken in."""
     rights, _ = readme_sql()
     for statement in rights:
         world.src(named(roles, statement))
@@ -114,9 +114,11 @@ def test_a_role_that_owns_the_tables_makes_the_publication(world, roles):
     spate("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')")
     world.config["source"]["postgres"]["catalog_every"] = "1s"
     connector = world.connector()
-    sink = world.sink(world.sink_file("billing", {"t": {"from": "public.t"}}, url=world.target.url(world.db, roles["billing"])))
-    spate("INSERT INTO t VALUES (2, 'b')")
-    world.wait_equal([("SELECT * FROM t", "SELECT * FROM billing.t")])
+    sink = world.sink(world.sink_file("billing", {"t": {"from": "public.t"}, "u": {"from": "public.u"}}, url=world.target.url(world.db, roles["billing"])))
+    spate("CREATE TABLE u (id int PRIMARY KEY)")
+    scratch.until(lambda: world.src("SELECT 1 FROM pg_publication_tables WHERE tablename = 'u'"), lambda: "u is published" + world.logs(), 60)
+    spate("INSERT INTO u VALUES (1); INSERT INTO t VALUES (2, 'b')")
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM billing.t"), ("SELECT * FROM u", "SELECT * FROM billing.u")])
     sink.stop()
     connector.stop()
     world.run("connector", "-c", world.connector_file(), "--drop", check=0)
