@@ -33,8 +33,8 @@ void spate_sql_copy(const struct spate_sql *sql, struct spate_merge *merge)
     spate_buf_printf(sql->create, " AND t.shape <> %" PRId64, sql->version->copy.shape);
 }
 
-/* "(what the copy has of the staged rows that did not come whole) AS spate_rows", for the team's expressions
- * alone; and which of their values came. */
+/* "WITH spate_rows AS (what the copy has of the staged rows that did not come whole)": what the team's
+ * expressions see, looked up once; and which of their values came. */
 static void changed_rows(const struct spate_sql *sql)
 {
     const struct spate_version *version = sql->version;
@@ -47,56 +47,57 @@ static void changed_rows(const struct spate_sql *sql)
     spate_buf_printf(&keys, ", \"%smask\" FROM %s WHERE \"%sop\" IN ('p', 'm')) AS s, ", sql->names->prefix,
                      sql->names->from, sql->names->prefix);
     spate_buf_printf(&mask, ", s.\"%smask\"", sql->names->prefix);
-    spate_buf_putc(sql->create, '(');
+    spate_buf_puts(sql->create, "WITH spate_rows AS MATERIALIZED (");
     spate_copy_rows(version, version->projection->load.copy, spate_buf_str(&mask), spate_buf_str(&keys),
                     sql->create);
     for (size_t k = 0; k < version->key_count; k++)
         spate_buf_printf(sql->create, " AND c.k%zu = s.k%zu", k, k);
-    spate_buf_puts(sql->create, ") AS spate_rows WHERE ");
+    spate_buf_puts(sql->create, "), ");
     spate_buf_fini(&keys);
     spate_buf_fini(&mask);
 }
 
-/* Those that match. */
-static void matching_rows(const struct spate_sql *sql)
+static void matching(const struct spate_sql *sql)
 {
-    changed_rows(sql);
     if (sql->to.where)
-        spate_buf_printf(sql->create, "(%s\n)", sql->to.where);
+        spate_buf_printf(sql->create, "spate_rows WHERE (%s\n)", sql->to.where);
     else
-        spate_buf_puts(sql->create, "true");
+        spate_buf_puts(sql->create, "spate_rows WHERE true");
 }
 
 /* Rows leave and enter `where` as they are now, whatever part of them came (T13). What stays keeps the values
- * of columns that did not come: they are the same, and a long one is not written again. */
+ * of columns that did not come: they are the same, and a long one is not written again. No row is in two of
+ * the three parts. */
 void spate_sql_derive(const struct spate_sql *sql, struct spate_merge *merge)
 {
     struct spate_buf *create = sql->create;
 
     move_sql(sql, merge);
+    merge->partial = spate_sql_prepare(sql, 'p');
+    changed_rows(sql);
     if (sql->to.where) {
-        merge->leave = spate_sql_prepare(sql, 'w');
-        spate_buf_printf(create, "DELETE FROM %s AS t USING (SELECT ", sql->to.name);
+        spate_buf_printf(create, "spate_left AS (DELETE FROM %s AS t USING (SELECT ", sql->to.name);
         spate_sql_keys(sql, false, 'k');
-        spate_buf_puts(create, " FROM ");
-        changed_rows(sql);
-        spate_buf_printf(create, "(%s\n) IS NOT TRUE) AS s WHERE ", sql->to.where);
+        spate_buf_printf(create, " FROM spate_rows WHERE (%s\n) IS NOT TRUE) AS s WHERE ", sql->to.where);
         spate_sql_match(sql, "t", false, 'k');
+        spate_buf_puts(create, "), ");
     }
     if (sql->to.output_count > sql->version->key_count) {
-        merge->partial = spate_sql_prepare(sql, 'p');
+        spate_buf_puts(create, "spate_stays AS (");
         spate_sql_update(sql, false);
-        matching_rows(sql);
+        matching(sql);
         spate_buf_puts(create, ") AS s WHERE ");
         spate_sql_match(sql, "t", false, 'k');
+        spate_buf_puts(create, "), ");
     }
-    merge->enter = spate_sql_prepare(sql, 'z');
+    create->len -= 2; /* the last comma */
+    spate_buf_putc(create, ' ');
     spate_sql_insert(sql);
     spate_buf_puts(create, " FROM ");
-    matching_rows(sql);
+    matching(sql);
     spate_buf_printf(create, " AND NOT EXISTS (SELECT FROM %s AS t, (SELECT ", sql->to.name);
     spate_sql_keys(sql, false, 'k');
     spate_buf_puts(create, ") AS s WHERE ");
     spate_sql_match(sql, "t", false, 'k');
-    spate_buf_puts(create, ")");
+    spate_buf_putc(create, ')');
 }

@@ -295,9 +295,7 @@ static void merge_derived(struct spate_apply *apply, const struct share *share, 
     }
     if (share->partial + share->moved == 0)
         return;
-    run(apply, share, layer, merge->leave, "pm", 0);
     run(apply, share, layer, merge->partial, "pm", 0);
-    run(apply, share, layer, merge->enter, "pm", 0);
 }
 
 static enum spate_rc merge_layer(struct spate_apply *apply, const struct share *share,

@@ -174,8 +174,6 @@ static void free_merge(struct spate_merge *merge)
     free(merge->partial);
     free(merge->move);
     free(merge->insert);
-    free(merge->leave);
-    free(merge->enter);
     free(merge->room);
     free(merge->left);
     free(merge->stale);

@@ -43,11 +43,10 @@ struct spate_relation {
 struct spate_merge {
     char *erase;    /* deletes what 'd', 'r' and rows outside `where` name */
     char *upsert;   /* inserts or updates 'u' and 'r' */
-    char *partial;  /* updates 'p'; NULL where no value can come unchanged */
+    char *partial;  /* updates 'p'; NULL where no value can come unchanged. Beside a copy: deletes, updates or
+                       inserts 'p' and 'm', as the copy has them now */
     char *move;     /* updates 'm'; NULL likewise, and beside a copy */
     char *insert;   /* as upsert, for rows that cannot exist yet (T33); from the staging table alone */
-    char *leave;    /* beside a copy: deletes 'p' and 'm' that do not match `where` any more */
-    char *enter;    /* beside a copy: inserts those that match now and are not there */
     char *room;     /* of a copy, and beside it: deletes what stands where 'm' goes */
     char *left;     /* the same for where it was */
     char *stale;    /* of a copy: deletes 'p' whose row other columns were kept of */

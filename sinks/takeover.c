@@ -108,7 +108,7 @@ static void take_over(struct spate_apply *apply, const struct spate_version *ver
     bool only_key = to->output_count == version->key_count;
     struct spate_buf sql = {0};
 
-    spate_buf_printf(&sql, "INSERT INTO %s (", to->name);
+    spate_buf_printf(&sql, "INSERT INTO %s AS n (", to->name); /* it may be called excluded */
     add_columns(to, "", true, &sql);
     spate_buf_puts(&sql, ") SELECT ");
     add_columns(to, "t.", true, &sql);

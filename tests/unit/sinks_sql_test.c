@@ -147,10 +147,9 @@ static void all_columns_by_default(void **state)
     assert_string_equal(
         w.version->sql.columns,
         "(\"~op\", \"~mask\", \"~old0\", \"id\", \"total\", \"paid\", \"tags\", \"doc\", \"notes\")");
-    assert_non_null(strstr(
-        w.version->sql.create,
-        "INSERT INTO \"team\".\"Inv\" (\"id\", \"total\", \"paid\", \"tags\", \"doc\", \"notes\") SELECT "
-        "(\"id\"\n), (\"total\"\n), "));
+    assert_non_null(strstr(w.version->sql.create, "INSERT INTO \"team\".\"Inv\" AS t (\"id\", \"total\", "
+                                                  "\"paid\", \"tags\", \"doc\", \"notes\") SELECT "
+                                                  "(\"id\"\n), (\"total\"\n), "));
     assert_non_null(strstr(w.version->sql.create,
                            " ON CONFLICT (\"id\") DO UPDATE SET \"total\" = EXCLUDED.\"total\", "));
     assert_non_null(strstr(w.version->sql.create,
@@ -433,7 +432,7 @@ static void a_snapshot_adds_statements_and_leaves_the_others(void **state)
         "WHERE NOT EXISTS (SELECT FROM \"team\".\"spate_mark_%\" AS o WHERE o.k0 = s.k0) ON CONFLICT",
         "UPDATE \"team\".\"spate_mark_%\" AS t SET k0 = s.n0",
         "PREPARE spate_c0_3_3 (integer) AS DELETE FROM \"team\".\"Inv\"", NULL};
-    static const char *const shadow[] = {"INSERT INTO \"team\".\"spate_new_%\" (\"id\", ",
+    static const char *const shadow[] = {"INSERT INTO \"team\".\"spate_new_%\" AS t (\"id\", ",
                                          "UPDATE \"team\".\"spate_new_%\" AS t SET ", "!\"Inv\"", "!_mark_",
                                          NULL};
     static const char *const added[] = {"INSERT INTO \"team\".\"Inv\"", "spate_c0", "!_mark_", "!_new_",
@@ -483,15 +482,16 @@ static void rows_go_into_the_copy_and_from_there(void **state)
         " = 'p') AS s WHERE t.\"k0\" = s.k0 AND t.shape = ",
         " WHERE \"~op\" = 'p') AS s WHERE t.\"k0\" = s.k0 AND t.shape <> ",
         /* then the team's: whole rows as they came */
-        "PREPARE spate_u0_3_1 (integer) AS INSERT INTO \"team\".\"Inv\" (\"inv\", \"x\") SELECT (id\n), "
+        "PREPARE spate_u0_3_1 (integer) AS INSERT INTO \"team\".\"Inv\" AS t (\"inv\", \"x\") SELECT (id\n), "
         "(notes || "
         "paid -- both\n) FROM pg_temp.spate_s0_3 WHERE CASE WHEN \"~op\" IN ('u', 'r') THEN (paid\n) ELSE "
         "false END",
         /* the others as the copy has them */
         "(SELECT \"id\" AS k0, \"~mask\" FROM pg_temp.spate_s0_3 WHERE \"~op\" IN ('p', 'm')) AS s, "
         "\"team\".\"spate_copy_%\" AS c WHERE c.shape = ",
-        " AND c.k0 = s.k0) AS spate_rows WHERE (paid\n) IS NOT TRUE) AS s WHERE t.\"inv\" = s.k0",
-        " AND c.k0 = s.k0) AS spate_rows WHERE (paid\n) AND NOT EXISTS (SELECT FROM \"team\".\"Inv\" AS t, "
+        " AND c.k0 = s.k0), spate_left AS (DELETE FROM \"team\".\"Inv\" AS t USING (SELECT \"id\" AS k0 FROM "
+        "spate_rows WHERE (paid\n) IS NOT TRUE) AS s WHERE t.\"inv\" = s.k0), spate_stays AS (UPDATE ",
+        " FROM spate_rows WHERE (paid\n) AND NOT EXISTS (SELECT FROM \"team\".\"Inv\" AS t, "
         "(SELECT "
         "\"id\" AS k0) AS s WHERE t.\"inv\" = s.k0)",
         "!_mark_", "!_list_", NULL};
@@ -501,7 +501,8 @@ static void rows_go_into_the_copy_and_from_there(void **state)
         "'r') ON CONFLICT",
         " AND EXISTS (SELECT FROM \"team\".\"spate_mark_%\" AS g WHERE g.k0 = s.k0)) ON CONFLICT DO NOTHING",
         "UPDATE \"team\".\"Inv\" AS t SET \"x\" = s.v1 FROM (SELECT \"id\" AS k0, ", NULL};
-    static const char *const shadow[] = {"INSERT INTO \"team\".\"spate_new_%\" (\"k0\", ", "!_mark_", NULL};
+    static const char *const shadow[] = {"INSERT INTO \"team\".\"spate_new_%\" AS t (\"k0\", ", "!_mark_",
+                                         NULL};
     struct spate_err err = {0};
     struct world w;
 
