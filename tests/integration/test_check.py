@@ -9,9 +9,11 @@ import stat
 import subprocess
 import threading
 
+import psycopg2
+import psycopg2.extras
 import pytest
 
-from tests.support import scratch
+from tests.support import scratch, servers
 from tests.support.cluster import Cluster
 from tests.support.world import World, binary
 
