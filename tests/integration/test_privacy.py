@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from tests.support import scratch
+from tests.integration.test_survey import schemas
 from tests.support.desk import Control, table
 
 REFUSED, CONFIG = 4, 2
@@ -113,7 +114,7 @@ def everything(world, *texts):
                 if path not in own:
                     with open(path, "rb") as file:
                         found[path] = file.read()
-    for schema, name in world.tgt("SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"):
+    for schema, name in world.tgt("SELECT schemaname, tablename FROM pg_tables WHERE schemaname <> 'information_schema' AND left(schemaname, 3) <> 'pg_'"):
         found[f"target {schema}.{name}"] = json.dumps(world.tgt(f'SELECT t::text FROM "{schema}"."{name}" t')).encode()
     if world.kafka:
         for node in world.kafka.nodes:
@@ -188,7 +189,9 @@ def test_the_search_finds_what_leaves(world):
 
 
 def lists(world):
-    """{table: columns} of the publication's column lists."""
+    """{table: columns} of the publication's column lists, which came with 15."""
+    if world.source.version() < 150000:
+        return {row[0]: None for row in world.src("SELECT prrelid::regclass::text FROM pg_publication_rel")}
     return dict(world.src("SELECT c.relname, (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid AND"
                           " a.attnum = ANY (r.prattrs)) FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid"))
 
@@ -291,6 +294,8 @@ def test_rows_that_belong_to_another_table_as_well_are_covered_by_its_rules(worl
 
 def test_the_publications_own_list_leaves_out_what_is_excluded(world):
     """Where there is such a thing (15), and an application's UPDATE cannot fail by it (P47)."""
+    if world.source.version() < 150000:
+        pytest.skip("no column lists before 15")
     world.src(TABLES)
     use_rules(world)
     connector = world.connector()
@@ -362,7 +367,10 @@ def test_a_changed_mask_is_a_changed_table(world):
 def test_followers_take_a_table_anew_when_its_mask_changes(world):
     world.src("CREATE TABLE people (id int PRIMARY KEY, name text, phone text)")
     world.src("INSERT INTO people SELECT g, 'sec-name-' || g, 'sec-phone' FROM generate_series(1, 9) g")
+    world.config["source"]["postgres"]["catalog_every"] = "100ms"
     connector = world.connector()
+    # What is known of a table is written down first: from then on it is known what changed.
+    scratch.until(lambda: any(m["op"] == "storage" and m["table"] == "" for m in schemas(world)), "the baseline is written", 30)
     world.sink(world.sink_file("team", {"people": {"from": "public.people"}}))
     world.wait_rows("SELECT count(*), max(name) FROM team.people", [(9, "sec-name-9")])
     for mask, rows in (({"name": "hash"}, [(9, digest("sec-name-9"), "sec-phone")]),
@@ -429,6 +437,8 @@ def test_check_finds_it_beforehand_and_says_what_still_travels(world):
     code, findings = found(exclude={"public.ledger": ["memo"]})
     assert code != 2 and "memo travels" in findings["excluded-sent", "note"]["what"] and not findings["excluded-sent", "note"].get("fix")
     code, findings = found(exclude={"public.people": ["ssn"]})
+    if world.source.version() < 150000:
+        return
     assert "ssn travels" in findings["excluded-sent", "note"]["what"]
     world.src(findings["excluded-sent", "note"]["fix"])
     assert found(exclude={"public.people": ["ssn"]})[1] == {}
