@@ -66,36 +66,59 @@ enum spate_rc spate_late_came(struct spate_sink *sink, struct spate_projection *
     return SPATE_OK;
 }
 
+/* What the connector says of tables that it published once. */
+static void tell_gone(struct spate_projection *projection, bool gone)
+{
+    char source[300], fact[SPATE_FACT_MAX];
+
+    if (projection->gone == gone)
+        return;
+    projection->gone = gone;
+    snprintf(source, sizeof source, "%.120s.%.120s", projection->source_schema, projection->source_table);
+    if (gone)
+        spate_log(SPATE_LOG_WARN, "source-table-gone",
+                  "table=%s source=%s detail=\"the connector does not publish it any more: it was dropped, "
+                  "got another "
+                  "name, or was taken out of the publication. The target keeps what it has\"",
+                  projection->label, spate_fact(fact, source));
+    else
+        spate_log(SPATE_LOG_INFO, "source-table-back", "table=%s source=%s", projection->label,
+                  spate_fact(fact, source));
+}
+
+static enum spate_rc take_late(struct spate_sink *sink, struct spate_projection *projection,
+                               struct spate_err *err)
+{
+    const struct spate_table *table =
+        spate_registry_find(&sink->registry, spate_slice_str(projection->source_schema),
+                            spate_slice_str(projection->source_table), 0);
+    struct spate_version *version;
+
+    return table ? spate_sink_version(sink, projection, table->v, &version, err) : SPATE_OK;
+}
+
 enum spate_rc spate_late_turn(struct spate_sink *sink, struct spate_err *err)
 {
     const int64_t now = spate_clock_ms();
-    bool any = false;
+    enum spate_rc rc;
 
     if (sink->apply.open || now - sink->late_ms < LOOK_MS)
         return SPATE_OK;
-    for (size_t p = 0; p < sink->projection_count; p++)
-        any |= sink->projections[p].late;
-    if (!any)
-        return SPATE_OK;
     sink->late_ms = now;
-    if (spate_registry_read(&sink->registry, err) != SPATE_OK)
-        return SPATE_FAIL;
-    for (size_t p = 0; p < sink->projection_count; p++) {
+    rc = spate_registry_read(&sink->registry, err);
+    for (size_t p = 0; rc == SPATE_OK && p < sink->projection_count; p++) {
         struct spate_projection *projection = &sink->projections[p];
-        const struct spate_table *table =
-            projection->late
-                ? spate_registry_find(&sink->registry, spate_slice_str(projection->source_schema),
-                                      spate_slice_str(projection->source_table), 0)
-                : NULL;
-        struct spate_version *version;
-        enum spate_rc rc;
 
-        if (!table)
-            continue;
-        rc = spate_sink_version(sink, projection, table->v, &version, err);
-        if (rc != SPATE_OK)
-            return rc;
+        if (projection->late)
+            rc = take_late(sink, projection, err);
+        else
+            tell_gone(projection, spate_registry_gone(&sink->registry, projection->source_schema,
+                                                      projection->source_table));
     }
-    spate_late_tell(sink);
-    return SPATE_OK;
+    for (size_t p = 0; rc == SPATE_OK && p < sink->projection_count; p++)
+        if (sink->projections[p].late) {
+            spate_late_tell(sink);
+            break;
+        }
+    return rc;
 }

@@ -16,7 +16,8 @@ struct spate_projection;
 bool spate_late_is(const struct spate_projection *projection);
 /* Says what it waits for, when it is time to. */
 void spate_late_tell(struct spate_sink *sink);
-/* Looks for them, twice a second. A target transaction may be open: then it is left for later. */
+/* Looks for them, twice a second, and says when the connector stops to publish one. A target transaction may
+ * be open: then it is left for later. */
 SPATE_CHECKED enum spate_rc spate_late_turn(struct spate_sink *sink, struct spate_err *err);
 /* Its current version was made: the table is one of the sink's from here on, and needs everything. */
 SPATE_CHECKED enum spate_rc spate_late_came(struct spate_sink *sink, struct spate_projection *projection,

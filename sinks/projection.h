@@ -127,6 +127,7 @@ struct spate_projection {
                                          NULL: the target is not to be altered; borrowed */
     bool same;     /* rows that are there are as good as if the version that was made last had written them */
     bool labelled; /* a type of it was given another label just now (sinks/follow.h) */
+    bool gone;     /* the source's table is not published any more */
     bool late;     /* the bus knows no such table yet (sinks/late.h) */
     uint32_t *unfit; /* owned: versions that are past, and cannot be written to the table of today */
     size_t unfit_count;

@@ -120,6 +120,52 @@ static enum spate_rc foreign(struct spate_registry *registry, const struct spate
     return SPATE_OK;
 }
 
+static size_t find_gone(const struct spate_registry *registry, const char *name)
+{
+    size_t i = 0;
+
+    while (i < registry->gone_count && strcmp(registry->gone[i], name) != 0)
+        i++;
+    return i;
+}
+
+static enum spate_rc read_storage(struct spate_registry *registry, struct spate_slice line,
+                                  struct spate_err *err)
+{
+    struct spate_storage storage;
+    struct spate_buf name = {0};
+    size_t at;
+
+    if (spate_decode_storage(line, &storage, &registry->arena, err) != SPATE_OK)
+        return SPATE_FAIL;
+    if (!registry->wanted(registry->arg, storage.schema, storage.table))
+        return SPATE_OK;
+    spate_buf_slice(&name, storage.schema);
+    spate_buf_putc(&name, '.');
+    spate_buf_slice(&name, storage.table);
+    at = find_gone(registry, spate_buf_str(&name));
+    if (storage.gone && at == registry->gone_count) {
+        registry->gone = spate_realloc(registry->gone, (at + 1) * sizeof *registry->gone);
+        registry->gone[registry->gone_count++] = spate_strdup(spate_buf_str(&name));
+    } else if (!storage.gone && at < registry->gone_count) {
+        free(registry->gone[at]);
+        registry->gone[at] = registry->gone[--registry->gone_count];
+    }
+    spate_buf_fini(&name);
+    return SPATE_OK;
+}
+
+bool spate_registry_gone(const struct spate_registry *registry, const char *schema, const char *table)
+{
+    struct spate_buf name = {0};
+    bool gone;
+
+    spate_buf_printf(&name, "%s.%s", schema, table);
+    gone = find_gone(registry, spate_buf_str(&name)) < registry->gone_count;
+    spate_buf_fini(&name);
+    return gone;
+}
+
 static enum spate_rc read_message(struct spate_registry *registry, const struct spate_message *message,
                                   struct spate_err *err)
 {
@@ -131,6 +177,8 @@ static enum spate_rc read_message(struct spate_registry *registry, const struct 
         return foreign(registry, message, err);
     if (head.op == SPATE_OP_EPOCH)
         return read_epoch(registry, message->value, err);
+    if (head.op == SPATE_OP_STORAGE)
+        return read_storage(registry, message->value, err);
     if (head.op != SPATE_OP_SCHEMA)
         return SPATE_OK;
     keep_name(registry, &head);
@@ -197,6 +245,9 @@ void spate_registry_close(struct spate_registry *registry)
         spate_table_free(registry->tables[i]);
     for (size_t i = 0; i < registry->name_count; i++)
         free(registry->names[i]);
+    for (size_t i = 0; i < registry->gone_count; i++)
+        free(registry->gone[i]);
+    free(registry->gone);
     free(registry->tables);
     free(registry->names);
     free(registry->slots);

@@ -20,6 +20,8 @@ struct spate_registry {
     size_t name_count;
     uint32_t *slots; /* where a name stands in names, plus one; by hash; a power of two of them */
     size_t slot_count;
+    char **gone; /* those of the wanted ones that are not published any more, by the connector's last word */
+    size_t gone_count;
     bool (*wanted)(void *arg, struct spate_slice schema, struct spate_slice table);
     void *arg;
     bool has_epoch;
@@ -39,6 +41,8 @@ SPATE_CHECKED enum spate_rc spate_registry_read(struct spate_registry *registry,
 const struct spate_table *spate_registry_find(const struct spate_registry *registry,
                                               struct spate_slice schema, struct spate_slice table,
                                               uint32_t v);
+/* Has the connector said that it does not publish the table any more? */
+bool spate_registry_gone(const struct spate_registry *registry, const char *schema, const char *table);
 /* Was a version published before another one of the same table? A version that is published again counts as
  * new. */
 bool spate_registry_precedes(const struct spate_registry *registry, const struct spate_table *first,

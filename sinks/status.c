@@ -322,10 +322,11 @@ static void sample_tables(struct spate_sink_progress *progress, const struct spa
         const struct spate_projection *projection = &sink->projections[p];
         char source[140];
 
-        if (projection->late) {
+        if (projection->late || projection->gone) {
             snprintf(source, sizeof source, "%.63s.%.63s", projection->source_schema,
                      projection->source_table);
-            list(progress->waiting, sizeof progress->waiting, &progress->tables_waiting, source, NULL);
+            list(progress->waiting, sizeof progress->waiting, &progress->tables_waiting, source,
+                 projection->gone ? "gone" : NULL);
         } else if (projection->load.outdated) {
             list(progress->stale, sizeof progress->stale, &progress->tables_stale, projection->label,
                  projection->load.outdated);
