@@ -28,9 +28,10 @@
 #define BLIND_LOOKS    3 /* a restart of the source is no news: the data plane tells it */
 #define BLIND_EVERY_MS 600000
 #define AGE_FIRST      INT64_C(50000000) /* a quarter of the way to an anti-wraparound vacuum (P72) */
-#define SURVEY_SHARE   20  /* a survey is made after so many times as long as the last one took, */
-#define EXTEND_LOOKS   2   /* of so many surveys one looks for tables that the globs mean */
-#define SURVEY_SOON_MS 200 /* and not sooner than this, however often it is asked for */
+#define SURVEY_SHARE   20    /* a survey is made after so many times as long as the last one took, */
+#define EXTEND_LOOKS   2     /* of so many surveys one looks for tables that the globs mean */
+#define SURVEY_LATE_MS 30000 /* and never later: people have to know within a minute (F20) */
+#define SURVEY_SOON_MS 200   /* and not sooner than this, however often it is asked for */
 
 const char *const spate_wal_status_names[] = {"reserved", "extended", "unreserved", "lost", NULL};
 
@@ -212,7 +213,7 @@ struct spate_watch {
     int64_t blind_told_ms;
     struct spate_survey *last;  /* what was read last */
     struct spate_survey *ready; /* and not taken yet; atomic */
-    int64_t surveyed_ms, surveyed_us, survey_ms;
+    int64_t surveyed_ms, surveyed_us, survey_ms, pace_ms;
     bool survey_failed, extend_failed;
     bool taken;                     /* somebody streams, and has taken a survey; atomic */
     int64_t extended_ms, extend_ms; /* when it was looked for tables that the globs mean, how long it took */
@@ -340,6 +341,8 @@ static enum spate_rc survey_once(struct spate_watch *watch, bool asked, struct s
     if (!survey)
         return SPATE_OK;
     spate_survey_masks(survey, watch->config->privacy);
+    /* The first one asks for the columns of all tables: it says nothing of the others. */
+    watch->pace_ms = watch->last ? survey->took_ms : 0;
     watch->survey_ms = survey->took_ms;
     spate_log(SPATE_LOG_DEBUG, "survey", "tables=%zu files=%zu took_ms=%" PRId64 " lsn=%" PRIx64,
               survey->count, survey->leaf_count, survey->took_ms, survey->lsn);
@@ -354,9 +357,9 @@ static int64_t survey_due_ms(const struct spate_watch *watch, bool asked)
 {
     int64_t every_ms = asked ? SURVEY_SOON_MS : watch->config->source.catalog_ms;
 
-    if (every_ms < watch->survey_ms * SURVEY_SHARE)
-        every_ms = watch->survey_ms * SURVEY_SHARE;
-    return watch->surveyed_ms + (every_ms > 60000 ? 60000 : every_ms); /* F20 */
+    if (every_ms < watch->pace_ms * SURVEY_SHARE)
+        every_ms = watch->pace_ms * SURVEY_SHARE;
+    return watch->surveyed_ms + (every_ms > SURVEY_LATE_MS ? SURVEY_LATE_MS : every_ms);
 }
 
 /* A publication of ours follows the globs of the file (F20). What is left out is said once. */
