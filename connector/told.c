@@ -51,6 +51,7 @@ struct spate_told {
     enum step step;
     struct saying *sayings;
     size_t count, cap, at;
+    bool said;     /* any of it went into the stream */
     uint64_t mark; /* the stream's end when the last `stale` was written */
     struct spate_survey_truncate *truncates;
     size_t truncate_count, truncate_cap;
@@ -77,6 +78,7 @@ static void unsay(struct spate_told *told)
         free(told->sayings[i].columns);
     }
     told->count = told->at = 0;
+    told->said = false;
     told->step = STEP_NONE;
 }
 
@@ -462,11 +464,13 @@ static enum spate_rc say_all(struct spate_told *told, struct spate_stream *strea
                 return rc == SPATE_AGAIN ? SPATE_OK : rc;
         }
         publish_stale(told, stream, saying);
+        told->said = true;
     }
     rc = spate_publisher_flush(&stream->publisher, err);
     if (rc != SPATE_OK)
         return rc == SPATE_AGAIN ? SPATE_OK : rc;
-    SPATE_FAILPOINT(connector_stale_published);
+    if (told->said)
+        SPATE_FAILPOINT(connector_stale_published);
     told->mark = spate_writer_end(stream->publisher.stream).at;
     told->at = 0;
     told->step = STEP_DURABLE;
@@ -564,7 +568,8 @@ enum spate_rc spate_told_turn(struct spate_told *told, struct spate_stream *stre
         rc = say_all(told, stream, err);
     if (rc == SPATE_OK && told->step == STEP_DURABLE &&
         spate_writer_durable(stream->publisher.stream).at >= told->mark) {
-        SPATE_FAILPOINT(connector_stale_durable);
+        if (told->said)
+            SPATE_FAILPOINT(connector_stale_durable);
         told->step = STEP_WRITING;
     }
     if (rc == SPATE_OK && told->step == STEP_WRITING)
