@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define TURN_MS      20            /* how long the loop sleeps at the stream before it looks at _control */
+#define TABLE_MS     10            /* the connector looks at each table before it answers */
 #define SILENT_MS    30000         /* nothing was heard of the request: it is sent again */
 #define RENEW_MS     1000          /* between two requests of new names */
 #define TURN_MOST_MS 500           /* at the stream, before the rest is looked at */
@@ -366,6 +367,7 @@ static enum spate_exit open_all(struct printer *printer)
 
     if (result != SPATE_EXIT_OK)
         return result;
+    snapshot->wait_ms += (int64_t)printer->tables.count * TABLE_MS;
     spate_take_init(&printer->take, snapshot->name, snapshot->own_id);
     for (size_t i = 0; i < printer->tables.count; i++)
         spate_take_add(&printer->take, printer->tables.at[i].schema, printer->tables.at[i].table);

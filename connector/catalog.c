@@ -293,6 +293,7 @@ enum spate_rc spate_catalog_load(struct spate_catalog *catalog, struct spate_cat
         (*tables)[(*count)++] = (struct spate_catalog_table){oid, make_table(res, first, next - first), NULL};
     }
     PQclear(res);
+    *tables = spate_realloc(*tables, (*count + 1) * sizeof **tables); /* there was room for one per column */
     return SPATE_OK;
 }
 

@@ -11,6 +11,7 @@
 #include "core/log.h"
 
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -134,6 +135,7 @@ enum spate_rc spate_opening_tables(struct spate_stream *stream, struct spate_err
                   "... ADD TABLE\"",
                   spate_log_quote(quoted, sizeof quoted, stream->config->source.publication));
     stream->tables_known = rc == SPATE_OK;
+    malloc_trim(0); /* the answer about thousands of tables lay between what is kept of it */
     return rc;
 }
 

@@ -292,7 +292,7 @@ def versions():
 def integration():
     """File by file, three at a time: they wait for servers and disks more than they compute. The longest go first."""
     files = sorted(glob.glob("tests/integration/test_*.py"))
-    first = ["test_scenarios", "test_failpoints", "test_snapshot", "test_kafka_broker", "test_kill", "test_faults", "test_kafka", "test_large", "test_flow", "test_sink_refusals"]
+    first = ["test_size", "test_scenarios", "test_failpoints", "test_snapshot", "test_kafka_broker", "test_kill", "test_faults", "test_kafka", "test_large", "test_flow", "test_sink_refusals"]
     files.sort(key=lambda path: next((i for i, name in enumerate(first) if name in path), len(first)))
     head("integration tests and kill test, on servers of their own")
     if not PATTERN and not make("VARIANT=failpoints", "compile", name="build with failpoints"):
