@@ -21,7 +21,7 @@ struct spate_connector_config {
         char *url, *password_env, *password_file;
         char *publication, *slot;
         bool create;
-        bool failover; /* standbys are to keep the slot in step (17+) */
+        bool failover;                  /* standbys are to keep the slot in step (17+) */
         int64_t watch_ms;               /* how often the slot is looked at */
         int64_t retained_warning_bytes; /* WAL that it keeps: told from here on, at each doubling */
         int64_t catalog_ms;             /* how often the published tables are looked at */

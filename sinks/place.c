@@ -22,8 +22,8 @@ static enum spate_judgement judge_change(const struct spate_follower *f, const s
 
 enum spate_judgement spate_follower_judge(const struct spate_follower *f, const struct spate_head *head)
 {
-    if (head->op == SPATE_OP_UNKNOWN || head->op == SPATE_OP_SCHEMA ||
-        head->op == SPATE_OP_STORAGE || head->op == SPATE_OP_NONE)
+    if (head->op == SPATE_OP_UNKNOWN || head->op == SPATE_OP_SCHEMA || head->op == SPATE_OP_STORAGE ||
+        head->op == SPATE_OP_NONE)
         return SPATE_JUDGE_UNKNOWN;
     if (head->op == SPATE_OP_EPOCH)
         return SPATE_JUDGE_EPOCH;
