@@ -11,8 +11,8 @@
  *   piece                  applies it, and leaves the transaction open
  *   begin all|some REQUEST TABLE...    finish TABLE...    abandon stale|kept TABLE...
  *   keys TABLE MOST        state TABLE
- *   v TABLE 1|2|3          with "~": changes are of this version from now on. 2: a is bigint; 3: REPLICA
- * IDENTITY FULL, so that b has to come */
+ *   v TABLE 1|2|3          with "~": changes are of this version from now on. 2: a is bigint, b varchar;
+ *                          3: REPLICA IDENTITY FULL, so that b has to come */
 #include "core/arena.h"
 #include "core/failpoint.h"
 #include "sinks/apply.h"
@@ -43,7 +43,7 @@ static struct spate_table *source_table(const char *name, bool whole, uint32_t v
     const struct fixture_column columns[] = {
         {"id", "integer", NULL, 23, -1, 4, true},
         {"a", v == 2 ? "bigint" : "integer", NULL, v == 2 ? 20 : 23, -1, v == 2 ? 8 : 4, whole},
-        {"b", "text", NULL, 25, -1, -1, whole}};
+        {"b", v == 2 ? "character varying" : "text", NULL, v == 2 ? 1043 : 25, -1, -1, whole}};
     struct spate_table *table = fixture_table(name, whole ? SPATE_IDENTITY_FULL : SPATE_IDENTITY_DEFAULT,
                                               columns, 3, (const uint32_t[]){0}, 1);
 
