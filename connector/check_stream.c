@@ -70,7 +70,7 @@ void spate_check_stream(const struct spate_connector_config *config, PGconn *rep
 {
     struct spate_replication session = {.conn = repl};
     struct spate_epoch_record newest = {0};
-    struct spate_source_state source;
+    struct spate_source_state source = {0};
     struct spate_bus *bus = NULL;
     struct spate_tail tail = {0};
     struct spate_err err = {0};
