@@ -206,6 +206,8 @@ def test_keys_are_looked_up_in_their_order(lab):
 
 def test_partitions_leaf_by_leaf_with_the_roots_filter(lab):
     """P48, P50: leaves may have their columns in another order."""
+    if lab.source.version() < 150000:
+        pytest.skip("needs PostgreSQL 15: publications have no row filter before")
     lab.src("DROP PUBLICATION spate; CREATE TABLE p (id int, k text, v text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);"
             "CREATE TABLE p_a PARTITION OF p FOR VALUES IN ('a');"
             "CREATE TABLE p_b (v text, extra int, k text NOT NULL, id int NOT NULL, PRIMARY KEY (id, k)); ALTER TABLE p_b DROP extra;"
@@ -233,6 +235,8 @@ def test_a_table_that_is_another_one_is_not_read(lab):
                           ("ALTER PUBLICATION spate SET TABLE t (id, v, w)", True), ("ALTER PUBLICATION spate SET TABLE t (id, v, w) WHERE (id > 5)", True),
                           ("ALTER TABLE t SET SCHEMA elsewhere; CREATE TABLE t (id int PRIMARY KEY, v text, w int)", True),
                           ("DROP TABLE t", True)):
+        if "SET TABLE t (" in change and lab.source.version() < 150000:
+            continue  # there are no lists of columns yet
         if "other" in change:
             lab.src("CREATE TABLE other (id int PRIMARY KEY); CREATE SCHEMA elsewhere")
         r.plan("t")

@@ -99,9 +99,11 @@ static void add_leaves(struct spate_plan_table *table, const char *schema, const
 #pragma GCC diagnostic pop
     spate_buf_puts(
         &sql, "SELECT c.oid, quote_ident(relnamespace::regnamespace::text) || '.' || quote_ident(relname),"
-              " relnamespace::regnamespace::text, relname, pg_relation_size(c.oid) / 8192,"
-              " (SELECT rowfilter FROM pg_publication_tables WHERE pubname = $3 AND schemaname = $1 AND "
-              "tablename = $2), ");
+              " relnamespace::regnamespace::text, relname, pg_relation_size(c.oid) / 8192, ");
+    spate_buf_puts(&sql, PQserverVersion(conn) < 150000
+                             ? "NULL, "
+                             : "(SELECT rowfilter FROM pg_publication_tables WHERE pubname = $3 AND "
+                               "schemaname = $1 AND tablename = $2), ");
     spate_query_stamp(&sql, PQserverVersion(conn), "c.oid", "$3");
     spate_buf_slice(&sql, spate_buf_view(&leaves));
     res = ask(spate_buf_str(&sql), 3, values);
