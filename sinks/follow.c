@@ -20,6 +20,7 @@
 /* What has to be done to the table, clause by clause. */
 struct follow {
     struct spate_buf clauses;
+    bool empty; /* the target table has no row: any type may become any other */
     bool
         rekeys; /* a column of the key gets another type: what a load keeps by key does not fit it any more */
 };
@@ -53,7 +54,8 @@ enum { C_NAME, C_QUOTED, C_TYPE, C_MOD, C_MUST, C_OURS };
 
 static const char columns_sql[] =
     "SELECT a.attname, quote_ident(a.attname), a.atttypid, a.atttypmod, a.attnotnull AND NOT a.atthasdef AND "
-    "a.attidentity = '', r.rolname = current_user FROM pg_catalog.pg_attribute a "
+    "a.attidentity = '' AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint p WHERE p.conrelid = c.oid AND "
+    "p.contype = 'p' AND a.attnum = ANY (p.conkey)), r.rolname = current_user FROM pg_catalog.pg_attribute a "
     "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = "
     "c.relnamespace "
     "JOIN pg_catalog.pg_roles r ON r.oid = c.relowner "
@@ -67,6 +69,12 @@ static void widen(struct follow *follow, const struct spate_output *output, cons
     const uint32_t type = (uint32_t)strtoul(PQgetvalue(res, r, C_TYPE), NULL, 10);
     const int mod = atoi(PQgetvalue(res, r, C_MOD));
 
+    if (follow->empty && output->bare >= 0 &&
+        !spate_type_lossless(output->type_oid, output->type_mod, type, mod)) {
+        clause(follow, "ALTER COLUMN %s TYPE %s USING NULL", PQgetvalue(res, r, C_QUOTED), output->type);
+        follow->rekeys |= output->key;
+        return;
+    }
     if (output->bare < 0 || (old && (old->bare < 0 || type != old->type_oid || mod != old->type_mod)) ||
         spate_type_lossless(output->type_oid, output->type_mod, type, mod) ||
         !spate_type_lossless(type, mod, output->type_oid, output->type_mod))
@@ -208,6 +216,21 @@ static enum spate_rc alter(struct spate_version *version, struct spate_store *st
     }
 }
 
+static enum spate_rc is_empty(const struct spate_projection *projection, struct spate_store *store,
+                              bool *empty, struct spate_err *err)
+{
+    struct spate_buf sql = {0};
+    PGresult *res = NULL;
+    enum spate_rc rc;
+
+    spate_buf_printf(&sql, "SELECT NOT EXISTS (SELECT FROM %s)", projection->target);
+    rc = spate_pg_exec(store->conn, spate_buf_str(&sql), PGRES_TUPLES_OK, &res, err);
+    *empty = rc == SPATE_OK && PQgetvalue(res, 0, 0)[0] == 't' && projection->load.kind != SPATE_LOAD_SHADOW;
+    PQclear(res);
+    spate_buf_fini(&sql);
+    return rc;
+}
+
 enum spate_rc spate_follow_table(struct spate_version *version, const struct spate_version *before,
                                  struct spate_store *store, struct spate_err *err)
 {
@@ -218,6 +241,8 @@ enum spate_rc spate_follow_table(struct spate_version *version, const struct spa
     enum spate_rc rc = spate_version_query(version, store, columns_sql, &res, err);
 
     if (rc == SPATE_OK && PQntuples(res) > 0 && PQgetvalue(res, 0, C_OURS)[0] == 't')
+        rc = is_empty(projection, store, &follow.empty, err);
+    if (rc == SPATE_OK && PQntuples(res) > 0 && PQgetvalue(res, 0, C_OURS)[0] == 't')
         compare(&follow, version, before, res);
     PQclear(res);
     if (follow.clauses.len) {
@@ -227,6 +252,7 @@ enum spate_rc spate_follow_table(struct spate_version *version, const struct spa
             spate_buf_printf(&sql, "; ALTER TABLE %s %s", projection->load.shadow,
                              spate_buf_str(&follow.clauses));
         rc = alter(version, store, spate_buf_str(&sql), err);
+        projection->altered |= rc == SPATE_OK;
     }
     if (rc == SPATE_OK && follow.rekeys && projection->load.kind != SPATE_LOAD_NONE) {
         rc = spate_load_void(store, projection, err);

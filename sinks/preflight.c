@@ -171,7 +171,8 @@ enum {
     C_DETERMINISTIC,
     C_BASE,
     C_BASEMOD,
-    C_QUOTED
+    C_QUOTED,
+    C_PRIMARY
 };
 
 /* The two ways out: the table's column as the expression is, or a cast in the file, as YAML reads it. */
@@ -268,6 +269,29 @@ static enum spate_rc check_missing(struct spate_version *version, const PGresult
     return rc;
 }
 
+/* The source's key is another one now, without this column. */
+static enum spate_rc refuse_primary(const struct spate_version *version, const char *column,
+                                    const char *primary, struct spate_err *err)
+{
+    const char *target = version->projection->target;
+    struct spate_buf key = {0};
+    enum spate_rc rc;
+
+    for (size_t i = 0; i < version->output_count; i++)
+        if (version->outputs[i].key) {
+            spate_buf_puts(&key, key.len ? ", " : "");
+            add_ident(&key, version->outputs[i].name);
+        }
+    rc = spate_version_refuse(
+        version, err,
+        "%s.%s is in the table's primary key, and the file does not supply it: the source's key "
+        "is (%s). ALTER TABLE %s DROP CONSTRAINT %s, ALTER COLUMN %s DROP NOT NULL, ADD UNIQUE "
+        "(%s);",
+        target, column, spate_buf_str(&key), target, primary, column, spate_buf_str(&key));
+    spate_buf_fini(&key);
+    return rc;
+}
+
 static enum spate_rc check_columns(struct spate_version *version, struct spate_store *store,
                                    struct spate_err *err)
 {
@@ -285,7 +309,9 @@ static enum spate_rc check_columns(struct spate_version *version, struct spate_s
         "t.typtype = 'd') "
         "SELECT attname, atttypid, atttypmod, format_type(atttypid, atttypmod), attnotnull, atthasdef, "
         "attidentity, "
-        "attgenerated, det, typ, mod, quote_ident(attname) FROM col JOIN base ON num = attnum JOIN "
+        "attgenerated, det, typ, mod, quote_ident(attname), (SELECT quote_ident(conname) FROM "
+        "pg_catalog.pg_constraint p WHERE p.conrelid = col.attrelid AND p.contype = 'p' AND col.attnum = ANY "
+        "(p.conkey)) FROM col JOIN base ON num = attnum JOIN "
         "pg_catalog.pg_type t ON t.oid = "
         "typ AND "
         "t.typtype <> 'd' ORDER BY attnum";
@@ -300,6 +326,9 @@ static enum spate_rc check_columns(struct spate_version *version, struct spate_s
 
         if (output)
             rc = check_column(version, res, r, output, err);
+        else if (!PQgetisnull(res, r, C_PRIMARY) && PQgetvalue(res, r, C_DEFAULT)[0] == 'f' &&
+                 !PQgetvalue(res, r, C_IDENTITY)[0])
+            rc = refuse_primary(version, name, PQgetvalue(res, r, C_PRIMARY), err);
         else if (PQgetvalue(res, r, C_NOTNULL)[0] == 't' && PQgetvalue(res, r, C_DEFAULT)[0] == 'f' &&
                  !PQgetvalue(res, r, C_IDENTITY)[0])
             rc = spate_version_refuse(

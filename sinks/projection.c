@@ -85,6 +85,9 @@ void spate_projection_fini(struct spate_projection *projection)
 {
     for (size_t i = 0; i < projection->version_count; i++)
         spate_version_free(projection->versions[i]);
+    for (size_t i = 0; i < projection->retired_count; i++)
+        spate_version_free(projection->retired[i]);
+    free(projection->retired);
     free(projection->versions);
     free(projection->unfit);
     free(projection->source_schema);
@@ -290,18 +293,83 @@ static enum spate_rc follow(struct spate_version *version, struct spate_store *s
     return rc;
 }
 
+/* Whether the others can still be written to the table is looked at when one of them comes. */
+static void retire_others(struct spate_projection *projection, const struct spate_version *version)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < projection->version_count; i++) {
+        struct spate_version *other = projection->versions[i];
+
+        if (other == version) {
+            projection->versions[kept++] = other;
+            continue;
+        }
+        projection->retired =
+            spate_realloc(projection->retired, (projection->retired_count + 1) * sizeof *projection->retired);
+        projection->retired[projection->retired_count++] = other;
+    }
+    projection->version_count = kept;
+    projection->altered = false;
+}
+
+/* One of them comes: it is as it was made, but for the load that is under way now. */
+static struct spate_version *find_retired(const struct spate_projection *projection,
+                                          const struct spate_table *table, size_t *at)
+{
+    for (*at = 0; *at < projection->retired_count; (*at)++)
+        if (projection->retired[*at]->table == table)
+            return projection->retired[*at];
+    return NULL;
+}
+
+static void add_version(struct spate_projection *projection, struct spate_version *version)
+{
+    spate_version_sql(version);
+    projection->versions =
+        spate_realloc(projection->versions, (projection->version_count + 1) * sizeof *projection->versions);
+    projection->versions[projection->version_count++] = version;
+    if (projection->altered)
+        retire_others(projection, version);
+}
+
+static enum spate_rc recall(struct spate_projection *projection, size_t at, struct spate_store *store,
+                            struct spate_version **out, struct spate_err *err)
+{
+    struct spate_version *version = projection->retired[at];
+    enum spate_rc rc = projection->before ? follow(version, store, err) : SPATE_OK;
+
+    if (rc == SPATE_OK)
+        rc = spate_version_preflight(version, store, err);
+    if (rc == SPATE_OK)
+        rc = spate_copy_fit(version, store, err);
+    if (rc != SPATE_OK)
+        return rc;
+    projection->retired[at] = projection->retired[--projection->retired_count];
+    add_version(projection, version);
+    *out = version;
+    return SPATE_OK;
+}
+
 enum spate_rc spate_projection_version(struct spate_projection *projection, struct spate_store *store,
                                        const struct spate_table *table, struct spate_version **out,
                                        struct spate_err *err)
 {
     struct spate_version *version = spate_projection_find(projection, table);
+    size_t retired;
     enum spate_rc rc;
 
     if (version) { /* it had this shape before, and another one meanwhile */
         *out = version;
         rc = projection->before ? follow(version, store, err) : SPATE_OK;
-        return rc == SPATE_OK && projection->before ? spate_version_preflight(version, store, err) : rc;
+        if (rc == SPATE_OK && projection->before)
+            rc = spate_version_preflight(version, store, err);
+        if (rc == SPATE_OK && projection->altered)
+            retire_others(projection, version);
+        return rc;
     }
+    if (find_retired(projection, table, &retired))
+        return recall(projection, retired, store, out, err);
     version = spate_version_new(projection, table);
     rc = spate_version_ask(version, store, err);
     if (rc == SPATE_OK)
@@ -316,10 +384,7 @@ enum spate_rc spate_projection_version(struct spate_projection *projection, stru
         spate_version_free(version);
         return rc;
     }
-    spate_version_sql(version);
-    projection->versions =
-        spate_realloc(projection->versions, (projection->version_count + 1) * sizeof *projection->versions);
-    projection->versions[projection->version_count++] = version;
+    add_version(projection, version);
     *out = version;
     return SPATE_OK;
 }

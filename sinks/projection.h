@@ -129,6 +129,10 @@ struct spate_projection {
     bool labelled; /* a type of it was given another label just now (sinks/follow.h) */
     bool gone;     /* the source's table is not published any more */
     bool late;     /* the bus knows no such table yet (sinks/late.h) */
+    bool altered;  /* the target table was, for the version that is made now */
+    struct spate_version *
+        *retired; /* owned: made for the table as it was before; what is in hand may use them */
+    size_t retired_count;
     uint32_t *unfit; /* owned: versions that are past, and cannot be written to the table of today */
     size_t unfit_count;
     int64_t lacked_ms; /* when a row was missing that must have been there; 0: never */

@@ -130,6 +130,20 @@ def test_what_cannot_be_followed(world):
     world.tgt(alter)
     sink = again(world)
     equal(world, "t")
+    # Another key: the statement is one that can be run.
+    world.src("ALTER TABLE t ADD COLUMN other int; UPDATE t SET other = id; ALTER TABLE t DROP COLUMN id, ADD PRIMARY KEY (other); INSERT INTO t VALUES ('x', 100)")
+    world.tgt(statement(sink))
+    sink = again(world)
+    equal(world, "t")
+    # Where there is no row nothing can be lost by another type.
+    world.src("TRUNCATE t")
+    equal(world, "t")
+    world.src("ALTER TABLE t ALTER COLUMN v TYPE date USING NULL; INSERT INTO t VALUES ('2026-11-21', 1)")
+    equal(world, "t")
+    world.src("TRUNCATE t")
+    equal(world, "t")
+    world.src("ALTER TABLE t ALTER COLUMN v TYPE text; INSERT INTO t VALUES ('text', 1)")
+    equal(world, "t")
     # The team took a column away: that is not the source's doing, and what it held would be NULL.
     assert sink.stop() == 0
     world.tgt("ALTER TABLE team.t DROP COLUMN v")
