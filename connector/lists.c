@@ -15,7 +15,7 @@ static const char select_columns[] =
     "SELECT a.attname, a.attnum, coalesce(a.attnum = ANY (i.keys), false), r.prattrs IS NULL,"
     " coalesce(a.attnum = ANY (r.prattrs), false),"
     " c.relkind = 'r' AND NOT c.relispartition AND NOT c.relhassubclass AND c.relreplident IN ('d', 'i')"
-    " AND i.keys IS NOT NULL AND r.prqual IS NULL"
+    " AND i.keys IS NOT NULL AND r.prqual IS NULL, r.prqual IS NOT NULL"
     " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
     " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
     "  AND a.attgenerated = ''"
@@ -25,7 +25,7 @@ static const char select_columns[] =
     " LEFT JOIN pg_catalog.pg_publication b ON b.pubname = $3"
     " LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = b.oid AND r.prrelid = c.oid"
     " WHERE n.nspname = $1 AND c.relname = $2 ORDER BY a.attnum";
-enum { C_NAME, C_NUMBER, C_KEY, C_NO_LIST, C_LISTED, C_FIT };
+enum { C_NAME, C_NUMBER, C_KEY, C_NO_LIST, C_LISTED, C_FIT, C_FILTER };
 
 static bool is_true(const PGresult *res, int row, int column)
 {
@@ -170,7 +170,7 @@ static enum spate_rc update_table(PGconn *sql, const struct spate_connector_conf
     if (!differs(config->privacy, schema, table, res, right))
         goto out;
     alter_sql(&alter, config->source.publication, schema, table, &list);
-    if (!right || !is_ours(config->privacy, schema, table, res)) {
+    if (is_true(res, 0, C_FILTER) || !is_ours(config->privacy, schema, table, res)) {
         spate_buf_printf(
             &all,
             "its column list is not the one that exclude asks for, and somebody seems to have made it by "
@@ -184,7 +184,11 @@ static enum spate_rc update_table(PGconn *sql, const struct spate_connector_conf
     rc = spate_pg_exec(sql, spate_buf_str(&all), PGRES_COMMAND_OK, NULL, &why);
     if (rc == SPATE_OK) {
         say(SPATE_LOG_INFO, "column-list", schema, table,
-            "the publication's list of columns is up to date: what is excluded is not sent by the server");
+            right ? "the publication's list of columns is up to date: what is excluded is not sent by the "
+                    "server"
+                  : "the publication has no list of columns for it any more, which would make the "
+                    "application's "
+                    "UPDATE fail (P49): what is excluded is left out by the connector");
     } else if (rc == SPATE_FAIL && PQstatus(sql) == CONNECTION_OK) {
         rc = spate_pg_exec(sql, "ROLLBACK", PGRES_COMMAND_OK, NULL, err);
         say(warn ? SPATE_LOG_WARN : SPATE_LOG_DEBUG, "column-list", schema, table, why.text);
