@@ -16,6 +16,7 @@
 #define LOOK_IDLE 20    /* while it does not */
 #define AGAIN_MS  10000 /* for the connector to go back to where a chunk was lost */
 #define KEYS_MOST 1000  /* in one reread */
+#define LATER_MS  5000  /* before a table is asked for again that was not there */
 #define PAUSE_MS  1000  /* between requests that began too early */
 
 enum spate_rc spate_loading_init(struct spate_sink *sink, struct spate_err *err)
@@ -350,6 +351,37 @@ static void tell_incomplete(const struct spate_sink *sink)
     }
 }
 
+/* A table was dropped that the bus still knows; it may be made again, or it is said to be gone in a moment.
+ */
+static bool lacks_table(const struct spate_loading *loading)
+{
+    return !loading->over_by_hand && !loading->wish && strstr(loading->over, "there is no table") != NULL;
+}
+
+/* Asks again in a while, without what is known to be gone by then. */
+static void ask_later(struct spate_sink *sink, struct spate_err *err)
+{
+    struct spate_loading *loading = &sink->loading;
+    const bool awaited = loading->awaited;
+    bool any = false;
+
+    if (spate_registry_read(&sink->registry, err) != SPATE_OK)
+        *err = (struct spate_err){0};
+    for (size_t pass = 0; pass < 2 && !any; pass++)
+        for (size_t p = 0; p < sink->projection_count; p++) {
+            const struct spate_projection *projection = &sink->projections[p];
+
+            loading->tables[p].wanted =
+                !projection->late && !projection->load.ready &&
+                (pass ||
+                 !spate_registry_gone(&sink->registry, projection->source_schema, projection->source_table));
+            any |= loading->tables[p].wanted;
+        }
+    begin_wanted(sink, "a table was not in the source");
+    loading->awaited = awaited;
+    loading->send_ms = spate_clock_ms() + LATER_MS;
+}
+
 static enum spate_rc give_up(struct spate_sink *sink, struct spate_err *err)
 {
     struct spate_loading *loading = &sink->loading;
@@ -366,6 +398,10 @@ static enum spate_rc give_up(struct spate_sink *sink, struct spate_err *err)
     rc = end_tables(sink, false, err);
     if (rc != SPATE_OK)
         return rc;
+    if (needed && lacks_table(loading)) {
+        ask_later(sink, err);
+        return SPATE_OK;
+    }
     if (needed) {
         err->exit_code = SPATE_EXIT_REFUSED;
         return spate_fail(err, SPATE_FATAL, "request %s of this sink for %s was not fulfilled: %.700s",

@@ -267,6 +267,13 @@ def test_tables_that_come_late_and_go(world):
     # It goes.
     world.src("DROP TABLE b")
     sink.wait_log("event=source-table-gone.*public.b")
+    # A new sink asks for what is not there just now.
+    third = world.sink(world.sink_file("third", {"a": {"from": "public.a"}, "b": {"from": "public.b"}}), name="third")
+    third.wait_log("event=streaming")
+    world.wait_rows("SELECT id FROM third.a ORDER BY 1", [(1,), (2,)])
+    world.src("CREATE TABLE b (id int PRIMARY KEY, v text, w int); INSERT INTO b VALUES (300, 'third', 3)")
+    world.wait_rows("SELECT id FROM third.b", [(300,)])
+    assert third.running() and "level=error" not in third.text()
     # All of a sink's tables may be late.
     other = world.sink(world.sink_file("other", {"c": {"from": "public.c"}}), name="other")
     other.wait_log("event=waiting-for-table.*public.c")
