@@ -115,7 +115,7 @@ def test_limits_of_the_source_and_wal_that_was_removed(target):
     connector.wait_log("event=reconnecting in_ms=10000")
     connector.kill()
     own.sql("SELECT pg_drop_replication_slot('taken')")
-    role(world, "few", "CONNECTION LIMIT 1")
+    role(world, "few", "CONNECTION LIMIT 0")
     connector = world.connector(file=as_role(world, "few"), ready=False)
     line = connector.wait_log(r"[^\n]*event=disconnected[^\n]*53300[^\n]*").group(0)
     assert "few" in line and ("CONNECTION LIMIT" in line or "max_connections" in line), line
