@@ -84,6 +84,13 @@ SPATE_CHECKED enum spate_rc spate_sink_version_at(struct spate_sink *sink,
 SPATE_CHECKED enum spate_rc spate_sink_flush(struct spate_sink *sink, size_t count, bool commit,
                                              struct spate_err *err);
 
+/* The version of its source's table that was published last; NULL: none. */
+const struct spate_table *spate_sink_newest(const struct spate_sink *sink,
+                                            const struct spate_projection *projection);
+/* The table against that version: made, followed or compared, and it is the current one. */
+SPATE_CHECKED enum spate_rc
+spate_sink_check_table(struct spate_sink *sink, struct spate_projection *projection, struct spate_err *err);
+
 /* Is that version checked and prepared, so that it can be had inside a transaction? */
 bool spate_sink_knows(const struct spate_sink *sink, const struct spate_projection *projection, uint32_t v);
 
