@@ -232,10 +232,10 @@ static void published_text(PGconn *sql, struct spate_buf *out)
                             " s.pnpubid = pub.oid WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'"
                           : "",
         version >= 180000 ? " AND NOT (a.attgenerated = 's' AND (pub.pubgencols = 's' OR a.attnum = ANY"
-                            " (s.list::int2[])))"
+                            " (coalesce(s.list::int2[], '{}'))))"
                           : "",
         version >= 180000 ? " AND NOT (a.attgenerated = 's' AND (pub.pubgencols = 's' OR a.attnum = ANY"
-                            " (s.list::int2[])))"
+                            " (coalesce(s.list::int2[], '{}'))))"
                           : "");
 #pragma GCC diagnostic pop
 }
