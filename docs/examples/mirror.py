@@ -243,6 +243,10 @@ for offset, m in records(sys.stdin.buffer):
         if hear(m):
             finish()
             commit([], offset, epoch, uuid, n, last_pos)
+    elif m["op"] == "stale" and number == n and not changes:
+        if db.execute("UPDATE asked SET done = 0 WHERE tab = ?", (f'{m["schema"]}.{m["table"]}',)).rowcount:
+            renew()  # no message carried what happened there
+        commit([], offset, epoch, uuid, n, last_pos)
     elif m["op"] == "heartbeat" and number == n and not changes:
         commit([], offset, epoch, uuid, n, last_pos)  # nothing happened, but older records may be removed
 sys.exit("kcat has ended")

@@ -1,5 +1,5 @@
-"""docs/examples/mirror.py asks for everything by the rules of docs/message-format.md and with nothing of ours; what it hears and
-what is said to it are held against the published schemas."""
+"""docs/examples/mirror.py asks for everything, and again where something is stale, by the rules of docs/message-format.md and
+with nothing of ours; what it hears and what is said to it are held against the published schemas."""
 import json
 import os
 import sqlite3
@@ -133,8 +133,9 @@ def difference(want, has):
     return len(want ^ has), sorted(want - has, key=str)[:3], sorted(has - want, key=str)[:3]
 
 
-def equal(world, mirror):
-    want = [dict(zip(("id", "total", "large", "pad"), row)) for row in world.src("SELECT id, total::text, large, pad FROM t ORDER BY id")]
+def equal(world, mirror, *more):
+    names = ("id", "total", "large", "pad", *more)
+    want = [dict(zip(names, row)) for row in world.src(f"SELECT id, total::text, {', '.join(names[2:])} FROM t ORDER BY id")]
 
     has = []
 
@@ -153,6 +154,7 @@ def test_the_documented_rules_make_an_exact_copy(each_world):
               "CREATE TABLE none (id int PRIMARY KEY)")
     world.src("INSERT INTO t SELECT g, g / 4.0, repeat('x', 2500) FROM generate_series(1, 900) g")
     world.config["snapshots"] = {"chunk_bytes": "64KiB", "rows_per_second": 400}
+    world.config["source"]["postgres"]["catalog_every"] = "1s"
     connector = world.connector()
     control = Control(world)
     mirror = Mirror(world, control, "public.t", "public.none").start()
@@ -184,6 +186,9 @@ def test_the_documented_rules_make_an_exact_copy(each_world):
     assert {"snapshot-begin", "chunk", "read", "chunk-end", "ranges-end"} <= set(mirror.ops)
     assert any(said["op"] == "progress" and said["state"] == "finished" for said in control.said)
     assert any("resume" in table for told in mirror.told if told["op"] == "request" for table in told["tables"])
+    world.src("ALTER TABLE t ADD COLUMN more int DEFAULT 7")  # P32: no row of it is in the stream; `stale` is
+    equal(world, mirror, "more")
+    assert mirror.ops["stale"] > 0
     print(f"\n   told: {[told['op'] for told in mirror.told]}; heard: {mirror.ops}", flush=True)
     mirror.kill()
     control.close()
