@@ -108,12 +108,19 @@ static void say_settings(int fd, const char *sql)
                     {"timezone", "UTC"},
                     {"lc_monetary", "C"},
                     {"search_path", "pg_catalog"},
+                    {"quote_all_identifiers", "off"},
+                    {"array_nulls", "on"},
+                    {"xmloption", "content"},
+                    {"transform_null_equals", "off"},
+                    {"exit_on_error", "off"},
+                    {"default_transaction_isolation", "read committed"},
+                    {"default_transaction_deferrable", "off"},
                     {"standard_conforming_strings", "on"}};
     struct spate_buf names = {0}, values = {0};
     unsigned count = 0;
 
     for (const char *at = strstr(sql, "('"); at; at = strstr(at + 2, "('"), count++) {
-        const char *value = "0"; /* the timeouts */
+        const char *value = "0"; /* the timeouts, and other numbers */
 
         for (size_t i = 0; i < SPATE_COUNT(settings); i++)
             if (strncmp(at + 2, settings[i].name, strlen(settings[i].name)) == 0)
