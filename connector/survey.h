@@ -28,7 +28,8 @@ struct spate_survey_column {
     bool missing;        /* rows of before it was added have its default without ever having been written */
     uint64_t hash;       /* of its name */
     const char *name;    /* "" where only the hash was kept */
-    /* Of an enum, or what is made of one: how it prints, from the oldest label on, one a line. */
+    /* Of an enum, or what is made of one: how it prints, from the oldest label on, one a line. Of a
+     * composite, or what is made of one: its attributes in the first line. */
     uint32_t label_count;
     uint64_t label_hash;
     const char *labels; /* "" where only these two were kept */

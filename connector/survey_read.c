@@ -20,7 +20,10 @@
 
 #define ALTERED_SQL                                                                                          \
     " pg_catalog.pg_stat_get_tuples_updated('pg_catalog.pg_attribute'::pg_catalog.regclass),"                \
-    " pg_catalog.pg_stat_get_tuples_updated('pg_catalog.pg_enum'::pg_catalog.regclass)"
+    " (pg_catalog.pg_stat_get_tuples_updated('pg_catalog.pg_enum'::pg_catalog.regclass)"                     \
+    "  + (SELECT coalesce(sum(a.attrelid::pg_catalog.int8 * 2039 + a.attnum * a.attnum), 0)"                 \
+    "   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"    \
+    "   AND NOT a.attisdropped WHERE c.relkind = 'c')) % 9223372036854775807"
 static const char head_sql[] =
     "SELECT p.oid, p.xmin, pg_catalog.pg_snapshot_xmin(s), pg_catalog.pg_snapshot_xmax(s)," ALTERED_SQL
     " FROM pg_catalog.pg_current_snapshot() s LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $1";
@@ -69,13 +72,28 @@ enum { T_TOP, T_SCHEMA, T_NAME, T_WAY, T_SINCE, T_XMIN, T_LEAF, T_FILE, T_PERSIS
 static const char tables_14_sql[] = MEMBERS_SQL TABLES_SQL;
 static const char tables_sql[] = MEMBERS_SQL SCHEMAS_SQL TABLES_SQL;
 
+/* How values of a type print, as far as that changes without a change of the rows: which attributes the
+ * composites in it have, all in one line, and the labels of the enums in it, the oldest first. */
+#define INSIDE_SQL                                                                                           \
+    "WITH RECURSIVE inside AS (SELECT y.oid, y.typrelid AS rel UNION SELECT n.oid, n.typrelid"               \
+    "  FROM inside i JOIN pg_catalog.pg_type t ON t.oid = i.oid CROSS JOIN LATERAL (SELECT t.typelem"        \
+    "   UNION ALL SELECT t.typbasetype"                                                                      \
+    "   UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE t.oid IN (r.rngtypid, "               \
+    "r.rngmultitypid)"                                                                                       \
+    "   UNION ALL SELECT x.atttypid FROM pg_catalog.pg_attribute x WHERE x.attrelid = t.typrelid"            \
+    "    AND x.attnum > 0 AND NOT x.attisdropped) k(oid)"                                                    \
+    "  JOIN pg_catalog.pg_type n ON n.oid = k.oid AND n.oid >= 16384)"                                       \
+    " SELECT pg_catalog.concat_ws(E'\\n', (SELECT pg_catalog.string_agg(x.attrelid::pg_catalog.text || '.'"  \
+    "  || x.attnum::pg_catalog.text, ' ' ORDER BY x.attrelid, x.attnum) FROM inside i"                       \
+    "  JOIN pg_catalog.pg_attribute x ON x.attrelid = i.rel AND x.attnum > 0 AND NOT x.attisdropped),"       \
+    "  (SELECT pg_catalog.string_agg(e.enumlabel, E'\\n' ORDER BY e.oid) FROM inside i"                      \
+    "  JOIN pg_catalog.pg_enum e ON e.enumtypid = i.oid))"
+
 /* Of each pair of a published table and one of its files: its columns, once, which of them are missing in
  * the file, and (number -1) who made the file's table. */
 static const char columns_sql[] =
     "SELECT t.top, t.rel, a.attnum, a.attname, a.atttypid, a.xmin, a.cmin, a.atthasmissing,"
-    " CASE WHEN y.typtype IN ('e', 'd') OR y.typcategory = 'A' THEN (SELECT"
-    "  pg_catalog.string_agg(e.enumlabel, E'\\n' ORDER BY e.oid) FROM pg_catalog.pg_enum e"
-    "  WHERE e.enumtypid IN (y.oid, y.typelem, y.typbasetype)) END"
+    " CASE WHEN y.oid >= 16384 AND (y.typtype <> 'b' OR y.typcategory = 'A') THEN (" INSIDE_SQL ") END"
     " FROM unnest($1::pg_catalog.oid[], $2::pg_catalog.oid[]) WITH ORDINALITY t(top, rel, i)"
     " JOIN pg_catalog.pg_attribute a ON a.attrelid = t.rel AND (a.attnum = -1 OR (a.attnum > 0"
     " AND NOT a.attisdropped AND (t.rel = t.top OR a.atthasmissing)))"
@@ -315,7 +333,7 @@ static void share(struct spate_survey *survey, struct spate_survey_table *table,
 struct altered {
     uint32_t *oids;
     size_t count;
-    bool labels; /* of enums: whoever has some */
+    bool labels; /* of enums, or attributes of composites: whoever has some */
 };
 
 static int u32_cmp(const void *a, const void *b)

@@ -94,6 +94,11 @@ NEWS = [
     ("CREATE TYPE mood AS ENUM ('sad', 'ok'); ALTER TABLE t ADD COLUMN m mood, ADD COLUMN ms mood[]", []),
     ("ALTER TYPE mood ADD VALUE 'glad'", []),
     ("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'", [("public.t", "columns", "m", "ms")]),
+    ("CREATE TYPE pair AS (x int, y text); CREATE TYPE nest AS (a pair[], m mood); ALTER TABLE t ADD COLUMN pr pair, ADD COLUMN deep nest", []),
+    ("ALTER TYPE pair ADD ATTRIBUTE z int", [("public.t", "columns", "pr", "deep")]),  # rows print otherwise, and are not sent
+    ("ALTER TYPE pair RENAME ATTRIBUTE y TO yy", []),
+    ("ALTER TYPE pair DROP ATTRIBUTE x", [("public.t", "columns", "pr", "deep")]),
+    ("ALTER TYPE mood ADD VALUE 'sadder'", []),
     (["ALTER TABLE t DROP COLUMN gone", "ALTER TABLE t ADD COLUMN gone text"], []),  # each seen by itself, or:
     ("ALTER TABLE t DROP COLUMN w, ADD COLUMN w varchar(10)", [("public.t", "columns", "w")]),
     ("VACUUM FULL t", [("public.t", "rewritten")]),
