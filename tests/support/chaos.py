@@ -164,7 +164,7 @@ class Chaos:
         elif what == "some":
             arguments = ["--sink", "mirror", "--tables", "public.s_parts", "--where", f"v < {self.random.randrange(1, 400)}"]
         elif what == "request":
-            code, out, _ = self.world.run("snapshot", "-c", self.world.connector_file(), "--list")
+            code, out, _ = self.world.run("snapshot", "-c", self.world.connector_file(), "--list", seconds=120)  # the broker may be away
             # A load that is cancelled leaves a table between two pictures until it is asked for again, and the sum over swap's
             # accounts is looked at all the time.
             active = [words[0] for words in map(str.split, out.splitlines())
