@@ -21,7 +21,8 @@
 #define ALTERED_SQL                                                                                          \
     " pg_catalog.pg_stat_get_tuples_updated('pg_catalog.pg_attribute'::pg_catalog.regclass),"                \
     " (pg_catalog.pg_stat_get_tuples_updated('pg_catalog.pg_enum'::pg_catalog.regclass)"                     \
-    "  + (SELECT coalesce(sum(a.attrelid::pg_catalog.int8 * 2039 + a.attnum * a.attnum), 0)"                 \
+    "  + (SELECT coalesce(sum(a.attrelid::pg_catalog.int8 * 2039 + a.attnum::pg_catalog.int4 * a.attnum), "  \
+    "0)"                                                                                                     \
     "   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"    \
     "   AND NOT a.attisdropped WHERE c.relkind = 'c')) % 9223372036854775807"
 static const char head_sql[] =

@@ -98,6 +98,7 @@ NEWS = [
     ("ALTER TYPE pair ADD ATTRIBUTE z int", [("public.t", "columns", "pr", "deep")]),  # rows print otherwise, and are not sent
     ("ALTER TYPE pair RENAME ATTRIBUTE y TO yy", []),
     ("ALTER TYPE pair DROP ATTRIBUTE x", [("public.t", "columns", "pr", "deep")]),
+    ("CREATE TYPE wide AS (" + ", ".join(f"a{i} int" for i in range(300)) + ")", []),
     ("ALTER TYPE mood ADD VALUE 'sadder'", []),
     (["ALTER TABLE t DROP COLUMN gone", "ALTER TABLE t ADD COLUMN gone text"], []),  # each seen by itself, or:
     ("ALTER TABLE t DROP COLUMN w, ADD COLUMN w varchar(10)", [("public.t", "columns", "w")]),
