@@ -123,7 +123,7 @@ static void begin_table(struct spate_apply *apply, struct spate_projection *proj
                      apply->store->schema, spate_load_kind_name(kind));
     /* From here on the table is between two pictures. */
     if (kind != SPATE_LOAD_ADD)
-        spate_buf_printf(&sql, ", snapshotted = false, projection = '%s'%s", hash,
+        spate_buf_printf(&sql, ", snapshotted = false, outdated = NULL, projection = '%s'%s", hash,
                          load->copied ? "" : ", copy = NULL");
     spate_buf_puts(&sql, ", request = ");
     spate_pg_literal(&sql, spate_slice_str(request));
@@ -207,8 +207,10 @@ enum spate_rc spate_load_begin(struct spate_apply *apply, struct spate_projectio
         spate_load_set(tables[i], kind, request);
         load->ready &= kind == SPATE_LOAD_ADD;
         load->changed &= kind == SPATE_LOAD_ADD;
-        if (kind != SPATE_LOAD_ADD)
+        if (kind != SPATE_LOAD_ADD) {
             spate_load_rewrite(tables[i]);
+            spate_load_note(tables[i], NULL); /* it told of what was before */
+        }
         load->lacks &= kind == SPATE_LOAD_ADD;
         spate_log(SPATE_LOG_INFO, "snapshot-table", "table=%s request=%s kind=%s", tables[i]->label,
                   load->request, spate_load_kind_name(kind));
@@ -321,7 +323,9 @@ static enum spate_rc look_mixed(struct spate_apply *apply, struct spate_projecti
 /* Does the table hold exactly what exists, after the end of its load? */
 static bool is_whole(const struct spate_projection *projection)
 {
-    return projection->load.kind != SPATE_LOAD_ADD && !projection->load.lacks;
+    const struct spate_load *load = &projection->load;
+
+    return load->kind != SPATE_LOAD_ADD && !load->lacks && !load->outdated;
 }
 
 enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projection *const *tables,
@@ -354,7 +358,7 @@ enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projecti
         if (!tables[i]->load.lacks)
             spate_takeover_rows(apply, tables[i]);
     for (size_t i = 0; i < count; i++)
-        add_end(apply, tables[i], is_whole(tables[i]) ? ", snapshotted = true, outdated = NULL" : "");
+        add_end(apply, tables[i], is_whole(tables[i]) ? ", snapshotted = true" : "");
     spate_script_add(apply, "COMMIT");
     SPATE_FAILPOINT(sink_sweep);
     rc = spate_script_run(apply, err);
@@ -364,8 +368,6 @@ enum spate_rc spate_load_finish(struct spate_apply *apply, struct spate_projecti
     apply->open = false;
     for (size_t i = 0; i < count; i++) {
         tables[i]->load.ready |= is_whole(tables[i]);
-        if (is_whole(tables[i]))
-            spate_load_note(tables[i], NULL);
         spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
         spate_load_drop(apply->store, tables[i]);
     }
@@ -398,25 +400,28 @@ enum spate_rc spate_load_abandon(struct spate_apply *apply, struct spate_project
 void spate_load_outdate(struct spate_apply *apply, struct spate_projection *const *tables, size_t count,
                         const char *why)
 {
-    struct spate_buf more = {0};
-
     spate_apply_begin(apply);
-    spate_buf_puts(&more, ", snapshotted = false, outdated = ");
-    spate_pg_literal(&more, spate_slice_str(why));
-    for (size_t i = 0; i < count; i++)
-        add_end(apply, tables[i], spate_buf_str(&more));
-    spate_buf_fini(&more);
+    for (size_t i = 0; i < count; i++) {
+        struct spate_buf sql = {0};
+
+        if (!spate_load_is_whole(tables[i]->load.kind))
+            add_end(apply, tables[i], "");
+        spate_buf_printf(&sql,
+                         "UPDATE %s.spate_table SET snapshotted = false, outdated = ", apply->store->schema);
+        spate_pg_literal(&sql, spate_slice_str(why));
+        spate_load_where(tables[i], &sql);
+        add(apply, &sql);
+        spate_buf_fini(&sql);
+    }
 }
 
 enum spate_rc spate_load_outdated(struct spate_apply *apply, struct spate_projection *const *tables,
                                   size_t count, const char *why, struct spate_err *err)
 {
     for (size_t i = 0; i < count; i++) {
-        const bool loads = tables[i]->load.kind != SPATE_LOAD_NONE;
-
         tables[i]->load.ready = false;
         spate_load_note(tables[i], why);
-        if (!loads)
+        if (tables[i]->load.kind != SPATE_LOAD_ADD)
             continue;
         spate_load_set(tables[i], SPATE_LOAD_NONE, NULL);
         spate_load_drop(apply->store, tables[i]);

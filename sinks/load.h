@@ -33,6 +33,12 @@ enum spate_load_kind {
     SPATE_LOAD_ADD     /* conditional: adds and corrects; every row counts as known; nothing is removed */
 };
 
+/* Does it bring everything, so that the table is between two pictures until its end? */
+static inline bool spate_load_is_whole(enum spate_load_kind kind)
+{
+    return kind != SPATE_LOAD_NONE && kind != SPATE_LOAD_ADD;
+}
+
 #define SPATE_REQUEST_MOST 64
 
 /* Part of struct spate_projection (`load`); written by the functions below alone, except where said. */
@@ -104,8 +110,9 @@ void spate_load_progress_sql(const struct spate_store *store, const struct spate
                              struct spate_buf *sql);
 void spate_load_stored(struct spate_projection *projection); /* after that was committed */
 
-/* In the open target transaction: the tables need everything, whatever came; their loads are over. Once that
- * was committed, _outdated. */
+/* In the open target transaction: the tables need everything, whatever came. A load of everything that is
+ * under way goes on to its end, and another one has to follow: by swap the old picture stands still
+ * meanwhile, so that changes cannot go on with it. Once that was committed, _outdated. */
 void spate_load_outdate(struct spate_apply *apply, struct spate_projection *const *tables, size_t count,
                         const char *why);
 SPATE_CHECKED enum spate_rc spate_load_outdated(struct spate_apply *apply,

@@ -100,6 +100,11 @@ void spate_sql_load(const struct spate_sql *sql, struct spate_merge *merge)
 {
     const struct spate_load *load = &sql->version->projection->load;
 
+    /* Without a load it is for tables that are not known to be complete: their rows may be stale as well. */
+    if (sql->version->maybe_count > 0 && load->kind != SPATE_LOAD_EMPTY && load->kind != SPATE_LOAD_SHADOW) {
+        merge->load.clear = spate_sql_prepare(sql, 'c');
+        clear_sql(sql);
+    }
     if (load->kind == SPATE_LOAD_NONE)
         return;
     merge->load.off = spate_sql_prepare(sql, 'f');
@@ -118,10 +123,6 @@ void spate_sql_load(const struct spate_sql *sql, struct spate_merge *merge)
     list_sql(sql, 'm');
     merge->load.off_move = spate_sql_prepare(sql, 'o');
     off_sql(sql, true);
-    if (load->kind == SPATE_LOAD_MARKED || load->kind == SPATE_LOAD_ADD) {
-        merge->load.clear = spate_sql_prepare(sql, 'c');
-        clear_sql(sql);
-    }
     if (load->kind == SPATE_LOAD_MARKED) {
         merge->load.mark_move = spate_sql_prepare(sql, 'v');
         mark_move_sql(sql);

@@ -308,6 +308,9 @@ static enum spate_rc end_tables(struct spate_sink *sink, bool complete, struct s
             rc = spate_apply_prepare(&sink->apply, tables[t]->versions[v], err);
     for (size_t p = 0; rc == SPATE_OK && p < sink->projection_count; p++)
         sink->loading.tables[p].asked = false;
+    for (size_t t = 0; rc == SPATE_OK && complete && t < count; t++) /* what happened meanwhile */
+        if (tables[t]->load.outdated)
+            (void)spate_loading_want(sink, tables[t]);
     free(tables);
     return rc;
 }

@@ -274,7 +274,8 @@ static void merge_partial(struct spate_apply *apply, const struct share *share, 
     if (share->moved) {
         run(apply, share, layer, merge->load.list_move, "m", 0);
         run(apply, share, layer, merge->load.off_move, "m", 0);
-        run(apply, share, layer, merge->load.clear, "m", 0);
+        if (!spate_load_strict(load_of(share)))
+            run(apply, share, layer, merge->load.clear, "m", 0);
         run(apply, share, layer, merge->room, "m", 0);
         run(apply, share, layer, merge->move, "m", expected_partial(share, layer, share->moved));
         run(apply, share, layer, merge->left, "m", 0);

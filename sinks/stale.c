@@ -21,55 +21,18 @@ static bool uses(const struct spate_version *version, const struct spate_stale *
     return stale->column_count == 0;
 }
 
-/* Tables that refer to each other are loaded beside themselves and take their places together (sinks/load.h):
- * they begin anew together. */
-static bool begins_with(const struct spate_sink *sink, const struct spate_projection *projection,
-                        struct spate_projection *const *tables, size_t count)
-{
-    if (projection->load.kind != SPATE_LOAD_SHADOW || !spate_taking_loads(sink, projection))
-        return false;
-    for (size_t t = 0; t < count; t++)
-        if (tables[t]->load.kind == SPATE_LOAD_SHADOW && spate_taking_loads(sink, tables[t]))
-            return true;
-    return false;
-}
-
-static bool among(const struct spate_projection *projection, struct spate_projection *const *tables,
-                  size_t count)
-{
-    for (size_t t = 0; t < count; t++)
-        if (tables[t] == projection)
-            return true;
-    return false;
-}
-
-/* What is asked for and has not begun reads the table later than now. What loads is void, and wanted again
- * whoever asked for it: everything of the table was meant to come. */
-static void want(struct spate_sink *sink, struct spate_projection *projection, bool loaded)
+/* What is asked for and has not begun reads the table later than now. What loads goes on to its end, and is
+ * wanted again whoever asked for it: everything of the table was meant to come. */
+static void want(struct spate_sink *sink, struct spate_projection *projection)
 {
     struct spate_loading *loading = &sink->loading;
     struct spate_loading_table *table = &loading->tables[projection->index];
 
-    if (loaded) {
-        table->asked = false;
+    if (spate_load_is_whole(projection->load.kind) && spate_taking_loads(sink, projection)) {
         table->wanted = true;
     } else if (!table->asked || table->conditional || loading->begun) {
         (void)spate_loading_want(sink, projection);
     }
-}
-
-/* Nothing of the request is left: the connector need not go on with it. */
-static void withdraw(struct spate_sink *sink)
-{
-    struct spate_loading *loading = &sink->loading;
-
-    if (!loading->request[0] || !loading->begun)
-        return;
-    for (size_t p = 0; p < sink->projection_count; p++)
-        if (loading->tables[p].asked)
-            return;
-    (void)spate_loading_say_short(sink, SPATE_CONTROL_CANCEL, loading->request);
-    spate_loading_clear(loading);
 }
 
 void spate_stale_tell(const struct spate_sink *sink, const struct spate_projection *projection,
@@ -122,28 +85,19 @@ static enum spate_rc commit(struct spate_sink *sink, struct spate_err *err)
 static enum spate_rc mark(struct spate_sink *sink, struct spate_projection **tables, size_t count,
                           const char *why, struct spate_err *err)
 {
-    const size_t told = count;
-    bool *loaded = spate_arena_alloc(&sink->arena, sink->projection_count * sizeof *loaded);
     enum spate_rc rc;
 
-    for (size_t p = 0; p < sink->projection_count; p++)
-        if (!among(&sink->projections[p], tables, count) &&
-            begins_with(sink, &sink->projections[p], tables, told))
-            tables[count++] = &sink->projections[p];
-    for (size_t t = 0; t < count; t++)
-        loaded[t] = spate_taking_loads(sink, tables[t]) && tables[t]->load.kind != SPATE_LOAD_ADD;
     spate_load_outdate(&sink->apply, tables, count, why);
     rc = commit(sink, err);
     if (rc == SPATE_OK)
         rc = spate_load_outdated(&sink->apply, tables, count, why, err);
     if (rc != SPATE_OK)
         return rc;
-    for (size_t t = 0; t < count; t++)
-        want(sink, tables[t], loaded[t]);
-    for (size_t t = 0; t < told; t++)
+    for (size_t t = 0; t < count; t++) {
+        want(sink, tables[t]);
         spate_stale_tell(sink, tables[t], why);
-    withdraw(sink);
-    sink->marked += told;
+    }
+    sink->marked += count;
     return SPATE_OK;
 }
 

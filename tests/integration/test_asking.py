@@ -169,6 +169,49 @@ def test_what_is_cancelled_while_the_connector_is_away_stays_cancelled(world):
     assert f"snapshot-begin request={request}" not in connector.text(), connector.text()
 
 
+def swapping(world, rows=1500):
+    """A team whose table is being exchanged, slowly; the source's rows have values that are not sent again."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY, v int, large text); ALTER TABLE t ALTER large SET STORAGE EXTERNAL; "
+              f"INSERT INTO t SELECT g, g, repeat('x', 3000) FROM generate_series(1, {rows}) g")
+    world.config["snapshots"] = {"rows_per_second": 400, "chunk_bytes": "64KiB"}
+    world.config["source"]["postgres"]["catalog_every"] = "200ms"
+    world.connector()
+    sink = world.sink(world.sink_file("team", TABLE, on_snapshot="swap"))
+    ready(world, sink)
+    world.snapshot("--sink", "team")
+    request = sink.wait_log(r"event=snapshot-asked sink=team request=(\S+) by=").group(1)
+    sink.wait_log(f"event=snapshot-table .*table=team.t request={request} kind=shadow")
+    return sink, request
+
+
+def test_T16_P32_a_load_ends_though_its_table_is_stale_meanwhile_and_another_follows(world):
+    """By swap the old picture stands still until the end: changes cannot go on with it when the load is let go of."""
+    sink, request = swapping(world)
+    world.src("UPDATE t SET v = v + 1 WHERE id <= 10")
+    world.src("CLUSTER t USING t_pkey")
+    sink.wait_log("event=table-stale.* table=team.t .*why=rewritten")
+    assert request not in re.findall(r"event=snapshot-finished sink=team request=(\S+)", sink.text())
+    assert world.tgt("SELECT count(*) FROM team.t WHERE v <> id") == [(0,)]  # the old picture, whole
+    world.src("UPDATE t SET v = v + 1 WHERE id <= 10")
+    sink.wait_log(f"event=snapshot-finished sink=team request={request}")
+    asked = re.findall(r"event=snapshot-asked sink=team request=(\S+)", sink.text())
+    sink.wait_log(r"event=snapshot-asked sink=team request=(?!" + request + r")\S+ tables=1 why=\"tables are new, or their rows lack")
+    assert len(asked) <= 3
+    world.wait_equal([("SELECT id, v, large FROM t", "SELECT id, v, large FROM team.t")])
+    scratch.until(lambda: world.tgt("SELECT snapshotted, outdated FROM team.spate_table") == [(True, None)], "the table is complete", 30)
+
+
+def test_T16_a_row_may_move_to_where_a_stale_one_stands(world):
+    """A load by swap that is cancelled leaves rows that are gone at the source."""
+    sink, request = swapping(world)
+    world.src("DELETE FROM t WHERE id = 2")
+    world.run("snapshot", "-c", world.connector_file(), "--cancel", request, seconds=60, check=0)
+    sink.wait_log("event=table-incomplete sink=team table=team.t")
+    world.src("UPDATE t SET id = 2, v = -1 WHERE id = 1")  # the large value is not sent (P42)
+    world.wait_rows("SELECT v, length(large) FROM team.t WHERE id = 2", [(-1, 3000)])
+    assert world.tgt("SELECT count(*) FROM team.t WHERE id = 1") == [(0,)] and sink.running()
+
+
 def test_a_wish_outlives_the_sink_that_heard_it(world):
     """F44: it was asked for, nothing of it had begun, and the sink died: the one that comes next goes on with it."""
     fill(world, 100)
