@@ -12,6 +12,7 @@ import pytest
 from tests.support import scratch
 from tests.integration.test_survey import schemas
 from tests.support.desk import Control, table
+from tests.support.world import World
 
 REFUSED, CONFIG = 4, 2
 KEY = "a key of thirty-two bytes or more"
@@ -410,9 +411,16 @@ def test_the_key_is_looked_after(world):
     assert "event=mask-key-readable" in connector.text() and KEY not in connector.text()
 
 
-def test_nothing_reaches_kafka_either(kafka_world):
-    """Every byte of the topics' directories on the broker's disk."""
-    world = kafka_world
+@pytest.fixture
+def broker_world(source, target, own_kafka):
+    new = World(source, target, kafka=own_kafka)
+    yield new
+    new.close()
+
+
+def test_nothing_reaches_kafka_either(broker_world):
+    """Every byte of the topics' directories on the disk of a broker of its own."""
+    world = broker_world
     world.bus["kafka"]["properties"] = {"compression.codec": "none"}  # so that bytes can be searched
     use_rules(world)
     world.src(TABLES)
