@@ -132,12 +132,19 @@ static void begin_table(struct spate_apply *apply, struct spate_projection *proj
     spate_buf_fini(&sql);
 }
 
-static enum spate_rc refused(const struct spate_apply *apply, struct spate_err *err)
+static enum spate_rc refused(struct spate_apply *apply, struct spate_err *err)
 {
-    const struct spate_store *store = apply->store;
+    struct spate_store *store = apply->store;
+    struct spate_err check = {0};
 
     if (err->verdict == SPATE_RETRY)
         return SPATE_FAIL;
+    /* What stands behind it may be that the sink's place is gone. */
+    spate_apply_rollback(apply);
+    if (PQstatus(store->conn) == CONNECTION_OK && spate_store_check(store, &check) == SPATE_FAIL) {
+        *err = check;
+        return SPATE_FAIL;
+    }
     err->exit_code = SPATE_EXIT_REFUSED;
     if (strcmp(err->sqlstate, "42501") != 0) {
         err->verdict = SPATE_FATAL;

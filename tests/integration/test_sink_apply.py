@@ -329,5 +329,20 @@ def test_a_dropped_table_is_not_made_anew(world):
     world.wait_rows("SELECT * FROM team.u", [(7,)])
     world.tgt("DROP TABLE team.spate_sink")
     world.src("INSERT INTO u VALUES (8)")
-    assert more.wait_exit() == 3
+    assert more.wait_exit() == 3, more.tail()
     more.wait_log("position table")
+
+
+def test_a_place_that_is_gone_is_seen_where_a_load_begins(world):
+    """The next that the sink does is to begin a load, and not to move its place: the words are the same."""
+    world.src("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE u (id int PRIMARY KEY)")
+    connector = world.connector()
+    sink = world.sink(world.sink_file("team", table(), snapshot="auto"))
+    sink.wait_log("event=snapshot-finished")
+    assert sink.stop() == 0 and connector.stop() == 0
+    sink = world.sink(world.sink_file("team", {**table(), "u": {"from": "public.u"}}, snapshot="auto"))
+    sink.wait_log("event=snapshot-asked")
+    world.tgt("DROP TABLE team.spate_sink")
+    world.connector()
+    assert sink.wait_exit() == 3, sink.tail()
+    sink.wait_log("position table")
