@@ -290,136 +290,155 @@ static void changes_survive(void **state)
     spate_buf_fini(&line);
 }
 
+static void epoch_survives(struct spate_epoch *epoch, struct spate_arena *made, struct spate_arena *read,
+                           int64_t wall_us)
+{
+    struct spate_buf line = {0};
+    struct spate_err err = {0};
+    struct spate_heartbeat heartbeat;
+    struct spate_epoch back;
+
+    *epoch = (struct spate_epoch){.at = next(),
+                                  .epoch = next(),
+                                  .end = next(),
+                                  .wall_us = wall_us,
+                                  .source = random_text(made),
+                                  .uuid = random_text(made),
+                                  .why = random_text(made),
+                                  .identity = {random_text(made), (uint32_t)next(), random_text(made),
+                                               (uint32_t)next(), random_text(made), random_text(made)},
+                                  .previous = (enum spate_previous)below(3)};
+    spate_encode_epoch(&line, epoch);
+    assert_int_equal(spate_decode_epoch(spate_buf_view(&line), &back, read, &err), SPATE_OK);
+    assert_true(back.at == epoch->at && back.epoch == epoch->epoch && back.end == epoch->end);
+    assert_true(back.previous == epoch->previous && back.wall_us == epoch->wall_us);
+    assert_true(spate_slice_eq(back.uuid, epoch->uuid) && spate_slice_eq(back.why, epoch->why));
+    assert_true(spate_slice_eq(back.identity.system, epoch->identity.system) &&
+                spate_slice_eq(back.identity.database, epoch->identity.database) &&
+                spate_slice_eq(back.identity.slot, epoch->identity.slot) &&
+                spate_slice_eq(back.identity.publication, epoch->identity.publication));
+    assert_true(back.identity.timeline == epoch->identity.timeline &&
+                back.identity.database_oid == epoch->identity.database_oid);
+
+    spate_buf_reset(&line);
+    heartbeat = (struct spate_heartbeat){epoch->at, epoch->epoch, epoch->end, epoch->wall_us, epoch->source};
+    spate_encode_heartbeat(&line, &heartbeat);
+    memset(&heartbeat, 0, sizeof(heartbeat));
+    assert_int_equal(spate_decode_heartbeat(spate_buf_view(&line), &heartbeat, read, &err), SPATE_OK);
+    assert_true(heartbeat.at == epoch->at && heartbeat.end == epoch->end &&
+                heartbeat.wall_us == epoch->wall_us);
+    spate_buf_fini(&line);
+}
+
+static void stale_survives(const struct spate_epoch *epoch, struct spate_arena *made,
+                           struct spate_arena *read)
+{
+    struct spate_buf line = {0};
+    struct spate_err err = {0};
+    struct spate_stale stale, stale_back;
+    struct spate_storage storage, storage_back;
+    struct spate_slice names[2];
+
+    names[0] = random_text(made);
+    names[1] = random_text(made);
+    stale = (struct spate_stale){.at = epoch->at,
+                                 .epoch = epoch->epoch,
+                                 .end = epoch->end,
+                                 .wall_us = epoch->wall_us,
+                                 .source = epoch->source,
+                                 .schema = random_text(made),
+                                 .table = random_text(made),
+                                 .v = (uint32_t)next() | 1,
+                                 .why = epoch->why,
+                                 .columns = names,
+                                 .column_count = below(3)};
+    spate_encode_stale(&line, &stale);
+    assert_int_equal(spate_decode_stale(spate_buf_view(&line), &stale_back, read, &err), SPATE_OK);
+    assert_true(stale_back.at == stale.at && stale_back.epoch == stale.epoch && stale_back.end == stale.end &&
+                stale_back.wall_us == stale.wall_us && stale_back.v == stale.v &&
+                stale_back.column_count == stale.column_count);
+    assert_true(spate_slice_eq(stale_back.schema, stale.schema) &&
+                spate_slice_eq(stale_back.table, stale.table) && spate_slice_eq(stale_back.why, stale.why));
+    for (size_t i = 0; i < stale.column_count; i++)
+        assert_true(spate_slice_eq(stale_back.columns[i], names[i]));
+
+    spate_buf_reset(&line);
+    storage = (struct spate_storage){.epoch = epoch->epoch,
+                                     .end = epoch->end,
+                                     .wall_us = epoch->wall_us,
+                                     .source = epoch->source,
+                                     .schema = stale.schema,
+                                     .table = stale.table,
+                                     .gone = below(2),
+                                     .state = names[0]};
+    spate_encode_storage(&line, &storage);
+    assert_int_equal(spate_decode_storage(spate_buf_view(&line), &storage_back, read, &err), SPATE_OK);
+    assert_true(storage_back.epoch == storage.epoch && storage_back.end == storage.end &&
+                storage_back.wall_us == storage.wall_us && storage_back.gone == storage.gone &&
+                spate_slice_eq(storage_back.table, storage.table) &&
+                spate_slice_eq(storage_back.state, storage.state));
+    spate_buf_fini(&line);
+}
+
+static void uncommon_changes_survive(struct spate_arena *made, struct spate_arena *read)
+{
+    struct spate_change change = fixture_change(SPATE_OP_MESSAGE, NULL, NULL, NULL);
+    struct spate_buf line = {0};
+    struct spate_err err = {0};
+    struct spate_slice prefix, content;
+    struct spate_truncation truncation;
+    struct spate_table *tables[3];
+    struct spate_head head;
+    struct spate_meta meta;
+
+    change.prefix = random_text(made);
+    change.content = random_text(made);
+    assert_int_equal(spate_encode_change(&line, &change, &err), SPATE_OK);
+    assert_int_equal(spate_decode_head(spate_buf_view(&line), &head, read, &err), SPATE_OK);
+    assert_int_equal(spate_decode_meta(spate_buf_view(&line), &head, &meta, read, &err), SPATE_OK);
+    assert_int_equal(spate_decode_message(spate_buf_view(&line), &meta, &prefix, &content, read, &err),
+                     SPATE_OK);
+    assert_true(spate_slice_eq(prefix, change.prefix) && spate_slice_eq(content, change.content));
+
+    spate_buf_reset(&line);
+    for (size_t i = 0; i < 3; i++)
+        tables[i] = random_table(made);
+    change.op = SPATE_OP_TRUNCATE;
+    change.tables = (const struct spate_table *const *)tables;
+    change.table_count = 1 + below(3);
+    change.cascade = below(2);
+    change.restart = below(2);
+    assert_int_equal(spate_encode_change(&line, &change, &err), SPATE_OK);
+    assert_int_equal(spate_decode_head(spate_buf_view(&line), &head, read, &err), SPATE_OK);
+    assert_int_equal(spate_decode_meta(spate_buf_view(&line), &head, &meta, read, &err), SPATE_OK);
+    assert_int_equal(spate_decode_truncate(spate_buf_view(&line), &meta, &truncation, read, &err), SPATE_OK);
+    assert_int_equal(truncation.count, change.table_count);
+    assert_true(truncation.cascade == change.cascade && truncation.restart == change.restart);
+    for (size_t i = 0; i < truncation.count; i++) {
+        assert_true(spate_slice_eq(truncation.tables[i].schema, tables[i]->schema));
+        assert_true(spate_slice_eq(truncation.tables[i].table, tables[i]->name));
+        assert_int_equal(truncation.tables[i].v, tables[i]->v);
+    }
+    for (size_t i = 0; i < 3; i++)
+        spate_table_free(tables[i]);
+    spate_buf_fini(&line);
+}
+
 static void rare_messages_survive(void **state)
 {
     struct spate_arena made = {0}, read = {0};
-    struct spate_buf line = {0};
-    struct spate_err err = {0};
+    struct spate_epoch epoch;
 
     (void)state;
     for (int round = 0; round < ROUNDS / 10; round++) {
-        struct spate_change change = fixture_change(SPATE_OP_MESSAGE, NULL, NULL, NULL);
-        struct spate_epoch epoch = {.at = next(),
-                                    .epoch = next(),
-                                    .end = next(),
-                                    .wall_us = FIXTURE_US + round,
-                                    .source = random_text(&made),
-                                    .uuid = random_text(&made),
-                                    .why = random_text(&made),
-                                    .identity = {random_text(&made), (uint32_t)next(), random_text(&made),
-                                                 (uint32_t)next(), random_text(&made), random_text(&made)},
-                                    .previous = (enum spate_previous)below(3)},
-                           back;
-        struct spate_heartbeat heartbeat;
-        struct spate_stale stale, stale_back;
-        struct spate_storage storage, storage_back;
-        struct spate_slice names[2];
-        struct spate_slice prefix, content;
-        struct spate_truncation truncation;
-        struct spate_table *tables[3];
-        struct spate_head head;
-        struct spate_meta meta;
-
-        spate_encode_epoch(&line, &epoch);
-        assert_int_equal(spate_decode_epoch(spate_buf_view(&line), &back, &read, &err), SPATE_OK);
-        assert_true(back.at == epoch.at && back.epoch == epoch.epoch && back.end == epoch.end);
-        assert_true(back.previous == epoch.previous && back.wall_us == epoch.wall_us);
-        assert_true(spate_slice_eq(back.uuid, epoch.uuid) && spate_slice_eq(back.why, epoch.why));
-        assert_true(spate_slice_eq(back.identity.system, epoch.identity.system) &&
-                    spate_slice_eq(back.identity.database, epoch.identity.database) &&
-                    spate_slice_eq(back.identity.slot, epoch.identity.slot) &&
-                    spate_slice_eq(back.identity.publication, epoch.identity.publication));
-        assert_true(back.identity.timeline == epoch.identity.timeline &&
-                    back.identity.database_oid == epoch.identity.database_oid);
-
-        spate_buf_reset(&line);
-        heartbeat = (struct spate_heartbeat){epoch.at, epoch.epoch, epoch.end, epoch.wall_us, epoch.source};
-        spate_encode_heartbeat(&line, &heartbeat);
-        memset(&heartbeat, 0, sizeof(heartbeat));
-        assert_int_equal(spate_decode_heartbeat(spate_buf_view(&line), &heartbeat, &read, &err), SPATE_OK);
-        assert_true(heartbeat.at == epoch.at && heartbeat.end == epoch.end &&
-                    heartbeat.wall_us == epoch.wall_us);
-
-        spate_buf_reset(&line);
-        names[0] = random_text(&made);
-        names[1] = random_text(&made);
-        stale = (struct spate_stale){.at = epoch.at,
-                                     .epoch = epoch.epoch,
-                                     .end = epoch.end,
-                                     .wall_us = epoch.wall_us,
-                                     .source = epoch.source,
-                                     .schema = random_text(&made),
-                                     .table = random_text(&made),
-                                     .v = (uint32_t)next() | 1,
-                                     .why = epoch.why,
-                                     .columns = names,
-                                     .column_count = below(3)};
-        spate_encode_stale(&line, &stale);
-        assert_int_equal(spate_decode_stale(spate_buf_view(&line), &stale_back, &read, &err), SPATE_OK);
-        assert_true(stale_back.at == stale.at && stale_back.epoch == stale.epoch &&
-                    stale_back.end == stale.end && stale_back.wall_us == stale.wall_us &&
-                    stale_back.v == stale.v && stale_back.column_count == stale.column_count);
-        assert_true(spate_slice_eq(stale_back.schema, stale.schema) &&
-                    spate_slice_eq(stale_back.table, stale.table) &&
-                    spate_slice_eq(stale_back.why, stale.why));
-        for (size_t i = 0; i < stale.column_count; i++)
-            assert_true(spate_slice_eq(stale_back.columns[i], names[i]));
-
-        spate_buf_reset(&line);
-        storage = (struct spate_storage){.epoch = epoch.epoch,
-                                         .end = epoch.end,
-                                         .wall_us = epoch.wall_us,
-                                         .source = epoch.source,
-                                         .schema = stale.schema,
-                                         .table = stale.table,
-                                         .gone = below(2),
-                                         .state = names[0]};
-        spate_encode_storage(&line, &storage);
-        assert_int_equal(spate_decode_storage(spate_buf_view(&line), &storage_back, &read, &err), SPATE_OK);
-        assert_true(storage_back.epoch == storage.epoch && storage_back.end == storage.end &&
-                    storage_back.wall_us == storage.wall_us && storage_back.gone == storage.gone &&
-                    spate_slice_eq(storage_back.table, storage.table) &&
-                    spate_slice_eq(storage_back.state, storage.state));
-
-        spate_buf_reset(&line);
-        change.prefix = random_text(&made);
-        change.content = random_text(&made);
-        assert_int_equal(spate_encode_change(&line, &change, &err), SPATE_OK);
-        assert_int_equal(spate_decode_head(spate_buf_view(&line), &head, &read, &err), SPATE_OK);
-        assert_int_equal(spate_decode_meta(spate_buf_view(&line), &head, &meta, &read, &err), SPATE_OK);
-        assert_int_equal(spate_decode_message(spate_buf_view(&line), &meta, &prefix, &content, &read, &err),
-                         SPATE_OK);
-        assert_true(spate_slice_eq(prefix, change.prefix) && spate_slice_eq(content, change.content));
-
-        spate_buf_reset(&line);
-        for (size_t i = 0; i < 3; i++)
-            tables[i] = random_table(&made);
-        change.op = SPATE_OP_TRUNCATE;
-        change.tables = (const struct spate_table *const *)tables;
-        change.table_count = 1 + below(3);
-        change.cascade = below(2);
-        change.restart = below(2);
-        assert_int_equal(spate_encode_change(&line, &change, &err), SPATE_OK);
-        assert_int_equal(spate_decode_head(spate_buf_view(&line), &head, &read, &err), SPATE_OK);
-        assert_int_equal(spate_decode_meta(spate_buf_view(&line), &head, &meta, &read, &err), SPATE_OK);
-        assert_int_equal(spate_decode_truncate(spate_buf_view(&line), &meta, &truncation, &read, &err),
-                         SPATE_OK);
-        assert_int_equal(truncation.count, change.table_count);
-        assert_true(truncation.cascade == change.cascade && truncation.restart == change.restart);
-        for (size_t i = 0; i < truncation.count; i++) {
-            assert_true(spate_slice_eq(truncation.tables[i].schema, tables[i]->schema));
-            assert_true(spate_slice_eq(truncation.tables[i].table, tables[i]->name));
-            assert_int_equal(truncation.tables[i].v, tables[i]->v);
-        }
-        for (size_t i = 0; i < 3; i++)
-            spate_table_free(tables[i]);
-        spate_buf_reset(&line);
+        epoch_survives(&epoch, &made, &read, FIXTURE_US + round);
+        stale_survives(&epoch, &made, &read);
+        uncommon_changes_survive(&made, &read);
         spate_arena_reset(&made);
         spate_arena_reset(&read);
     }
     spate_arena_fini(&made);
     spate_arena_fini(&read);
-    spate_buf_fini(&line);
 }
 
 /* The annotations of a schema message come back as well, though no fingerprint covers them; and a class that
