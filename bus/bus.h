@@ -38,7 +38,8 @@ enum spate_topic_flags {
     SPATE_TOPIC_CREATE = 1,   /* make it when it is missing */
     SPATE_TOPIC_KEEP = 2,     /* nothing is ever removed from it (compacted by key where the bus can) */
     SPATE_TOPIC_VOLATILE = 4, /* never acknowledged: may be gone after a reboot (on Kafka it stays a while) */
-    SPATE_TOPIC_SHARED = 8    /* many writers: the writer lock is taken for each publish only */
+    SPATE_TOPIC_SHARED = 8,   /* many writers at once, of any number of processes */
+    SPATE_TOPIC_UNCHECKED = 16 /* of a new volatile topic: records carry no checksum */
 };
 
 #define SPATE_BUS_KEY_MOST 65535 /* bytes of a key that every driver takes */
@@ -118,15 +119,17 @@ struct spate_reader_ops {
                           struct spate_err *);
     struct spate_bus_pos (*end)(struct spate_reader *);
     const char *(*log_id)(struct spate_reader *);
+    enum spate_rc (*enlist)(struct spate_reader *, const char *name, bool hold, struct spate_err *);
+    void (*passed)(struct spate_reader *, struct spate_bus_pos);
     void (*close)(struct spate_reader *);
 };
 
-/* Opens a topic for publishing and owns it until closed, or until the process dies (SHARED: owns it only
- * during each publish). On Kafka nobody can own a topic: there the replication slot keeps writers apart, and
- * the acceptance rule makes a zombie's records harmless (K15). Settles what a killed predecessor left, and
- * returns only when all that the topic holds is durable (docs/hazards.md, where to go on) - a volatile topic
- * excepted. SPATE_FAIL: retry = another process owns it (the text names its pid) or the disk is full for now;
- * fatal = the topic cannot be used (wrong version, no permission, wrong file system). */
+/* Opens a topic for publishing and owns it until closed, or until the process dies (SHARED: one of many;
+ * nobody owns it meanwhile). On Kafka nobody can own a topic: there the replication slot keeps writers apart,
+ * and the acceptance rule makes a zombie's records harmless (K15). Settles what a killed predecessor left,
+ * and returns only when all that the topic holds is durable (docs/hazards.md, where to go on) - a volatile
+ * topic excepted. SPATE_FAIL: retry = another process owns it (the text names its pid) or the disk is full
+ * for now; fatal = the topic cannot be used (wrong version, no permission, wrong file system). */
 SPATE_CHECKED static inline enum spate_rc spate_bus_writer_open(struct spate_bus *bus, const char *topic,
                                                                 unsigned flags, struct spate_writer **writer,
                                                                 struct spate_err *err)
@@ -260,6 +263,25 @@ static inline struct spate_bus_pos spate_reader_end(struct spate_reader *reader)
 static inline const char *spate_reader_log_id(struct spate_reader *reader)
 {
     return reader->ops->log_id(reader);
+}
+
+/* Makes this reader known by a name (bus/local/place.h says which are good), which one living process has at
+ * a time: people see how far it is. With `hold`, what it has not passed yet is kept for it, beyond what
+ * retention says; a writer whose log is at its limit then takes nothing more. Who is known and holds no
+ * longer says so by enlisting without. SPATE_FAIL: retry = another process has the name; fatal = no such
+ * name, no permission, or a bus that cannot hold (Kafka: retention is the broker's). */
+SPATE_CHECKED static inline enum spate_rc spate_reader_enlist(struct spate_reader *reader, const char *name,
+                                                              bool hold, struct spate_err *err)
+{
+    return reader->ops->enlist(reader, name, hold, err);
+}
+
+/* All before `pos` is done with, as far as this reader is concerned: of what it does with the records, not of
+ * what it read. For people and for `hold`; where a program goes on after a restart it keeps with its results.
+ * Costs nanoseconds; nothing where the reader is not enlisted. */
+static inline void spate_reader_passed(struct spate_reader *reader, struct spate_bus_pos pos)
+{
+    reader->ops->passed(reader, pos);
 }
 static inline void spate_reader_close(struct spate_reader *reader)
 {

@@ -28,8 +28,8 @@
 #define SPATE_LOCAL_LINE          128 /* words that different processes write stand this far apart */
 
 #define SPATE_LOCAL_SEGMENT_MAGIC UINT64_C(0x5350415445530001) /* "SPATES", version 1 */
-#define SPATE_LOCAL_CTL_MAGIC     UINT64_C(0x5350415445430001)
-#define SPATE_LOCAL_BELL_MAGIC    UINT64_C(0x5350415445420001)
+#define SPATE_LOCAL_CTL_MAGIC     UINT64_C(0x5350415445430002)
+#define SPATE_LOCAL_BELL_MAGIC    UINT64_C(0x5350415445420002)
 
 static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "the bus needs lock-free 64-bit atomics");
 
@@ -46,7 +46,8 @@ enum spate_local_flags {
     SPATE_LOCAL_TOMBSTONE = 2,
     SPATE_LOCAL_BATCH_FIRST = 4,
     SPATE_LOCAL_BATCH_LAST = 8,
-    SPATE_LOCAL_COMPRESSED = 16
+    SPATE_LOCAL_COMPRESSED = 16,
+    SPATE_LOCAL_UNCHECKED = 32 /* crc is 0 and says nothing: of volatile topics that want none */
 };
 
 enum spate_local_type { SPATE_LOCAL_DATA = 0, SPATE_LOCAL_SPILL = 1 };
@@ -82,8 +83,14 @@ static_assert(offsetof(struct spate_local_segment_header, sealed) == 256, "segme
 #define SPATE_LOCAL_TAIL_SHIFT 36
 #define SPATE_LOCAL_TAIL_BYTES ((UINT64_C(1) << SPATE_LOCAL_TAIL_SHIFT) - 1)
 
-#define SPATE_LOCAL_WRITERS 256
-#define SPATE_LOCAL_SLOTS   4096 /* of 12 bits; slot and gen name the owner of a claim */
+#define SPATE_LOCAL_WRITERS 256 /* slots; slot and gen, 12 bits each, name the owner of a claim */
+
+/* Why a writer may not go on to the next segment. */
+enum spate_local_gate {
+    SPATE_LOCAL_GATE_PROMISE, /* the manifest does not promise its base yet */
+    SPATE_LOCAL_GATE_DISK,    /* the archive is behind: as much as shared memory may hold is not durable */
+    SPATE_LOCAL_GATE_HOLD /* the archive is at its limit, and a named reader holds what it has not passed */
+};
 
 /* Written by writers only: a reader must never be able to move a watermark. */
 struct spate_local_ctl {
@@ -91,12 +98,18 @@ struct spate_local_ctl {
     uint64_t generation; /* equals the manifest's, else the hot tier is not valid */
     uint64_t cap;
     uint64_t created_ns;
-    _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t head;    /* base of the segment that is written; a hint */
-    _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t first;   /* oldest base that is kept */
+    _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t head;    /* base of the segment that is written; only grows */
+    _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t first;   /* oldest position that is kept; only grows */
     _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t durable; /* no power cut takes back what is below */
-    _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t hold;    /* lowest position that a holder needs */
-    _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t pads;
-    _Atomic uint64_t fences, gaps, stalls;
+    _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t hold;    /* lowest position that a holder needs; ~0: none */
+    _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t gate;    /* highest base that may be written now ... */
+    _Atomic uint64_t gate_why;                           /* ... and what stands behind it: spate_local_gate */
+    _Atomic uint64_t promised;                           /* highest base that the manifest promises */
+    _Alignas(
+        SPATE_LOCAL_LINE) _Atomic uint64_t pads; /* regions that were padded over: their writer was dead */
+    _Atomic uint64_t fences;                     /* or too slow */
+    _Atomic uint64_t gaps;                       /* segments that retention took */
+    _Atomic uint64_t stalls;                     /* times a writer was told that there is no room */
     _Alignas(SPATE_LOCAL_LINE) struct {
         _Atomic uint32_t pid, gen;
     } writers[SPATE_LOCAL_WRITERS];

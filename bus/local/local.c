@@ -1,6 +1,7 @@
 /* bus/local/local.c - the bus handle: what its topics are, and how to open them. */
 #include "bus/local/local.h"
 
+#include "bus/local/broken.h"
 #include "bus/local/layout.h"
 #include "core/alloc.h"
 
@@ -10,6 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#ifdef SPATE_CONTROLS
+enum spate_broken spate_broken;
+#endif
 
 #define SEGMENT_LEAST (INT64_C(1) << 20)
 #define SEGMENT_MOST  (INT64_C(1) << 30)
