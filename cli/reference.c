@@ -60,6 +60,8 @@ static void figures(struct spate_buf *out)
                         "The same, below `sinks.NAME` in `/status` and with the label `sink` in `/metrics`, "
                         "for each sink of the process.\n\n");
     spate_sink_report_reference(out);
+    spate_buf_puts(out, "\nOf the process, once for all its sinks, at the top of `/status`:\n\n");
+    spate_sink_report_process_reference(out);
 }
 
 enum spate_exit spate_cli_reference(int argc, char **argv)

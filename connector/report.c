@@ -107,6 +107,15 @@ static const struct spate_metric table[] = {
      .help = "Chunks that were read again: busy, or a transaction not visible yet."},
     {"snapshot_tables_restarted_total", SPATE_METRIC_COUNT, AT(plane.snapshot_restarted),
      .help = "Tables that were read from their beginning again: TRUNCATE, DDL, a rewrite."},
+    {"memory_private_bytes", SPATE_METRIC_NUMBER, AT(memory.private_bytes),
+     .help = "Memory of the process that is its own."},
+    {"memory_shared_bytes", SPATE_METRIC_NUMBER, AT(memory.shared_bytes),
+     .help = "Shared memory that it has mapped: the hot part of the local bus, which is there once for all "
+             "processes."},
+    {"memory_file_bytes", SPATE_METRIC_NUMBER, AT(memory.file_bytes),
+     .help =
+         "Mapped files: the program, and of the local bus what is read from its archive. The kernel takes "
+         "it back when it needs room."},
     {"sessions_total", SPATE_METRIC_COUNT, AT(sessions), .help = "How often streaming began."},
     {"retries_total", SPATE_METRIC_COUNT, AT(retries), .help = "How often an attempt or a session failed."},
     {"last_error", SPATE_METRIC_TEXT, AT(error.text), .help = "What failed last, in words."},

@@ -8,6 +8,7 @@
 #include "connector/watch.h"
 #include "core/buf.h"
 #include "core/err.h"
+#include "core/memory.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -55,6 +56,7 @@ struct spate_connector_facts {
     struct spate_plane_facts plane;
     struct spate_slot_look look;
     uint64_t sessions, retries;
+    struct spate_memory memory;
 
     struct {
         char text[1000], sqlstate[6], verdict[12];

@@ -43,6 +43,7 @@ void spate_status_facts(struct spate_status *status, struct spate_connector_fact
     pthread_mutex_lock(&status->lock);
     *facts = status->facts;
     pthread_mutex_unlock(&status->lock);
+    spate_memory_look(&facts->memory);
     spate_connector_report_derive(facts, spate_clock_wall_us(), spate_clock_ms());
 }
 

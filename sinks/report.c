@@ -119,6 +119,43 @@ static const struct spate_metric_set set = {
     .count = SPATE_COUNT(table),
 };
 
+/* What all sinks of a process have together: once, so that a sum over sinks counts nothing twice. */
+struct process_facts {
+    char version[16];
+    struct spate_memory memory;
+};
+
+#define OF(member) offsetof(struct process_facts, member)
+
+static const struct spate_metric process_table[] = {
+    {"version", SPATE_METRIC_INFO, OF(version), .help = "Version of spate."},
+    {"memory_private_bytes", SPATE_METRIC_NUMBER, OF(memory.private_bytes),
+     .help = "Memory of the process that is its own."},
+    {"memory_shared_bytes", SPATE_METRIC_NUMBER, OF(memory.shared_bytes),
+     .help = "Shared memory that it has mapped: the hot part of the local bus, which is there once for all "
+             "processes."},
+    {"memory_file_bytes", SPATE_METRIC_NUMBER, OF(memory.file_bytes),
+     .help =
+         "Mapped files: the program, and of the local bus what is read from its archive. The kernel takes "
+         "it back when it needs room."},
+};
+
+static const struct spate_metric_set process_set = {
+    .prefix = "spate_sinks",
+    .label = "version",
+    .label_offset = OF(version),
+    .table = process_table,
+    .count = SPATE_COUNT(process_table),
+};
+
+static struct process_facts process_facts(const struct spate_memory *memory)
+{
+    struct process_facts facts = {.memory = *memory};
+
+    snprintf(facts.version, sizeof facts.version, "%s", spate_version);
+    return facts;
+}
+
 /* ---- deriving ---- */
 
 SPATE_PRINTF(2, 3)
@@ -234,10 +271,13 @@ static void put_reason(const struct spate_sink_facts *facts, size_t count, struc
     spate_buf_fini(&text);
 }
 
-void spate_sink_report_status(const struct spate_sink_facts *facts, size_t count, struct spate_buf *out)
+void spate_sink_report_status(const struct spate_sink_facts *facts, size_t count,
+                              const struct spate_memory *memory, struct spate_buf *out)
 {
-    spate_buf_puts(out, "{\"version\":");
-    spate_metric_quote(out, spate_version);
+    const struct process_facts process = process_facts(memory);
+
+    spate_buf_putc(out, '{');
+    spate_metric_json(out, process_table, SPATE_COUNT(process_table), &process);
     spate_buf_putc(out, ',');
     put_flags(out, spate_sink_report_live(facts, count), spate_sink_report_ready(facts, count));
     spate_buf_puts(out, ",\"sinks\":{");
@@ -251,9 +291,13 @@ void spate_sink_report_status(const struct spate_sink_facts *facts, size_t count
     spate_buf_puts(out, "}}\n");
 }
 
-void spate_sink_report_metrics(const struct spate_sink_facts *facts, size_t count, struct spate_buf *out)
+void spate_sink_report_metrics(const struct spate_sink_facts *facts, size_t count,
+                               const struct spate_memory *memory, struct spate_buf *out)
 {
+    const struct process_facts process = process_facts(memory);
+
     spate_metric_prometheus(out, &set, facts, sizeof *facts, count);
+    spate_metric_prometheus(out, &process_set, &process, sizeof process, 1);
 }
 
 void spate_sink_report_health(const struct spate_sink_facts *facts, size_t count, struct spate_buf *out)
@@ -278,4 +322,9 @@ void spate_sink_report_health(const struct spate_sink_facts *facts, size_t count
 void spate_sink_report_reference(struct spate_buf *out)
 {
     spate_metric_reference(out, &set);
+}
+
+void spate_sink_report_process_reference(struct spate_buf *out)
+{
+    spate_metric_reference(out, &process_set);
 }

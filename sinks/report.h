@@ -7,6 +7,7 @@
 
 #include "bus/bus.h"
 #include "core/buf.h"
+#include "core/memory.h"
 #include "schemas/event.h"
 
 #include <stddef.h>
@@ -85,15 +86,18 @@ struct spate_sink_facts {
 
 void spate_sink_report_derive(struct spate_sink_facts *facts, int64_t wall_us, int64_t now_ms);
 
-/* All sinks of a process; their facts were derived. */
-void spate_sink_report_status(const struct spate_sink_facts *facts, size_t count, struct spate_buf *out);
-void spate_sink_report_metrics(const struct spate_sink_facts *facts, size_t count, struct spate_buf *out);
+/* All sinks of a process, and what is the process' alone; their facts were derived. */
+void spate_sink_report_status(const struct spate_sink_facts *facts, size_t count,
+                              const struct spate_memory *memory, struct spate_buf *out);
+void spate_sink_report_metrics(const struct spate_sink_facts *facts, size_t count,
+                               const struct spate_memory *memory, struct spate_buf *out);
 /* Live when all are, ready when all are. */
 void spate_sink_report_health(const struct spate_sink_facts *facts, size_t count, struct spate_buf *out);
 int spate_sink_report_live(const struct spate_sink_facts *facts, size_t count);
 int spate_sink_report_ready(const struct spate_sink_facts *facts, size_t count);
 
-/* What each figure is, as Markdown. */
+/* What each figure is, as Markdown: of a sink; of the process. */
 void spate_sink_report_reference(struct spate_buf *out);
+void spate_sink_report_process_reference(struct spate_buf *out);
 
 #endif

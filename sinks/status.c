@@ -53,8 +53,10 @@ static unsigned page_status(void *arg, struct spate_buf *body)
 {
     struct spate_sinks_status *all = arg;
     struct spate_sink_facts *facts = take_facts(all);
+    struct spate_memory memory;
 
-    spate_sink_report_status(facts, all->count, body);
+    spate_memory_look(&memory);
+    spate_sink_report_status(facts, all->count, &memory, body);
     free(facts);
     return 200;
 }
@@ -63,8 +65,10 @@ static unsigned page_metrics(void *arg, struct spate_buf *body)
 {
     struct spate_sinks_status *all = arg;
     struct spate_sink_facts *facts = take_facts(all);
+    struct spate_memory memory;
 
-    spate_sink_report_metrics(facts, all->count, body);
+    spate_memory_look(&memory);
+    spate_sink_report_metrics(facts, all->count, &memory, body);
     free(facts);
     return 200;
 }

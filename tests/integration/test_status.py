@@ -116,6 +116,8 @@ def test_a_connector_from_waiting_to_streaming(world):
     assert done["n"] == 42 == world.messages()[-2]["n"]  # the last one is the marker
     assert done["sessions_total"] == 1 and done["last_error"] is None and done["published_bytes_total"] > 22 * 100
     assert (done["slot_exists"], done["slot_wal_status"], done["version"]) == (True, "reserved", world.run("--version")[1].split()[1])
+    # Its own memory, and apart from it what it shares with everybody on the bus.
+    assert 0 < done["memory_private_bytes"] < 32 << 20 and done["memory_shared_bytes"] > 0 and done["memory_file_bytes"] > 0
     # Caught up: what was confirmed is all that the source has, as soon as a heartbeat carried it.
     wait_status(second, lambda s: s["lag_bytes"] == 0 and s["confirmed_lsn"] == s["source_lsn"] == s["slot_confirmed_lsn"], "all is confirmed")
     code, page = health(second)
@@ -254,6 +256,8 @@ def test_sinks_that_wait_follow_and_stop(world):
     assert {x["state"] for x in both["sinks"].values()} == {"streaming"}
     world.src("INSERT INTO t SELECT 'k' || g, 'a' FROM generate_series(1, 100) g; UPDATE t SET v = 'b'")
     done = wait_status(sinks, lambda s: all(x["n"] == 200 and x["lag_seconds"] == 0 for x in s["sinks"].values()), "both have it")
+    assert 0 < done["memory_private_bytes"] < 64 << 20 and done["memory_shared_bytes"] > 0
+    assert set(metrics(sinks)) >= {f'spate_sinks_memory_{kind}_bytes{{version="{done["version"]}"}}' for kind in ("private", "shared", "file")}
     one = done["sinks"]["a"]
     assert (one["applied_total"], one["heard_n"], one["lag_changes"], one["lag_bytes"], one["lag_messages"]) == (200, 200, 0, 0, None)
     assert one["pending_changes"] == 0 and one["batches_total"] >= 1 and one["apply_seconds_total"] > 0 and one["epoch"] == 1

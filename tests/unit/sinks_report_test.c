@@ -88,9 +88,15 @@ static void one_that_stopped_makes_the_process_not_ready(void **state)
         "\"sinks\":{\"a\":{\"live\":true,\"ready\":true,\"reason\":\"streaming\"},"
         "\"b\":{\"live\":true,\"ready\":false,\"reason\":\"stale: STALE: \\\"n\\\" is gone\"}}}\n");
     spate_buf_reset(&out);
-    spate_sink_report_metrics(facts, 2, &out);
+    spate_sink_report_metrics(facts, 2, &(struct spate_memory){.private_bytes = 5, .shared_bytes = -1}, &out);
     assert_non_null(strstr(spate_buf_str(&out), "spate_sink_state{sink=\"b\",state=\"stale\"} 1\n"));
     assert_non_null(strstr(out.data, "spate_sink_ready{sink=\"a\"} 1\nspate_sink_ready{sink=\"b\"} 0\n"));
+    /* Memory is the process': once, not once for each sink; and what is not known is not shown. */
+    assert_non_null(strstr(out.data, "\nspate_sinks_memory_private_bytes{version="));
+    assert_null(strstr(out.data, "spate_sinks_memory_shared_bytes"));
+    spate_buf_reset(&out);
+    spate_sink_report_status(facts, 2, &(struct spate_memory){.private_bytes = 5, .shared_bytes = -1}, &out);
+    assert_non_null(strstr(spate_buf_str(&out), "\"memory_private_bytes\":5,\"memory_shared_bytes\":null,"));
     spate_buf_fini(&out);
 }
 
