@@ -44,6 +44,7 @@ USES.core      := core
 USES.config    := config core
 USES.schemas   := schemas core
 USES.bus       := bus core
+USES.buslab    := buslab core
 USES.pg        := pg core
 USES.connector := connector config schemas bus pg core
 USES.sinks     := sinks config schemas bus pg core
@@ -72,6 +73,18 @@ help: ## this list
 
 $(BUILD)/spate: $(BUILD)/cli/main.o $(ARCHIVES)
 	$(CC) $(LDFLAGS_ALL) -o $@ $< $(foreach m,$(USES.cli),$(call archive,$(m))) $(LIBS)
+
+# The bus once more, with its failpoints and with rules that a test may take away (bus/local/broken.h), and
+# the crowd of tests/lab: tests/unit/buslab_*_test.c and tests/support/buslab_*.c link these.
+LAB := -DSPATE_CONTROLS -DFAILPOINTS
+$(BUILD)/libbuslab.a: $(patsubst %.c,$(BUILD)/lab/%.o,$(call sources,bus) $(wildcard tests/lab/*.c))
+	@mkdir -p $(@D)
+	@rm -f $@
+	ar rcs $@ $^
+$(BUILD)/lab/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LAB) -MMD -MP -c -o $@ $<
+$(BUILD)/tests/unit/buslab_%.o $(BUILD)/tests/support/buslab_%.o: CFLAGS_ALL += $(LAB)
 
 define module_rules
 $(call archive,$(1)): $(call objects,$(1))

@@ -33,6 +33,8 @@ static struct {
     atomic_uint hits;
 } plans[SPATE_FP_COUNT];
 
+bool (*spate_failpoint_hook)(enum spate_failpoint point);
+
 static enum spate_rc unknown_name(const char *word, struct spate_err *err)
 {
     const char *names[SPATE_FP_COUNT], *near;
@@ -112,6 +114,8 @@ enum spate_rc spate_failpoint_init(const char *plan, struct spate_err *err)
 
 bool spate_failpoint_hit(enum spate_failpoint point)
 {
+    if (spate_failpoint_hook)
+        return spate_failpoint_hook(point);
     if (plans[point].action == NOTHING ||
         atomic_fetch_add_explicit(&plans[point].hits, 1, memory_order_relaxed) + 1 != plans[point].at)
         return false;

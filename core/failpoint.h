@@ -127,6 +127,9 @@ enum spate_failpoint {
 SPATE_CHECKED enum spate_rc spate_failpoint_init(const char *plan, struct spate_err *err);
 /* Counts a hit and does what the plan says. true: the place is to fail. */
 bool spate_failpoint_hit(enum spate_failpoint point);
+/* For tests: asked at each hit, in place of the plan, when not NULL; it may kill, stop or dawdle itself, and
+ * says whether the place is to fail. Set before there are threads. */
+extern bool (*spate_failpoint_hook)(enum spate_failpoint point);
 /* One line each: name, process, bus, "fails" or "-", what is true there; with tabs between them. */
 void spate_failpoint_list(FILE *out);
 
