@@ -39,7 +39,9 @@ enum spate_topic_flags {
     SPATE_TOPIC_KEEP = 2,     /* nothing is ever removed from it (compacted by key where the bus can) */
     SPATE_TOPIC_VOLATILE = 4, /* never acknowledged: may be gone after a reboot (on Kafka it stays a while) */
     SPATE_TOPIC_SHARED = 8,   /* many writers at once, of any number of processes */
-    SPATE_TOPIC_UNCHECKED = 16 /* of a new volatile topic: records carry no checksum */
+    SPATE_TOPIC_UNCHECKED = 16, /* of a new volatile topic: records carry no checksum */
+    SPATE_TOPIC_RULE = 32 /* of a SHARED topic: what this process is configured to keep counts, also when the
+                             topic is there (who owns a topic rules it anyway) */
 };
 
 #define SPATE_BUS_KEY_MOST 65535 /* bytes of a key that every driver takes */

@@ -19,6 +19,10 @@ struct spate_local_place {
     char *path;            /* the durable root as configured; owned */
     char *hot;             /* the hot root as configured, or NULL; owned */
     int64_t segment_bytes; /* 0: by the size of the hot file system */
+    /* What a topic is to keep, as this process is configured (bus/local/retain.h). */
+    int64_t retention_ms;    /* 0: age removes nothing */
+    int64_t retention_bytes; /* of each topic; 0: half of the file system */
+    int64_t hold_expire_ms;  /* 0: a dead holder holds for ever */
 };
 
 /* Makes what is missing of both roots; several processes may do so at once. *hot_id is the incarnation of the

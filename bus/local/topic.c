@@ -25,9 +25,35 @@ enum spate_rc spate_local_manifest_write(struct spate_local_topic *topic, struct
              "spate-local-topic 1\nlog %s\ncap %" PRIu64 "\nhighest %016" PRIx64 "\nfirst %016" PRIx64
              "\ngeneration %" PRIu64 "\nhot %016" PRIx64 "\nvolatile %d\n",
              m->log_id, m->cap, m->highest, m->first, m->generation, m->hot, m->is_volatile);
+    if (m->ruled)
+        snprintf(text + strlen(text), sizeof text - strlen(text),
+                 "keeps %d\nretention_ms %" PRId64 "\nretention_bytes %" PRId64 "\nhold_expire_ms %" PRId64
+                 "\n",
+                 m->keeps, m->retention_ms, m->retention_bytes, m->hold_expire_ms);
     if (spate_local_note_write(topic->durable_fd, "manifest", text, true, err) != SPATE_OK)
         return spate_err_context(err, "topic %s below %s", topic->name, topic->place->path);
     return SPATE_OK;
+}
+
+/* What is kept; a log that nobody has ruled yet, or an earlier version, keeps all. */
+static bool read_rules(const char *text, struct spate_local_manifest *m)
+{
+    uint64_t keeps, ms, bytes, expire;
+
+    m->retention_bytes = -1;
+    if (!spate_local_note_u64(text, "keeps", 10, &keeps))
+        return true;
+    if (!spate_local_note_u64(text, "retention_ms", 10, &ms) ||
+        !spate_local_note_u64(text, "retention_bytes", 10, &bytes) ||
+        !spate_local_note_u64(text, "hold_expire_ms", 10, &expire) || (int64_t)ms < 0 ||
+        (int64_t)bytes < -1 || (int64_t)expire < 0)
+        return false;
+    m->ruled = true;
+    m->keeps = keeps != 0;
+    m->retention_ms = (int64_t)ms;
+    m->retention_bytes = (int64_t)bytes;
+    m->hold_expire_ms = (int64_t)expire;
+    return true;
 }
 
 enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct spate_err *err)
@@ -51,8 +77,8 @@ enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct 
         !spate_local_note_u64(text, "first", 16, &m.first) ||
         !spate_local_note_u64(text, "generation", 10, &m.generation) ||
         !spate_local_note_u64(text, "hot", 16, &m.hot) ||
-        !spate_local_note_u64(text, "volatile", 10, &is_volatile) || m.cap < SPATE_LOCAL_HEADER ||
-        (m.cap & (m.cap - 1)) != 0 || m.cap > UINT64_C(1) << 32)
+        !spate_local_note_u64(text, "volatile", 10, &is_volatile) || !read_rules(text, &m) ||
+        m.cap < SPATE_LOCAL_HEADER || (m.cap & (m.cap - 1)) != 0 || m.cap > UINT64_C(1) << 32)
         return spate_fail(err, SPATE_FATAL,
                           "the manifest of topic %s below %s is damaged: a line is missing or wrong",
                           topic->name, topic->place->path);

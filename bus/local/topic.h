@@ -23,6 +23,11 @@ struct spate_local_manifest {
     uint64_t generation; /* counts recoveries */
     uint64_t hot;        /* the incarnation of the hot root that holds the hot tier */
     bool is_volatile;
+    bool keeps;              /* SPATE_TOPIC_KEEP: retention takes nothing */
+    bool ruled;              /* the following were said, by whoever may (bus/local/retain.h) */
+    int64_t retention_ms;    /* 0: age removes nothing */
+    int64_t retention_bytes; /* 0: half of the file system; -1: no limit */
+    int64_t hold_expire_ms;  /* a dead holder holds for so long; 0: for ever */
 };
 
 struct spate_local_topic {

@@ -1,0 +1,75 @@
+/* bus/local/retain.h - how much of a topic's archive stays: by age, by bytes, and for whom it is held.
+ *
+ * The oldest segments go, whole, with the spill files of their records, while the last byte of one is older
+ * than the topic's limit or the archive is larger than its limit. The newest always stays. The manifest says
+ * so, synced, and ctl too, before anything is unlinked; so a reader that looks for what is gone finds the
+ * gap. A segment that a holder (bus/local/named.h) has not passed does not go: then `blocked` is set, and the
+ * writer may begin no further segment. The age is that of the segment's file, so a clock that steps back
+ * removes nothing.
+ *
+ * A topic that is kept (SPATE_TOPIC_KEEP) loses nothing; of a volatile one there is no archive.
+ * Thread: that of whoever holds the topic's steward lock. Blocks: waits for the disk when something is
+ * removed. */
+#ifndef SPATE_BUS_LOCAL_RETAIN_H
+#define SPATE_BUS_LOCAL_RETAIN_H
+
+#include "bus/local/named.h"
+#include "bus/local/topic.h"
+#include "core/log.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct spate_local_kept { /* one segment of the archive */
+    uint64_t base;
+    uint64_t bytes;  /* of its file and the spill files of its records */
+    int64_t last_ns; /* when its last byte was written */
+};
+
+struct spate_local_holder { /* a name that was seen; for expiry and alarms */
+    char name[SPATE_LOCAL_NAME + 1];
+    int64_t dead_ms; /* monotonic: since when it is seen dead; 0: it lives */
+    int alarm;       /* the highest alarm that was given, in percent */
+    bool seen;       /* at this look */
+    struct spate_log_limit blocks;
+};
+
+struct spate_local_retain {
+    struct spate_local_kept *kept; /* the archive, oldest first; all but the last are final */
+    size_t count, room;
+    uint64_t bytes;  /* of all of them */
+    uint64_t limit;  /* of bytes, as it counts now; 0: none */
+    uint64_t looked; /* base of the segment that was archived into at the last look at the directory */
+    uint64_t hold;   /* lowest position that a holder needs; UINT64_MAX: none */
+    bool blocked;    /* the archive is at its limit, and what would go is held */
+    char held_by[SPATE_LOCAL_NAME + 1]; /* by whom: of `hold` */
+    struct spate_local_holder *holders;
+    size_t holder_count;
+    int64_t next_ms; /* monotonic: when the holders and ages are looked at again */
+    bool swept;      /* what lay below the floor at the first look is removed */
+    struct spate_log_limit complained;
+};
+
+void spate_local_retain_init(struct spate_local_retain *retain);
+void spate_local_retain_fini(struct spate_local_retain *retain);
+
+/* Looks, and removes what is due. Cheap when nothing is (a comparison, and a look at the named readers once a
+ * second), so it may be called at each turn. Sets ctl->hold and ctl->first, and topic->manifest.first after
+ * it wrote the manifest, which nobody else may do meanwhile: the steward's lock is held. SPATE_FAIL: the
+ * directory or the manifest cannot be read or written; nothing was removed that the manifest still promises,
+ * and the next call tries again. */
+SPATE_CHECKED enum spate_rc spate_local_retain_step(struct spate_local_retain *retain,
+                                                    struct spate_local_topic *topic, struct spate_err *err);
+
+/* Takes over what this process' configuration says of the topic, into the manifest (synced, where something
+ * changes): always for an owned topic and one that is new (its manifest has no rules yet); of a SHARED one
+ * only with SPATE_TOPIC_RULE, so that a guest's defaults change nothing. The caller holds the steward's lock,
+ * and has read the manifest under it. */
+SPATE_CHECKED enum spate_rc spate_local_retain_rule(struct spate_local_topic *topic, unsigned flags,
+                                                    struct spate_err *err);
+
+/* For spate_writer_retention_ms: INT64_MAX when age removes nothing. */
+int64_t spate_local_retain_ms(const struct spate_local_manifest *manifest);
+
+#endif
