@@ -207,13 +207,21 @@ enum spate_rc spate_local_spill_map(const struct spate_local_topic *topic, uint6
 
     *view = (struct spate_local_spill_view){0};
     const char *why = open_file(dir, pos, record, len, &ref, &fd, &st);
-    if (why && fd < 0 && errno == ENOENT && ref_of(record, len, &ref))
-        return SPATE_END;
+    if (why && fd < 0 && ref_of(record, len, &ref)) {
+        if (errno == ENOENT)
+            return SPATE_END;
+        return spate_fail(err, errno == EACCES || errno == ELOOP ? SPATE_FATAL : SPATE_RETRY,
+                          "cannot open the spill file %016" PRIx64 ".spill of topic %s below %s: %s; this "
+                          "process runs as uid %u",
+                          pos, topic->name, topic->place->path, why, (unsigned)geteuid());
+    }
     void *at = why ? MAP_FAILED : mmap(NULL, (size_t)ref.length, PROT_READ, MAP_SHARED, fd, 0);
-    if (!why && at == MAP_FAILED)
-        why = strerror(errno);
+    const int unmapped = errno;
     if (fd >= 0)
         close(fd);
+    if (!why && at == MAP_FAILED)
+        return spate_fail(err, SPATE_RETRY, "cannot map a value of %" PRIu64 " bytes of topic %s: %s",
+                          ref.length, topic->name, strerror(unmapped));
     if (!why && spate_crc32c(0, at, (size_t)ref.length) != ref.crc) {
         munmap(at, (size_t)ref.length);
         why = "its spill file holds other bytes than were written";
