@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* A writer that lives for so long without a hot tier of ours has another one. */
@@ -19,6 +20,7 @@
 static void leave(struct spate_local_cursor *c, uint64_t pos)
 {
     spate_local_segment_unmap(&c->seg);
+    c->plain = 0;
     c->pos = pos;
     if (c->target < pos)
         c->target = pos;
@@ -31,6 +33,7 @@ void spate_local_cursor_stand(struct spate_local_cursor *c, uint64_t target)
     c->pos = spate_local_base_of(target, c->topic.manifest.cap);
     c->target = target;
     c->limit = 0;
+    c->plain = 0;
 }
 
 uint64_t spate_local_cursor_first(const struct spate_local_cursor *c)
@@ -202,13 +205,34 @@ static enum spate_rc enter(struct spate_local_cursor *c, struct spate_err *err)
     return rc;
 }
 
+static enum spate_rc was_cut(const struct spate_local_cursor *c, struct spate_err *err)
+{
+    if (spate_local_segment_was_cut(&c->seg, c->archived, err) == SPATE_OK)
+        return SPATE_OK;
+    return spate_err_context(err, "topic %s below %s", c->topic.name, c->topic.place->path);
+}
+
 static enum spate_rc damaged(const struct spate_local_cursor *c, struct spate_err *err)
 {
+    if (!spate_local_segment_whole(&c->seg, c->archived ? -1 : c->topic.hot_fd))
+        return was_cut(c, err);
     return spate_fail(err, SPATE_FATAL,
                       "the log of topic %s is damaged at position %016" PRIx64 " (%s segment %016" PRIx64
                       " below %s): restore it from a copy, or begin anew behind it",
                       c->topic.name, c->pos, c->archived ? "archive" : "hot", c->seg.base,
                       c->topic.place->path);
+}
+
+/* Before the next call of _find only records that it would show, and nothing that it has to do. */
+static void trust(struct spate_local_cursor *c)
+{
+    const uint64_t end = c->seg.base + c->seg.cap;
+    const uint64_t pass = c->seg.base + c->seg.passed + 2 * SPATE_LOCAL_PASS + 1;
+
+    if (c->archived || c->pos < c->target)
+        return;
+    c->plain = c->limit < end ? c->limit : end;
+    c->plain = c->plain < pass ? c->plain : pass;
 }
 
 /* Stands on the next record to show. SPATE_OK with c->gap set: a gap to report first. */
@@ -218,6 +242,7 @@ enum spate_rc spate_local_cursor_find(struct spate_local_cursor *c, struct spate
     uint64_t size, next;
     enum spate_rc rc;
 
+    c->plain = 0;
     for (;;) {
         if (c->pos >= c->limit && (c->topic.ctl || c->seg.at) && (rc = raise_limit(c, err)) != SPATE_OK)
             return rc;
@@ -245,7 +270,10 @@ enum spate_rc spate_local_cursor_find(struct spate_local_cursor *c, struct spate
         struct spate_local_record *record = spate_local_record_at(&c->seg, offset);
         switch (spate_local_step(record, c->seg.size - offset, &size, len)) {
         case SPATE_LOCAL_STEP_OPEN:
-            return c->see == SPATE_SEE_TIP && !c->archived ? SPATE_AGAIN : damaged(c, err);
+            trust(c);
+            if (c->see == SPATE_SEE_TIP && !c->archived && !spate_local_segment_cut(&c->seg))
+                return SPATE_AGAIN;
+            return damaged(c, err);
         case SPATE_LOCAL_STEP_PAD:
             c->pos += size;
             continue;
@@ -268,6 +296,10 @@ enum spate_rc spate_local_cursor_find(struct spate_local_cursor *c, struct spate
         if (c->pos >= c->target) {
             if (c->archived && c->topic.ctl && !spate_local_record_good(record, c->pos, *len))
                 return damaged(c, err);
+            spate_local_record_touch(record, offset, *len);
+            if (spate_local_segment_cut(&c->seg))
+                return was_cut(c, err);
+            trust(c);
             *found = record;
             return SPATE_OK;
         }
@@ -280,15 +312,40 @@ enum spate_rc spate_local_cursor_find(struct spate_local_cursor *c, struct spate
     }
 }
 
+enum spate_rc spate_local_cursor_lose(struct spate_local_cursor *c, struct spate_err *err)
+{
+    const enum spate_rc rc = c->topic.ctl ? SPATE_OK : spate_local_manifest_read(&c->topic, err);
+
+    if (rc == SPATE_FAIL)
+        return rc;
+    const uint64_t first = spate_local_cursor_first(c);
+    if (c->pos >= first)
+        return SPATE_END;
+    c->gap = c->pos;
+    leave(c, first);
+    return SPATE_OK;
+}
+
+/* Who spins at the end of the log looks here each time; a few milliseconds more or less do not matter. */
+static int64_t coarse_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 enum spate_rc spate_local_cursor_renew(struct spate_local_cursor *c, struct spate_err *err)
 {
-    const int64_t now = c->topic.ctl ? spate_clock_ms() : 0;
+    const int64_t now = c->topic.ctl ? coarse_ms() : 0;
 
     if (!c->topic.ctl || now - c->looked_ms < SPATE_LOCAL_LOOK_MS)
         return SPATE_AGAIN; /* a detached one looks by itself */
     c->looked_ms = now;
     if (spate_local_topic_current(&c->topic))
-        return SPATE_AGAIN;
+        return c->seg.at && !c->archived && !spate_local_segment_whole(&c->seg, c->topic.hot_fd)
+                   ? was_cut(c, err)
+                   : SPATE_AGAIN;
     const enum spate_rc rc = attach(c, err);
     if (rc == SPATE_FAIL)
         return rc;

@@ -27,9 +27,10 @@ struct spate_local_cursor {
     uint64_t pos;                   /* the next record to look at */
     uint64_t limit;                 /* nothing at or beyond is shown now */
     uint64_t target;                /* records below are walked over */
-    uint64_t gap;                   /* of a gap to report: its first position; 0: none */
-    int64_t foreign_ms;             /* since when a writer lives whose hot tier is not ours; 0: no */
-    int64_t looked_ms;              /* when it last looked whether the hot tier came or went */
+    uint64_t plain;     /* up to here the mapped hot segment may be shown as it is; 0: look first */
+    uint64_t gap;       /* of a gap to report: its first position; 0: none */
+    int64_t foreign_ms; /* since when a writer lives whose hot tier is not ours; 0: no */
+    int64_t looked_ms;  /* when it last looked whether the hot tier came or went */
 };
 
 /* Opens the topic and attaches where there is something to attach to. SPATE_END: no such topic. On any result
@@ -39,6 +40,10 @@ SPATE_CHECKED enum spate_rc spate_local_cursor_init(struct spate_local_cursor *c
                                                     enum spate_visibility see, struct spate_err *err);
 void spate_local_cursor_fini(struct spate_local_cursor *cursor);
 
+/* What belongs to the record at pos is gone. SPATE_OK: because retention took it, which is a gap to report
+ * now. SPATE_END: nobody took it. */
+SPATE_CHECKED enum spate_rc spate_local_cursor_lose(struct spate_local_cursor *cursor, struct spate_err *err);
+
 /* Stands at `target`, which is walked to by the next _find. */
 void spate_local_cursor_stand(struct spate_local_cursor *cursor, uint64_t target);
 
@@ -47,6 +52,26 @@ void spate_local_cursor_stand(struct spate_local_cursor *cursor, uint64_t target
 SPATE_CHECKED enum spate_rc spate_local_cursor_find(struct spate_local_cursor *cursor,
                                                     struct spate_local_record **record, uint32_t *len,
                                                     struct spate_err *err);
+
+/* The same for what nearly every record is, in a few instructions: it stands at pos, committed, in the hot
+ * segment that is mapped. NULL: spate_local_cursor_find knows. */
+static inline struct spate_local_record *spate_local_cursor_quick(const struct spate_local_cursor *cursor,
+                                                                  uint32_t *len)
+{
+    if (cursor->pos >= cursor->plain)
+        return NULL;
+    const uint64_t offset = cursor->pos - cursor->seg.base;
+    struct spate_local_record *record = spate_local_record_at(&cursor->seg, offset);
+    const uint64_t word = atomic_load_explicit(&record->word, memory_order_acquire);
+
+    *len = spate_local_len_of(word);
+    if (spate_local_state_of(word) != SPATE_LOCAL_COMMIT || record->keylen > *len ||
+        spate_local_footprint(*len) > cursor->seg.cap - offset || record->type != SPATE_LOCAL_DATA)
+        return NULL;
+    if (spate_local_record_touch(record, offset, *len) && spate_local_segment_cut(&cursor->seg))
+        return NULL;
+    return record;
+}
 
 /* Looks whether a writer recovered the log, or the shared memory vanished, since the cursor attached.
  * SPATE_OK: so it was, look again. SPATE_AGAIN: no. Looks at most every SPATE_LOCAL_LOOK_MS. */

@@ -120,13 +120,17 @@ static_assert(sizeof(struct spate_local_ctl) <= SPATE_LOCAL_HEADER, "ctl is one 
 struct spate_local_doorbell {
     _Alignas(SPATE_LOCAL_LINE) _Atomic uint32_t waiting;  /* a flag: a killed sleeper costs one spare wake */
     _Alignas(SPATE_LOCAL_LINE) _Atomic uint32_t bell;     /* the futex word */
-    _Alignas(SPATE_LOCAL_LINE) _Atomic uint32_t spinners; /* kept free */
+    _Alignas(SPATE_LOCAL_LINE) _Atomic uint32_t spinners; /* free: a count leaks when a spinner is killed */
 };
+
+#define SPATE_LOCAL_SEATS 64
 
 struct spate_local_bell {
     uint64_t magic;
     struct spate_local_doorbell tip;     /* rung by publish */
     struct spate_local_doorbell durable; /* rung by the archiver, so a sleeping sink costs publish nothing */
+    /* Who spins has a seat up to the monotonic time (ns) that stands in it (bus/local/bell.h). */
+    _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t seats[SPATE_LOCAL_SEATS];
 };
 static_assert(sizeof(struct spate_local_bell) <= SPATE_LOCAL_HEADER, "bell is one page");
 

@@ -1,26 +1,25 @@
 /* bus/local/reader.c - a topic's reader: messages in place, sleeping, seeking. */
-#include "bus/local/bell.h"
 #include "bus/local/cursor.h"
+#include "bus/local/idle.h"
 #include "bus/local/local.h"
 #include "bus/local/recovery.h"
+#include "bus/local/spill.h"
 #include "core/alloc.h"
 #include "core/clock.h"
 
 #include <inttypes.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#define DENSE_US 500 /* sleeps that end closer than this: the next record is near */
-#define YIELD_US 20
-
 struct reader {
     struct spate_reader base;
     struct spate_local_cursor at;
-    int64_t woke_us, woke_before_us;
-    bool failed; /* wait met an error that the next call of next reports */
+    struct spate_local_idle idle;
+    uint64_t records; /* that were read */
+    bool failed;      /* wait met an error that the next call of next reports */
     struct spate_err err;
+    struct spate_local_spill_view spill; /* the value of the last message, where it had a file of its own */
 };
 
 /* The next record, in a new generation of the log if there is one: who never waits must notice as well. */
@@ -35,12 +34,38 @@ static enum spate_rc look(struct reader *r, struct spate_local_record **record, 
     return rc;
 }
 
+/* A value with a file of its own. SPATE_END: retention took it meanwhile, and there is a gap to report. */
+static enum spate_rc map_spill(struct reader *r, const struct spate_local_record *record, uint32_t len,
+                               struct spate_err *err)
+{
+    enum spate_rc rc = spate_local_spill_map(&r->at.topic, r->at.pos, record, len, &r->spill, err);
+
+    if (rc != SPATE_END)
+        return rc;
+    rc = spate_local_cursor_lose(&r->at, err);
+    if (rc != SPATE_END)
+        return rc == SPATE_OK ? SPATE_END : rc;
+    return spate_fail(err, SPATE_FATAL,
+                      "the log of topic %s is damaged at position %016" PRIx64 ": its spill file %016" PRIx64
+                      ".spill below %s is gone: restore it from a copy, or begin anew behind it",
+                      r->at.topic.name, r->at.pos, r->at.pos, r->at.topic.place->path);
+}
+
+static void tell_gap(struct reader *r, struct spate_message *message)
+{
+    *message = (struct spate_message){
+        .kind = SPATE_MESSAGE_GAP, .pos = {.at = r->at.gap}, .next = {.at = r->at.pos}};
+    r->at.gap = 0;
+}
+
 static enum spate_rc next(struct spate_reader *base, struct spate_message *message, struct spate_err *err)
 {
     struct reader *r = (struct reader *)base;
     struct spate_local_record *record = NULL;
     uint32_t len = 0;
 
+    if (r->spill.at)
+        spate_local_spill_unmap(&r->spill);
     if (r->failed) {
         r->failed = false;
         *err = r->err;
@@ -50,20 +75,28 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
     if (rc != SPATE_OK)
         return rc;
     if (r->at.gap) {
-        *message = (struct spate_message){
-            .kind = SPATE_MESSAGE_GAP, .pos = {.at = r->at.gap}, .next = {.at = r->at.pos}};
-        r->at.gap = 0;
+        tell_gap(r, message);
         return SPATE_OK;
     }
     const char *payload = (const char *)record->payload;
+    if (__builtin_expect(record->type != SPATE_LOCAL_DATA, 0)) {
+        rc = map_spill(r, record, len, err);
+        if (rc == SPATE_END)
+            tell_gap(r, message);
+        if (rc != SPATE_OK)
+            return rc == SPATE_END ? SPATE_OK : rc;
+        message->value = spate_slice(r->spill.at, r->spill.len);
+    } else {
+        message->value = spate_slice(payload + record->keylen, len - record->keylen);
+    }
     message->kind = SPATE_MESSAGE_RECORD;
     message->pos.at = r->at.pos;
     r->at.pos += spate_local_footprint(len);
     r->at.target = r->at.pos;
+    r->records++;
     message->next.at = r->at.pos;
     message->ts_us = (int64_t)record->ts_ns / 1000;
     message->key = spate_slice(payload, record->keylen);
-    message->value = spate_slice(payload + record->keylen, len - record->keylen);
     return SPATE_OK;
 }
 
@@ -72,68 +105,54 @@ static bool ready(struct reader *r)
     struct spate_local_record *record;
     uint32_t len;
 
-    if (r->at.gap || r->failed)
+    if (spate_local_cursor_quick(&r->at, &len) || r->at.gap || r->failed)
         return true;
     const enum spate_rc rc = look(r, &record, &len, &r->err);
     r->failed = rc == SPATE_FAIL;
     return rc != SPATE_AGAIN;
 }
 
-/* Between sleeps in dense traffic it is cheaper for everybody to give the processor away than to sleep. */
-static bool soon(struct reader *r)
+static bool ready_of(void *arg)
 {
-    const int64_t now = spate_clock_us();
-
-    if (r->woke_us - r->woke_before_us > DENSE_US || now - r->woke_us > DENSE_US)
-        return false;
-    do {
-        sched_yield();
-        if (ready(r))
-            return true;
-    } while (spate_clock_us() - now < YIELD_US);
-    return false;
+    return ready(arg);
 }
 
-static enum spate_rc sleep_attached(struct reader *r, int left_ms)
+/* Nobody rings for a detached reader, or one that may not write the bell page. */
+static bool poll_alone(struct reader *r, int64_t deadline)
 {
-    struct spate_local_doorbell *door =
-        r->at.see == SPATE_SEE_DURABLE ? &r->at.topic.bell->durable : &r->at.topic.bell->tip;
-    const uint32_t ticket = spate_local_bell_prepare(door);
+    const long most = r->at.topic.ctl ? 1 : SPATE_LOCAL_LOOK_MS;
+    const int64_t left = deadline - spate_clock_ms();
 
-    if (ready(r))
-        return SPATE_OK;
-    spate_local_bell_sleep(door, ticket, left_ms);
-    r->woke_before_us = r->woke_us;
-    r->woke_us = spate_clock_us();
-    return ready(r) ? SPATE_OK : SPATE_AGAIN;
+    nanosleep(&(struct timespec){.tv_nsec = (left < most ? (long)left : most) * 1000000L}, NULL);
+    return ready(r);
 }
 
 static enum spate_rc wait_reader(struct spate_reader *base, int timeout_ms, struct spate_err *err)
 {
     struct reader *r = (struct reader *)base;
-    const int64_t deadline = spate_clock_ms() + timeout_ms;
+    const int64_t deadline = timeout_ms > 0 ? spate_clock_ms() + timeout_ms : 0;
 
     (void)err; /* what goes wrong here is kept for next(), which has to be called anyway */
     if (ready(r))
         return SPATE_OK;
-    if (timeout_ms > 0 && r->at.topic.bell && soon(r))
-        return SPATE_OK;
-    for (;;) {
-        const int64_t left = deadline - spate_clock_ms();
-        if (timeout_ms <= 0 || left <= 0)
-            return SPATE_AGAIN;
-        if (r->at.topic.ctl && r->at.topic.bell) {
-            if (sleep_attached(r, (int)left) == SPATE_OK)
+    while (timeout_ms > 0 && spate_clock_ms() < deadline) {
+        struct spate_local_bell *bell = r->at.topic.ctl ? r->at.topic.bell : NULL;
+        if (!bell) {
+            if (poll_alone(r, deadline))
                 return SPATE_OK;
-        } else { /* nobody rings for a detached reader, or one that may not write the bell page */
-            const long ms = left < SPATE_LOCAL_LOOK_MS ? (long)left
-                            : r->at.topic.ctl          ? 1
-                                                       : SPATE_LOCAL_LOOK_MS;
-            nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
-            if (ready(r))
-                return SPATE_OK;
+            continue;
         }
+        const bool durable = r->at.see == SPATE_SEE_DURABLE;
+        const struct spate_local_idle_for what = {.bell = bell,
+                                                  .door = durable ? &bell->durable : &bell->tip,
+                                                  .chase = !durable,
+                                                  .records = r->records,
+                                                  .ready = ready_of,
+                                                  .arg = r};
+        if (spate_local_idle_wait(&r->idle, &what, deadline))
+            return SPATE_OK;
     }
+    return SPATE_AGAIN;
 }
 
 /* The end of what is committed or claimed in the head segment. */
@@ -240,6 +259,7 @@ static void close_reader(struct spate_reader *base)
 {
     struct reader *r = (struct reader *)base;
 
+    spate_local_spill_unmap(&r->spill);
     spate_local_cursor_fini(&r->at);
     free(r);
 }
