@@ -82,6 +82,38 @@ void spate_local_segment_look(struct spate_local_segment *seg)
     seg->size = size < seg->cap ? size : seg->cap;
 }
 
+static const char *remedy(bool archived)
+{
+    return archived
+               ? "Put it back from a copy, or move it away: then what it held is lost, and whoever misses "
+                 "it says so"
+               : "Stop all that uses this bus and remove the topic's directory in shared memory: it is made "
+                 "anew from what is durable";
+}
+
+enum spate_rc spate_local_segment_was_cut(const struct spate_local_segment *seg, bool archived,
+                                          struct spate_err *err)
+{
+    char name[SPATE_LOCAL_FILE];
+
+    spate_local_segment_name(seg->base, name);
+    return spate_fail(err, SPATE_FATAL, "the segment %s was cut while it was in use. %s", name,
+                      remedy(archived));
+}
+
+bool spate_local_segment_whole(const struct spate_local_segment *seg, int dir)
+{
+    char name[SPATE_LOCAL_FILE];
+    struct stat st;
+
+    if (spate_local_segment_cut(seg))
+        return false;
+    spate_local_segment_name(seg->base, name);
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) != 0 || st.st_ino != seg->ino)
+        return true; /* removed, or another one: the mapping keeps what it has */
+    return spate_local_file_whole(&st, SPATE_LOCAL_HEADER + seg->cap, seg->blocks);
+}
+
 enum spate_rc spate_local_segment_map(int dir, uint64_t base, uint64_t cap, enum spate_local_map how,
                                       struct spate_local_segment *seg, struct spate_err *err)
 {
@@ -103,14 +135,9 @@ enum spate_rc spate_local_segment_map(int dir, uint64_t base, uint64_t cap, enum
     if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < SPATE_LOCAL_HEADER ||
         (how != SPATE_LOCAL_MAP_ARCHIVE && (uint64_t)st.st_size != whole)) {
         close(fd);
-        return spate_fail(
-            err, SPATE_FATAL, "the segment %s has %lld bytes, expected %" PRIu64 ": it was cut. %s", name,
-            (long long)st.st_size, whole,
-            how == SPATE_LOCAL_MAP_ARCHIVE
-                ? "Put it back from a copy, or move it away: then what it held is lost, and whoever misses "
-                  "it says so"
-                : "Stop all that uses this bus and remove the topic's directory in shared memory: it is made "
-                  "anew from what is durable");
+        return spate_fail(err, SPATE_FATAL,
+                          "the segment %s has %lld bytes, expected %" PRIu64 ": it was cut. %s", name,
+                          (long long)st.st_size, whole, remedy(how == SPATE_LOCAL_MAP_ARCHIVE));
     }
     void *at = mmap(NULL, whole, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) {
@@ -118,7 +145,14 @@ enum spate_rc spate_local_segment_map(int dir, uint64_t base, uint64_t cap, enum
         close(fd);
         return spate_fail(err, SPATE_FATAL, "cannot map the segment %s: %s", name, strerror(why));
     }
-    *seg = (struct spate_local_segment){.at = at, .base = base, .cap = cap, .size = cap, .fd = -1};
+    *seg = (struct spate_local_segment){.at = at,
+                                        .base = base,
+                                        .cap = cap,
+                                        .size = cap,
+                                        .fd = -1,
+                                        .blocks = (uint64_t)st.st_blocks,
+                                        .ino = st.st_ino,
+                                        .guard = spate_local_guard_add(at, whole, write)};
     if (how == SPATE_LOCAL_MAP_ARCHIVE) {
         seg->fd = fd;
         spate_local_segment_look(seg);
@@ -135,10 +169,12 @@ void spate_local_segment_unmap(struct spate_local_segment *seg)
 {
     if (!seg->at)
         return;
+    spate_local_guard_remove(seg->guard);
     munmap(seg->at, SPATE_LOCAL_HEADER + seg->cap);
     if (seg->fd >= 0)
         close(seg->fd);
     seg->at = NULL;
+    seg->guard = NULL;
     seg->fd = -1;
 }
 

@@ -7,6 +7,7 @@
 #define SPATE_BUS_LOCAL_SEGMENT_H
 
 #include "bus/local/layout.h"
+#include "bus/local/sigbus.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,6 +20,9 @@ struct spate_local_segment {
     uint64_t size;   /* bytes of records that the file had when it was looked at; an archive file grows */
     int fd;          /* kept open for archive files (size), else -1 */
     uint64_t passed; /* offset below which this mapping's pages were given back */
+    uint64_t blocks; /* that the file had when it was mapped ... */
+    ino_t ino;       /* ... and which file it was */
+    struct spate_local_guard *guard;
 };
 
 static inline struct spate_local_segment_header *spate_local_header(const struct spate_local_segment *seg)
@@ -29,6 +33,19 @@ static inline struct spate_local_record *spate_local_record_at(const struct spat
                                                                uint64_t offset)
 {
     return (struct spate_local_record *)(void *)(seg->at + SPATE_LOCAL_HEADER + offset);
+}
+
+/* Reads the last byte of a record that goes on in another page, so that a cut shows before the record is
+ * given to anybody. Whether it does go on. */
+static inline bool spate_local_record_touch(const struct spate_local_record *record, uint64_t offset,
+                                            uint32_t len)
+{
+    const uint64_t size = SPATE_LOCAL_RECORD_HEADER + len;
+
+    if (__builtin_expect(offset % SPATE_LOCAL_HEADER + size <= SPATE_LOCAL_HEADER, 1))
+        return false;
+    (void)*((const volatile unsigned char *)record + size - 1);
+    return true;
 }
 
 /* Makes a segment whose pages are all there already (a sparse file on a full tmpfs would kill the writer with
@@ -52,6 +69,19 @@ static inline void spate_local_segment_pass(struct spate_local_segment *seg, uin
     if (offset > seg->passed + 2 * SPATE_LOCAL_PASS)
         spate_local_segment_give_back(seg, offset);
 }
+
+/* Did the mapping meet the end of its file where it should not have? Costs a load. */
+static inline bool spate_local_segment_cut(const struct spate_local_segment *seg)
+{
+    return spate_local_guard_cut(seg->guard);
+}
+/* The same, and whether the file in `dir`, where it still is, has all that it had: a cut in the middle of a
+ * page raises no signal. Costs a call of the kernel. */
+bool spate_local_segment_whole(const struct spate_local_segment *seg, int dir);
+/* SPATE_FAIL (fatal) with what to do about it. */
+SPATE_CHECKED enum spate_rc spate_local_segment_was_cut(const struct spate_local_segment *seg, bool archived,
+                                                        struct spate_err *err);
+
 void spate_local_segment_look(struct spate_local_segment *seg); /* renews `size` of an archive file */
 
 #define SPATE_LOCAL_FILE 32
