@@ -52,10 +52,14 @@ static enum spate_rc run(struct spate_local_archive *a, uint64_t *upto, bool *en
     uint64_t at = from, size;
     uint32_t len;
 
-    *ended = false;
+    *ended = a->spills = false;
     while (at < a->cap && at - from < a->group) {
-        switch (spate_local_step(spate_local_record_at(&a->hot, at), a->cap - at, &size, &len)) {
+        struct spate_local_record *record = spate_local_record_at(&a->hot, at);
+        switch (spate_local_step(record, a->cap - at, &size, &len)) {
         case SPATE_LOCAL_STEP_RECORD:
+            a->spills = a->spills || record->type == SPATE_LOCAL_SPILL;
+            at += size;
+            continue;
         case SPATE_LOCAL_STEP_PAD:
             at += size;
             continue;
@@ -158,6 +162,9 @@ static int put(struct spate_local_archive *a, uint64_t upto, bool ended)
 {
     const uint64_t from = a->pos - a->hot.base;
 
+    /* The values are synced, and their names must be before a record in the archive speaks of them. */
+    if (a->spills && fsync(a->topic->durable_fd) != 0)
+        return errno;
     /* The header of a new file is synced before a record in it counts, so that a bad header later means
      * damage and not a torn beginning. */
     if (a->fd < 0 && !a->distrust && !open_file(a)) {

@@ -22,6 +22,7 @@ struct spate_local_archive {
     uint64_t group;                 /* most bytes between two syncs */
     struct spate_local_segment hot; /* the segment of pos */
     int fd;                         /* its file in the archive; -1: closed */
+    bool spills;   /* among what goes next are records whose values have files of their own */
     bool distrust; /* a sync failed: what the page cache holds of this file is not to be believed */
     struct spate_log_limit complained;
 };
