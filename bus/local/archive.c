@@ -188,6 +188,15 @@ static int put(struct spate_local_archive *a, uint64_t upto, bool ended)
     return why;
 }
 
+/* What is synced counts only where others find it. A file that was removed meanwhile is made anew, as long as
+ * its directory is there. */
+static bool was_removed(const struct spate_local_archive *a)
+{
+    struct stat st;
+
+    return fstat(a->fd, &st) == 0 && st.st_nlink == 0 && spate_local_topic_in_place(a->topic);
+}
+
 /* Removes hot segments that nobody needs: archived, synced, and not the one that is written. */
 static void trim(struct spate_local_archive *a)
 {
@@ -240,6 +249,14 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
     int why = put(a, upto, ended);
     if (why != 0 && why != ENOSPC && why != EDQUOT && a->distrust)
         why = put(a, upto, ended); /* once more, into a new file */
+    if (why == 0 && was_removed(a)) {
+        a->distrust = true;
+        why = put(a, upto, ended);
+    }
+    if (why == EFAULT || !spate_local_segment_whole(&a->hot, a->topic->hot_fd))
+        return spate_local_segment_was_cut(&a->hot, false, err); /* who knows what was copied */
+    if (why == 0 && (rc = spate_local_topic_gone(a->topic, err)) != SPATE_OK)
+        return rc;
     if (why == ENOSPC || why == EDQUOT) {
         a->group = GROUP_LEAST;
         complain(a, upto - (a->pos - a->hot.base));

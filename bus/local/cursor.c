@@ -10,7 +10,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -44,17 +43,6 @@ uint64_t spate_local_cursor_first(const struct spate_local_cursor *c)
     return said > now ? said : now;
 }
 
-/* Does the path still lead to the directory that is open? */
-static bool in_place(const struct spate_local_cursor *c)
-{
-    char path[SPATE_LOCAL_PATH + SPATE_LOCAL_NAME + 2];
-    struct stat open, named;
-
-    snprintf(path, sizeof path, "%s/%s", c->topic.place->path, c->topic.name);
-    return fstat(c->topic.durable_fd, &open) == 0 && lstat(path, &named) == 0 &&
-           open.st_dev == named.st_dev && open.st_ino == named.st_ino;
-}
-
 /* Attaches when there is something to attach to. SPATE_OK or SPATE_END: attached or not. */
 static enum spate_rc attach(struct spate_local_cursor *c, struct spate_err *err)
 {
@@ -62,12 +50,8 @@ static enum spate_rc attach(struct spate_local_cursor *c, struct spate_err *err)
     const enum spate_rc rc = spate_local_topic_attach(&c->topic, false, err);
 
     /* Fatal: nothing that this process holds open leads to the log that others see now. */
-    if (rc == SPATE_END && !in_place(c))
-        return spate_fail(
-            err, SPATE_FATAL,
-            "the log of topic %s below %s was removed or moved under this process; start it again, "
-            "and it says what it missed",
-            c->topic.name, c->topic.place->path);
+    if (rc == SPATE_END && spate_local_topic_gone(&c->topic, err) != SPATE_OK)
+        return SPATE_FAIL;
     if (rc != SPATE_FAIL &&
         (c->topic.manifest.cap != was.cap || strcmp(c->topic.manifest.log_id, was.log_id) != 0))
         return spate_fail(err, SPATE_FATAL, "the log of topic %s was replaced by another one", c->topic.name);

@@ -270,6 +270,26 @@ bool spate_local_topic_current(const struct spate_local_topic *topic)
            st.st_ino == topic->ctl_ino;
 }
 
+bool spate_local_topic_in_place(const struct spate_local_topic *topic)
+{
+    char path[SPATE_LOCAL_PATH + SPATE_LOCAL_NAME + 2];
+    struct stat open, named;
+
+    snprintf(path, sizeof path, "%s/%s", topic->place->path, topic->name);
+    return fstat(topic->durable_fd, &open) == 0 && lstat(path, &named) == 0 && open.st_dev == named.st_dev &&
+           open.st_ino == named.st_ino;
+}
+
+enum spate_rc spate_local_topic_gone(const struct spate_local_topic *topic, struct spate_err *err)
+{
+    if (spate_local_topic_in_place(topic))
+        return SPATE_OK;
+    return spate_fail(err, SPATE_FATAL,
+                      "the log of topic %s below %s was removed or moved under this process; start it again, "
+                      "and it says what it missed",
+                      topic->name, topic->place->path);
+}
+
 /* A page made whole in a temp file, then renamed: nobody sees half of one. */
 static enum spate_rc make_page(int dir, const char *name, mode_t mode, const void *page,
                                struct spate_err *err)

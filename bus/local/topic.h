@@ -67,6 +67,12 @@ void spate_local_topic_detach(struct spate_local_topic *topic);
 /* Is what is attached still what others find? It is not after the hot root was removed, or recovered. */
 bool spate_local_topic_current(const struct spate_local_topic *topic);
 
+/* Does the path still lead to the durable directory that is open? */
+bool spate_local_topic_in_place(const struct spate_local_topic *topic);
+/* SPATE_FAIL (fatal) when not: what is written now nobody finds. */
+SPATE_CHECKED enum spate_rc spate_local_topic_gone(const struct spate_local_topic *topic,
+                                                   struct spate_err *err);
+
 /* Opens, and makes where missing, the hot directory alone; *hot_id is the incarnation of the hot root. */
 SPATE_CHECKED enum spate_rc spate_local_topic_hot(struct spate_local_topic *topic, uint64_t *hot_id,
                                                   struct spate_err *err);
