@@ -20,7 +20,8 @@ endif
 
 WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wformat=2 -Wstrict-prototypes \
             -Wmissing-prototypes -Wvla $(if $(CI),-Werror)
-OPT.release := -O2 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
+# -fPIC with hidden names costs nothing in the program, and its objects are libspatebus' as well.
+OPT.release := -O2 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIC -fvisibility=hidden
 OPT.asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 OPT.tsan    := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 OPT.failpoints := -O1 -g -DFAILPOINTS
@@ -58,7 +59,14 @@ TOOLS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/support/*.c))
 
 HEADERS  := $(foreach m,$(MODULES),$(wildcard $(m)/*.h $(m)/*/*.h))
 CFILES   := $(foreach m,$(MODULES),$(wildcard $(m)/*.c $(m)/*/*.c)) $(wildcard tests/*/*.c tests/*/*.h)
-MAN      := $(patsubst docs/%.md,build/man/%,$(wildcard docs/*.1.md))
+MAN      := $(patsubst docs/%.md,build/man/%,$(wildcard docs/*.1.md docs/*.3.md))
+
+# libspatebus: the local bus for other programs (bus/api/spate_bus.h). The number after .so. changes when a program
+# that was linked before could no longer run. Of the static one, too, nothing but the API can be seen from outside.
+LIBBUS_ABI     := 1
+LIBBUS_RELEASE := $(LIBBUS_ABI).0.0
+LIBBUS         := $(BUILD)/libspatebus.so.$(LIBBUS_RELEASE) $(BUILD)/libspatebus.a $(BUILD)/spate-bus.pc
+LIBBUS_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard bus/api/*.c bus/local/*.c))
 
 .PHONY: all help setup demo test unit soak bench asan tsan fuzz lint fmt fmt-check check-headers \
         check-includes check-docs docs install clean compile tools cppcheck clang-tidy
@@ -66,13 +74,24 @@ MAN      := $(patsubst docs/%.md,build/man/%,$(wildcard docs/*.1.md))
 .SECONDARY:
 
 all: compile ## build spate into build/release/spate
-compile: $(BUILD)/spate
+compile: $(BUILD)/spate $(if $(filter release,$(VARIANT)),$(LIBBUS))
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BUILD)/spate: $(BUILD)/cli/main.o $(ARCHIVES)
 	$(CC) $(LDFLAGS_ALL) -o $@ $< $(foreach m,$(USES.cli),$(call archive,$(m))) $(LIBS)
+
+$(BUILD)/libspatebus.so.$(LIBBUS_RELEASE): bus/api/spate-bus.map $(LIBBUS_OBJECTS) $(BUILD)/libcore.a
+	$(CC) $(LDFLAGS) -shared -pthread -Wl,-soname,libspatebus.so.$(LIBBUS_ABI) -Wl,--version-script=$< \
+	    -Wl,-z,relro,-z,now,-z,defs,-z,nodelete -o $@ $(LIBBUS_OBJECTS) $(BUILD)/libcore.a
+$(BUILD)/libspatebus.a: $(LIBBUS_OBJECTS) $(BUILD)/libcore.a
+	$(CC) -r -nostdlib -o $(BUILD)/spatebus.o $^
+	objcopy --wildcard --keep-global-symbol='spatebus_*' $(BUILD)/spatebus.o
+	@rm -f $@
+	ar rcs $@ $(BUILD)/spatebus.o
+$(BUILD)/spate-bus.pc: bus/api/spate-bus.pc.in core/version.c Makefile
+	@sed -e 's|@VERSION@|$(shell sed -n 's/.*"\(.*\)".*/\1/p' core/version.c | tail -n 1)|' $< >$@
 
 # The bus once more, with its failpoints and with rules that a test may take away (bus/local/broken.h), and
 # the crowd of tests/lab: tests/unit/buslab_*_test.c and tests/support/buslab_*.c link these.
@@ -81,10 +100,16 @@ $(BUILD)/libbuslab.a: $(patsubst %.c,$(BUILD)/lab/%.o,$(call sources,bus) $(wild
 	@mkdir -p $(@D)
 	@rm -f $@
 	ar rcs $@ $^
-$(BUILD)/lab/%.o: %.c
+$(BUILD)/lab/%.o: %.c $(BUILD)/how
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LAB) -MMD -MP -c -o $@ $<
 $(BUILD)/tests/unit/buslab_%.o $(BUILD)/tests/support/buslab_%.o: CFLAGS_ALL += $(LAB)
+
+# Objects that were compiled in another way do not mix.
+$(BUILD)/how: FORCE
+	@mkdir -p $(@D)
+	@echo '$(OPT.$(VARIANT))' | cmp -s - $@ || echo '$(OPT.$(VARIANT))' >$@
+FORCE:
 
 define module_rules
 $(call archive,$(1)): $(call objects,$(1))
@@ -94,7 +119,7 @@ $(call archive,$(1)): $(call objects,$(1))
 endef
 $(foreach m,$(MODULES),$(eval $(call module_rules,$(m))))
 
-$(BUILD)/%.o: %.c
+$(BUILD)/%.o: %.c $(BUILD)/how
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
@@ -195,12 +220,22 @@ build/man/%: docs/%.md docs/man.awk
 	@mkdir -p $(@D)
 	@awk -f docs/man.awk $< >$@
 
+INTO := $(DESTDIR)$(PREFIX)
 install: compile $(MAN) ## into PREFIX (/usr/local), below DESTDIR
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/doc/spate
-	install -m 755 $(BUILD)/spate $(DESTDIR)$(PREFIX)/bin/spate
-	install -m 644 $(MAN) $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 644 $(wildcard config/*.yaml) config/REFERENCE.md $(filter-out %.1.md,$(wildcard docs/*.md)) \
-	    $(DESTDIR)$(PREFIX)/share/doc/spate
+	install -d $(addprefix $(INTO)/,bin include/spate lib/pkgconfig share/man/man1 share/man/man3 share/doc/spate/examples)
+	install -m 755 $(BUILD)/spate $(INTO)/bin/spate
+	install -m 644 bus/api/spate_bus.h $(INTO)/include/spate/bus.h
+	install -m 755 $(BUILD)/libspatebus.so.$(LIBBUS_RELEASE) $(INTO)/lib
+	ln -sf libspatebus.so.$(LIBBUS_RELEASE) $(INTO)/lib/libspatebus.so.$(LIBBUS_ABI)
+	ln -sf libspatebus.so.$(LIBBUS_ABI) $(INTO)/lib/libspatebus.so
+	install -m 644 $(BUILD)/libspatebus.a $(INTO)/lib
+	sed -e 's|@PREFIX@|$(PREFIX)|' $(BUILD)/spate-bus.pc >$(INTO)/lib/pkgconfig/spate-bus.pc
+	install -m 644 $(filter %.1,$(MAN)) $(INTO)/share/man/man1
+	install -m 644 $(filter %.3,$(MAN)) $(INTO)/share/man/man3
+	install -m 644 $(wildcard config/*.yaml) config/REFERENCE.md \
+	    $(filter-out %.1.md %.3.md,$(wildcard docs/*.md)) $(INTO)/share/doc/spate
+	install -m 644 $(wildcard docs/examples/*) $(INTO)/share/doc/spate/examples
+	@[ -n "$(DESTDIR)" ] || ldconfig 2>/dev/null || true
 
 -include tests/run.mk
 

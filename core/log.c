@@ -11,6 +11,16 @@
 static atomic_int level_now = SPATE_LOG_INFO;
 static _Thread_local char context[200];
 
+static void to_stderr(void *arg, const char *line, size_t len)
+{
+    (void)arg;
+    if (write(STDERR_FILENO, line, len) < 0)
+        return; /* nowhere left to complain */
+}
+
+static void (*sink_now)(void *arg, const char *line, size_t len) = to_stderr;
+static void *sink_arg;
+
 void spate_log_level_set(enum spate_log_level level)
 {
     atomic_store_explicit(&level_now, (int)level, memory_order_relaxed);
@@ -19,6 +29,12 @@ void spate_log_level_set(enum spate_log_level level)
 bool spate_log_on(enum spate_log_level level)
 {
     return (int)level >= atomic_load_explicit(&level_now, memory_order_relaxed);
+}
+
+void spate_log_to(void (*sink)(void *arg, const char *line, size_t len), void *arg)
+{
+    sink_now = sink;
+    sink_arg = arg;
 }
 
 void spate_log_context(const char *facts)
@@ -72,8 +88,8 @@ void spate_log(enum spate_log_level level, const char *event, const char *fmt, .
         if (line[i] == '\n' || line[i] == '\r')
             line[i] = ' ';
     line[at++] = '\n';
-    if (write(STDERR_FILENO, line, at) < 0)
-        return; /* nowhere left to complain */
+    if (sink_now)
+        sink_now(sink_arg, line, at);
 }
 
 void spate_log_err(enum spate_log_level level, const char *event, const struct spate_err *err)

@@ -16,6 +16,10 @@ enum spate_log_level { SPATE_LOG_DEBUG, SPATE_LOG_INFO, SPATE_LOG_WARN, SPATE_LO
 void spate_log_level_set(enum spate_log_level level); /* default INFO */
 bool spate_log_on(enum spate_log_level level);
 
+/* Lines go to this function instead of stderr, with their newline and without a NUL; NULL: nowhere. For a
+ * library in another program. Before there are threads. */
+void spate_log_to(void (*sink)(void *arg, const char *line, size_t len), void *arg);
+
 /* Facts that every line of this thread carries, e.g. "sink=billing". Copied; NULL clears. */
 void spate_log_context(const char *facts);
 

@@ -24,6 +24,7 @@ static struct table first;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct sigaction before;
 static uintptr_t page_size;
+static atomic_bool bare;
 
 static struct spate_local_guard *find(uintptr_t address)
 {
@@ -81,8 +82,15 @@ static void install(void)
     struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
 
     page_size = (uintptr_t)sysconf(_SC_PAGESIZE);
+    if (atomic_load(&bare))
+        return;
     sigemptyset(&action.sa_mask);
     sigaction(SIGBUS, &action, &before);
+}
+
+void spate_local_guard_bare(void)
+{
+    atomic_store(&bare, true);
 }
 
 /* A free place, without a lock: a process may be forked at any moment. */

@@ -29,6 +29,10 @@ struct spate_local_guard {
 struct spate_local_guard *spate_local_guard_add(const void *at, size_t len, bool writes);
 void spate_local_guard_remove(struct spate_local_guard *guard); /* accepts NULL */
 
+/* Installs no handler: a library in a program that wants none. What is cut then kills, and a cut that goes
+ * through a page is found as ever. Before the first mapping. */
+void spate_local_guard_bare(void);
+
 /* Was something of it missing when it was touched? What a writer committed counts only when this is false
  * afterwards; what a reader found, too. */
 static inline bool spate_local_guard_cut(const struct spate_local_guard *guard)
