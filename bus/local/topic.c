@@ -202,28 +202,90 @@ enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, bool crea
     return spate_local_manifest_write(topic, err);
 }
 
-static void *map_page(int dir, const char *name, bool write, ino_t *ino, struct spate_err *err)
-{
-    const int fd = openat(dir, name, (write ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC);
-    struct stat st;
-    void *at = MAP_FAILED;
+struct page {
+    void *at; /* NULL: there is none, or this process may not have it */
+    struct spate_local_guard *guard;
+    ino_t ino;
+};
 
+static enum spate_rc map_page(const struct spate_local_topic *topic, const char *name, bool write,
+                              struct page *page, struct spate_err *err)
+{
+    const int fd =
+        openat(topic->hot_fd, name, (write ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    struct stat st;
+
+    *page = (struct page){0};
     if (fd < 0)
-        return NULL;
-    if (fstat(fd, &st) == 0 && (uint64_t)st.st_size >= SPATE_LOCAL_HEADER) {
-        *ino = st.st_ino;
-        at = mmap(NULL, SPATE_LOCAL_HEADER, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+        return SPATE_OK;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size < SPATE_LOCAL_HEADER) {
+        close(fd);
+        return spate_fail(
+            err, SPATE_RETRY,
+            "the file %s of topic %s in shared memory was cut; its writer makes it anew when it is "
+            "started again",
+            name, topic->name);
     }
-    if (at == MAP_FAILED)
-        (void)spate_fail(err, SPATE_FATAL, "cannot map %s: %s", name, strerror(errno));
+    void *at = mmap(NULL, SPATE_LOCAL_HEADER, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    const int why = errno;
     close(fd);
-    return at == MAP_FAILED ? NULL : at;
+    if (at == MAP_FAILED)
+        return spate_fail(err, SPATE_RETRY, "cannot map the file %s of topic %s: %s", name, topic->name,
+                          strerror(why));
+    *page = (struct page){
+        .at = at, .ino = st.st_ino, .guard = spate_local_guard_add(at, SPATE_LOCAL_HEADER, write)};
+    return SPATE_OK;
+}
+
+/* Is what is mapped the hot tier that the manifest speaks of? SPATE_END: no; a writer makes it anew. */
+static enum spate_rc check_pages(const struct spate_local_topic *topic, bool writer, struct spate_err *err)
+{
+    const struct spate_local_ctl *ctl = topic->ctl;
+    const uint64_t knows = SPATE_LOCAL_CTL_MAGIC;
+
+    if (!ctl || (writer && !topic->bell))
+        return SPATE_END;
+    if (ctl->magic == __builtin_bswap64(knows))
+        return spate_fail(
+            err, SPATE_FATAL,
+            "the shared memory of topic %s was written by a machine of the other byte order; set "
+            "bus.local.hot to a directory of this machine",
+            topic->name);
+    if (!writer && ctl->magic != knows && ctl->magic >> 16 == knows >> 16)
+        return spate_fail(
+            err, SPATE_RETRY,
+            "the shared memory of topic %s has format version %u, this spate knows version %u; run "
+            "one version of spate on this bus, the writers first",
+            topic->name, (unsigned)(ctl->magic & 0xffff), (unsigned)(knows & 0xffff));
+    if (ctl->magic != knows || ctl->generation != topic->manifest.generation ||
+        ctl->cap != topic->manifest.cap || (topic->bell && topic->bell->magic != SPATE_LOCAL_BELL_MAGIC))
+        return SPATE_END;
+    return SPATE_OK;
+}
+
+static enum spate_rc map_pages(struct spate_local_topic *topic, bool writer, struct spate_err *err)
+{
+    struct page ctl, bell;
+    enum spate_rc rc = map_page(topic, "ctl", writer, &ctl, err);
+
+    topic->ctl = ctl.at;
+    topic->ctl_guard = ctl.guard;
+    topic->ctl_ino = ctl.ino;
+    if (rc == SPATE_OK)
+        rc = map_page(topic, "bell", true, &bell, err);
+    if (rc == SPATE_OK) {
+        topic->bell = bell.at;
+        topic->bell_guard = bell.guard;
+        rc = check_pages(topic, writer, err);
+    } else if (writer) {
+        rc = SPATE_END;
+    }
+    return rc;
 }
 
 enum spate_rc spate_local_topic_attach(struct spate_local_topic *topic, bool writer, struct spate_err *err)
 {
     uint64_t hot_id;
-    ino_t ignored;
     int root;
 
     spate_local_topic_detach(topic);
@@ -231,32 +293,29 @@ enum spate_rc spate_local_topic_attach(struct spate_local_topic *topic, bool wri
     if (rc != SPATE_OK)
         return rc;
     rc = spate_local_manifest_read(topic, err);
-    topic->hot_fd = openat(root, topic->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (rc == SPATE_OK && hot_id != topic->manifest.hot)
+        rc = SPATE_END;
+    if (rc == SPATE_OK) {
+        topic->hot_fd = openat(root, topic->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        rc = topic->hot_fd < 0 ? SPATE_END : map_pages(topic, writer, err);
+    }
     close(root);
-    if (rc == SPATE_FAIL)
-        return rc;
-    if (rc == SPATE_END || topic->hot_fd < 0 || hot_id != topic->manifest.hot)
-        goto detached;
-    topic->ctl = map_page(topic->hot_fd, "ctl", writer, &topic->ctl_ino, err);
-    topic->bell = map_page(topic->hot_fd, "bell", true, &ignored, err);
-    if (!topic->ctl || (writer && !topic->bell) || topic->ctl->magic != SPATE_LOCAL_CTL_MAGIC ||
-        topic->ctl->generation != topic->manifest.generation || topic->ctl->cap != topic->manifest.cap)
-        goto detached;
-    return SPATE_OK;
-
-detached:
-    spate_local_topic_detach(topic);
-    return SPATE_END;
+    if (rc != SPATE_OK)
+        spate_local_topic_detach(topic);
+    return rc;
 }
 
 void spate_local_topic_detach(struct spate_local_topic *topic)
 {
+    spate_local_guard_remove(topic->ctl_guard);
+    spate_local_guard_remove(topic->bell_guard);
     if (topic->ctl)
         munmap(topic->ctl, SPATE_LOCAL_HEADER);
     if (topic->bell)
         munmap(topic->bell, SPATE_LOCAL_HEADER);
     if (topic->hot_fd >= 0)
         close(topic->hot_fd);
+    topic->ctl_guard = topic->bell_guard = NULL;
     topic->ctl = NULL;
     topic->bell = NULL;
     topic->hot_fd = -1;
@@ -266,8 +325,9 @@ bool spate_local_topic_current(const struct spate_local_topic *topic)
 {
     struct stat st;
 
-    return topic->ctl && fstatat(topic->hot_fd, "ctl", &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-           st.st_ino == topic->ctl_ino;
+    return topic->ctl && !spate_local_guard_cut(topic->ctl_guard) &&
+           fstatat(topic->hot_fd, "ctl", &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == topic->ctl_ino &&
+           (uint64_t)st.st_size >= SPATE_LOCAL_HEADER;
 }
 
 bool spate_local_topic_in_place(const struct spate_local_topic *topic)

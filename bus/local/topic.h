@@ -10,6 +10,7 @@
 
 #include "bus/local/layout.h"
 #include "bus/local/place.h"
+#include "bus/local/sigbus.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -39,6 +40,7 @@ struct spate_local_topic {
     struct spate_local_ctl *ctl;   /* NULL: detached */
     struct spate_local_bell *bell; /* NULL: detached, or a reader that may not write it */
     ino_t ctl_ino;
+    struct spate_local_guard *ctl_guard, *bell_guard; /* somebody may cut them under us */
 };
 
 /* Opens the durable directory and reads the manifest. SPATE_END: no such topic. A failure leaves nothing
