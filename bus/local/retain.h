@@ -13,6 +13,7 @@
 #ifndef SPATE_BUS_LOCAL_RETAIN_H
 #define SPATE_BUS_LOCAL_RETAIN_H
 
+#include "bus/local/kept.h"
 #include "bus/local/named.h"
 #include "bus/local/topic.h"
 #include "core/log.h"
@@ -21,33 +22,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct spate_local_kept { /* one segment of the archive */
-    uint64_t base;
-    uint64_t bytes;  /* of its file and the spill files of its records */
-    int64_t last_ns; /* when its last byte was written */
-};
-
-struct spate_local_holder { /* a name that was seen; for expiry and alarms */
+struct spate_local_holder { /* a name that holds; for expiry and alarms */
     char name[SPATE_LOCAL_NAME + 1];
-    int64_t dead_ms; /* monotonic: since when it is seen dead; 0: it lives */
-    int alarm;       /* the highest alarm that was given, in percent */
-    bool seen;       /* at this look */
-    struct spate_log_limit blocks;
+    uint64_t pos;
+    bool alive;
+    bool seen;         /* at this look */
+    int64_t dead_ms;   /* monotonic: since when it is seen dead; 0: it lives */
+    uint64_t released; /* gen of the mark that does not hold any longer, when nothing could be written down */
+    unsigned alarm;    /* the highest that was given, in percent */
 };
 
 struct spate_local_retain {
-    struct spate_local_kept *kept; /* the archive, oldest first; all but the last are final */
-    size_t count, room;
-    uint64_t bytes;  /* of all of them */
-    uint64_t limit;  /* of bytes, as it counts now; 0: none */
+    struct spate_local_manifest rules; /* as of the last look */
+    struct spate_local_kept kept;
+    uint64_t limit;  /* of kept.bytes as it counts now; UINT64_MAX: none */
     uint64_t looked; /* base of the segment that was archived into at the last look at the directory */
+    int64_t next_ms; /* monotonic: when it is looked at again */
     uint64_t hold;   /* lowest position that a holder needs; UINT64_MAX: none */
     bool blocked;    /* the archive is at its limit, and what would go is held */
-    char held_by[SPATE_LOCAL_NAME + 1]; /* by whom: of `hold` */
+    bool swept;      /* what a killed predecessor left below the floor is removed */
     struct spate_local_holder *holders;
     size_t holder_count;
-    int64_t next_ms; /* monotonic: when the holders and ages are looked at again */
-    bool swept;      /* what lay below the floor at the first look is removed */
     struct spate_log_limit complained;
 };
 
