@@ -34,6 +34,27 @@ const struct spate_option spate_bus_options[] = {
             "of it, "
             "at most 16MiB, and up to four segments stand in shared memory. By default 64MiB (4MiB for the "
             "topics beside the stream), less when the shared memory is small."},
+    {.key = "local.retention",
+     .type = SPATE_OPT_DURATION,
+     .offset = AT(local_retention_ms),
+     .fallback = "7d",
+     .doc =
+         "How long records are kept on the disk; 0: for ever. Whole segments go, when their last record is "
+         "older. A sink that is behind for longer has to be loaded anew, unless it holds. What the "
+         "connector's "
+         "file says counts, for all topics of its stream; _schemas stays."},
+    {.key = "local.retention_bytes",
+     .type = SPATE_OPT_BYTES,
+     .offset = AT(local_retention_bytes),
+     .doc = "How large the archive of a topic may become before its oldest segments go, whatever their age; "
+            "segments that are being written come on top of it. By default half of the file system."},
+    {.key = "local.hold_expire",
+     .type = SPATE_OPT_DURATION,
+     .offset = AT(local_hold_expire_ms),
+     .fallback = "1d",
+     .doc =
+         "A reader with `hold` that no process has run as for so long holds nothing any more; 0: it does for "
+         "ever."},
     {.key = "kafka.brokers",
      .type = SPATE_OPT_STRING,
      .offset = AT(kafka.brokers),
@@ -121,7 +142,14 @@ enum spate_rc spate_bus_open(const struct spate_bus_config *config, struct spate
         return unclear(err,
                        "no bus is configured: set bus.local.path to a directory, or bus.kafka.brokers to "
                        "host:port[,host:port]");
-    return spate_local_bus_open(config->local_path, config->local_hot, config->local_segment_bytes, bus, err);
+    return spate_local_bus_open_at(
+        &(struct spate_local_place){.path = config->local_path,
+                                    .hot = config->local_hot,
+                                    .segment_bytes = config->local_segment_bytes,
+                                    .retention_ms = config->local_retention_ms,
+                                    .retention_bytes = config->local_retention_bytes,
+                                    .hold_expire_ms = config->local_hold_expire_ms},
+        bus, err);
 }
 
 void spate_bus_check(const struct spate_bus_config *config, const char *connector, bool writes,

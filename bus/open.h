@@ -10,9 +10,12 @@
 
 /* Embedded in the configuration structs of connector and sinks; the option table below fills it. */
 struct spate_bus_config {
-    char *local_path;            /* bus.local.path: the durable root */
-    char *local_hot;             /* bus.local.hot: the shared-memory root; NULL: derived from the path */
-    int64_t local_segment_bytes; /* bus.local.segment_bytes; 0: chosen when the topic is made */
+    char *local_path;              /* bus.local.path: the durable root */
+    char *local_hot;               /* bus.local.hot: the shared-memory root; NULL: derived from the path */
+    int64_t local_segment_bytes;   /* bus.local.segment_bytes; 0: chosen when the topic is made */
+    int64_t local_retention_ms;    /* bus.local.retention; 0: age removes nothing */
+    int64_t local_retention_bytes; /* bus.local.retention_bytes; 0: half of the file system */
+    int64_t local_hold_expire_ms;  /* bus.local.hold_expire; 0: never */
     struct spate_kafka_config {
         char *brokers;                 /* "k1:9092,k2:9092"; NULL: the bus is local */
         struct spate_pairs properties; /* of librdkafka, passed through */
@@ -27,7 +30,7 @@ struct spate_bus_config {
 };
 
 /* Options under "bus."; offsets are relative to struct spate_bus_config. */
-enum { SPATE_BUS_OPTIONS = 12 }; /* a constant, so that others' static tables can name it */
+enum { SPATE_BUS_OPTIONS = 15 }; /* a constant, so that others' static tables can name it */
 extern const struct spate_option spate_bus_options[SPATE_BUS_OPTIONS];
 extern const size_t spate_bus_option_count;
 

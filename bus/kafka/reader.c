@@ -376,12 +376,33 @@ static void close_reader(struct spate_reader *base)
     free(r);
 }
 
+/* Who reads is nobody's business on a broker, and what is kept its own. */
+static enum spate_rc enlist(struct spate_reader *base, const char *name, bool hold, struct spate_err *err)
+{
+    (void)base;
+    if (!hold)
+        return SPATE_OK;
+    err->exit_code = SPATE_EXIT_CONFIG;
+    return spate_fail(
+        err, SPATE_FATAL,
+        "%s cannot hold on Kafka, where retention is the topic's own: remove `hold`, and give the "
+        "topic a retention.ms beyond the longest outage (bus.kafka.retention)",
+        name);
+}
+
+static void passed(struct spate_reader *base, struct spate_bus_pos pos)
+{
+    (void)base, (void)pos;
+}
+
 static const struct spate_reader_ops reader_ops = {.next = next,
                                                    .wait = wait_reader,
                                                    .seek = seek,
                                                    .back = back,
                                                    .end = end,
                                                    .log_id = log_id,
+                                                   .enlist = enlist,
+                                                   .passed = passed,
                                                    .close = close_reader};
 
 /* 2.0.2 knows no topic ids (K10): a topic that was made anew in the same cluster is told by its epochs. */

@@ -3,6 +3,7 @@
 
 #include "bus/local/broken.h"
 #include "bus/local/layout.h"
+#include "bus/local/named.h"
 #include "core/alloc.h"
 
 #include <dirent.h>
@@ -38,7 +39,7 @@ static enum spate_rc topics(struct spate_bus *base, void (*each)(void *arg, cons
     }
     while ((entry = readdir(dir)) != NULL) {
         char manifest[sizeof entry->d_name + sizeof "/manifest"];
-        if (!spate_local_name_good(entry->d_name))
+        if (!spate_local_name_good(entry->d_name) || strcmp(entry->d_name, SPATE_LOCAL_READERS) == 0)
             continue;
         strcpy(manifest, entry->d_name);
         strcat(manifest, "/manifest");
@@ -66,9 +67,12 @@ static const struct spate_bus_ops local_ops = {.name = "local",
                                                .check = spate_local_check,
                                                .close = close_bus};
 
-enum spate_rc spate_local_bus_open(const char *path, const char *hot, int64_t segment_bytes,
-                                   struct spate_bus **bus, struct spate_err *err)
+enum spate_rc spate_local_bus_open_at(const struct spate_local_place *place, struct spate_bus **bus,
+                                      struct spate_err *err)
 {
+    const char *path = place->path, *hot = place->hot;
+    const int64_t segment_bytes = place->segment_bytes;
+
     if (!path || path[0] == '\0' || strlen(path) > 3000 || (hot && (hot[0] == '\0' || strlen(hot) > 3000))) {
         err->exit_code = SPATE_EXIT_CONFIG;
         return spate_fail(err, SPATE_FATAL, "no bus is configured: set bus.local.path to a directory");
@@ -82,9 +86,18 @@ enum spate_rc spate_local_bus_open(const char *path, const char *hot, int64_t se
     }
     struct spate_local_bus *made = spate_zalloc(sizeof *made);
     made->base.ops = &local_ops;
+    made->place = *place;
     made->place.path = spate_strdup(path);
     made->place.hot = hot ? spate_strdup(hot) : NULL;
-    made->place.segment_bytes = segment_bytes;
     *bus = &made->base;
     return SPATE_OK;
+}
+
+enum spate_rc spate_local_bus_open(const char *path, const char *hot, int64_t segment_bytes,
+                                   struct spate_bus **bus, struct spate_err *err)
+{
+    const struct spate_local_place place = {
+        .path = (char *)(uintptr_t)path, .hot = (char *)(uintptr_t)hot, .segment_bytes = segment_bytes};
+
+    return spate_local_bus_open_at(&place, bus, err);
 }

@@ -18,6 +18,10 @@ struct spate_local_bus {
 SPATE_CHECKED enum spate_rc spate_local_bus_open(const char *path, const char *hot, int64_t segment_bytes,
                                                  struct spate_bus **bus, struct spate_err *err);
 
+/* The same with all that a process is configured with; the place is copied. */
+SPATE_CHECKED enum spate_rc spate_local_bus_open_at(const struct spate_local_place *place,
+                                                    struct spate_bus **bus, struct spate_err *err);
+
 SPATE_CHECKED enum spate_rc spate_local_writer_open(struct spate_bus *bus, const char *topic, unsigned flags,
                                                     struct spate_writer **writer, struct spate_err *err);
 SPATE_CHECKED enum spate_rc spate_local_reader_open(struct spate_bus *bus, const char *topic,

@@ -2,6 +2,7 @@
 #include "bus/local/cursor.h"
 #include "bus/local/idle.h"
 #include "bus/local/local.h"
+#include "bus/local/named.h"
 #include "bus/local/recovery.h"
 #include "bus/local/spill.h"
 #include "core/alloc.h"
@@ -17,7 +18,9 @@ struct reader {
     struct spate_local_cursor at;
     struct spate_local_idle idle;
     uint64_t records; /* that were read */
-    bool failed;      /* wait met an error that the next call of next reports */
+    struct spate_local_named named;
+    uint64_t named_records; /* of `records`, those that its mark counts */
+    bool failed;            /* wait met an error that the next call of next reports */
     struct spate_err err;
     struct spate_local_spill_view spill; /* the value of the last message, where it had a file of its own */
 };
@@ -64,8 +67,8 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
     struct spate_local_record *record = NULL;
     uint32_t len = 0;
 
-    if (r->spill.at)
-        spate_local_spill_unmap(&r->spill);
+    if (r->spill.at && spate_local_spill_unmap(&r->at.topic, &r->spill, err) != SPATE_OK)
+        return SPATE_FAIL;
     if (r->failed) {
         r->failed = false;
         *err = r->err;
@@ -135,6 +138,8 @@ static enum spate_rc wait_reader(struct spate_reader *base, int timeout_ms, stru
     (void)err; /* what goes wrong here is kept for next(), which has to be called anyway */
     if (ready(r))
         return SPATE_OK;
+    if (r->named.at)
+        spate_local_named_alive(&r->named, spate_clock_ms());
     while (timeout_ms > 0 && spate_clock_ms() < deadline) {
         struct spate_local_bell *bell = r->at.topic.ctl ? r->at.topic.bell : NULL;
         if (!bell) {
@@ -255,11 +260,36 @@ static const char *log_id(struct spate_reader *base)
     return ((struct reader *)base)->at.topic.manifest.log_id;
 }
 
+static enum spate_rc enlist(struct spate_reader *base, const char *name, bool hold, struct spate_err *err)
+{
+    struct reader *r = (struct reader *)base;
+    const struct spate_local_topic *topic = &r->at.topic;
+
+    if (hold && topic->manifest.is_volatile)
+        return spate_fail(err, SPATE_FATAL,
+                          "topic %s is volatile: nothing is kept of it, so nothing can be held", topic->name);
+    spate_local_named_leave(&r->named);
+    r->named_records = r->records;
+    return spate_local_named_enlist(&r->named, topic->place, name, topic->name, topic->manifest.log_id, hold,
+                                    r->at.target > r->at.pos ? r->at.target : r->at.pos, err);
+}
+
+static void passed(struct spate_reader *base, struct spate_bus_pos pos)
+{
+    struct reader *r = (struct reader *)base;
+
+    spate_local_named_passed(&r->named, pos.at, r->records - r->named_records);
+    r->named_records = r->records;
+}
+
 static void close_reader(struct spate_reader *base)
 {
     struct reader *r = (struct reader *)base;
 
-    spate_local_spill_unmap(&r->spill);
+    spate_local_named_leave(&r->named);
+    struct spate_err ignored = {.verdict = SPATE_RETRY};
+    if (spate_local_spill_unmap(&r->at.topic, &r->spill, &ignored) != SPATE_OK)
+        spate_log_err(SPATE_LOG_WARN, "bus-value-cut", &ignored);
     spate_local_cursor_fini(&r->at);
     free(r);
 }
@@ -270,6 +300,8 @@ static const struct spate_reader_ops reader_ops = {.next = next,
                                                    .back = back,
                                                    .end = end,
                                                    .log_id = log_id,
+                                                   .enlist = enlist,
+                                                   .passed = passed,
                                                    .close = close_reader};
 
 enum spate_rc spate_local_reader_open(struct spate_bus *base, const char *topic, enum spate_visibility see,
@@ -282,6 +314,7 @@ enum spate_rc spate_local_reader_open(struct spate_bus *base, const char *topic,
         return spate_fail(err, SPATE_FATAL, "\"%s\" is no topic name", topic);
     struct reader *r = spate_zalloc(sizeof *r);
     r->base.ops = &reader_ops;
+    r->named.fd = -1;
     enum spate_rc rc = spate_local_cursor_init(&r->at, &bus->place, topic, see, err);
     err->missing = rc == SPATE_END;
     if (rc == SPATE_END)

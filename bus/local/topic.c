@@ -1,6 +1,7 @@
 /* bus/local/topic.c - a topic's directories, manifest, ctl and bell. */
 #include "bus/local/topic.h"
 
+#include "bus/local/named.h"
 #include "bus/local/note.h"
 #include "bus/local/segment.h"
 #include "core/clock.h"
@@ -89,7 +90,7 @@ enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct 
 
 static void start(struct spate_local_topic *topic, const struct spate_local_place *place, const char *name)
 {
-    *topic = (struct spate_local_topic){.place = place, .durable_fd = -1, .hot_fd = -1};
+    *topic = (struct spate_local_topic){.place = place, .durable_fd = -1, .hot_fd = -1, .live_fd = -1};
     snprintf(topic->name, sizeof topic->name, "%s", name);
 }
 
@@ -145,9 +146,15 @@ enum spate_rc spate_local_topic_make(struct spate_local_topic *topic, const stru
     int durable, hot;
 
     start(topic, place, name);
+    if (strcmp(name, SPATE_LOCAL_READERS) == 0)
+        return spate_fail(err, SPATE_FATAL,
+                          "no topic of the bus %s can be called \"" SPATE_LOCAL_READERS
+                          "\": its readers with a name stand there; take another name",
+                          place->path);
     enum spate_rc rc = spate_local_place_make(place, &durable, &hot, &hot_id, err);
     if (rc != SPATE_OK)
         return rc;
+    spate_local_named_make_root(durable);
     rc = make_dir(durable, name, create, shared, &topic->durable_fd, err);
     topic->manifest.cap = spate_local_place_cap(place, hot, name);
     close(durable);
@@ -298,6 +305,8 @@ enum spate_rc spate_local_topic_attach(struct spate_local_topic *topic, bool wri
     if (rc == SPATE_OK) {
         topic->hot_fd = openat(root, topic->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         rc = topic->hot_fd < 0 ? SPATE_END : map_pages(topic, writer, err);
+        if (rc == SPATE_OK && writer)
+            topic->live_fd = spate_local_place_live(root);
     }
     close(root);
     if (rc != SPATE_OK)
@@ -315,6 +324,9 @@ void spate_local_topic_detach(struct spate_local_topic *topic)
         munmap(topic->bell, SPATE_LOCAL_HEADER);
     if (topic->hot_fd >= 0)
         close(topic->hot_fd);
+    if (topic->live_fd >= 0)
+        close(topic->live_fd);
+    topic->live_fd = -1;
     topic->ctl_guard = topic->bell_guard = NULL;
     topic->ctl = NULL;
     topic->bell = NULL;

@@ -508,6 +508,17 @@ static inline const char *bus_faulty_log_id(struct spate_reader *reader)
     return spate_reader_log_id(((struct bus_faulty_reader *)reader)->under);
 }
 
+static inline enum spate_rc bus_faulty_enlist(struct spate_reader *reader, const char *name, bool hold,
+                                              struct spate_err *err)
+{
+    return spate_reader_enlist(((struct bus_faulty_reader *)reader)->under, name, hold, err);
+}
+
+static inline void bus_faulty_passed(struct spate_reader *reader, struct spate_bus_pos pos)
+{
+    spate_reader_passed(((struct bus_faulty_reader *)reader)->under, pos);
+}
+
 static inline void bus_faulty_reader_close(struct spate_reader *reader)
 {
     struct bus_faulty_reader *r = (struct bus_faulty_reader *)reader;
@@ -530,6 +541,8 @@ static inline enum spate_rc bus_faulty_reader_open(struct spate_bus *base, const
         .back = bus_faulty_back,
         .end = bus_faulty_reader_end,
         .log_id = bus_faulty_log_id,
+        .enlist = bus_faulty_enlist,
+        .passed = bus_faulty_passed,
         .close = bus_faulty_reader_close,
     };
     struct bus_faulty *bus = (struct bus_faulty *)base;

@@ -289,6 +289,19 @@ static inline const char *bus_memory_log_id(struct spate_reader *reader)
     return ((struct bus_memory_reader *)reader)->topic->name;
 }
 
+/* It keeps nothing for anybody, and says so. */
+static inline enum spate_rc bus_memory_enlist(struct spate_reader *reader, const char *name, bool hold,
+                                              struct spate_err *err)
+{
+    (void)reader;
+    return hold ? spate_fail(err, SPATE_FATAL, "%s cannot hold here", name) : SPATE_OK;
+}
+
+static inline void bus_memory_passed(struct spate_reader *reader, struct spate_bus_pos pos)
+{
+    (void)reader, (void)pos;
+}
+
 static inline void bus_memory_reader_close(struct spate_reader *reader)
 {
     free(reader);
@@ -305,6 +318,8 @@ static inline enum spate_rc bus_memory_reader_open(struct spate_bus *bus, const 
         .back = bus_memory_back,
         .end = bus_memory_reader_end,
         .log_id = bus_memory_log_id,
+        .enlist = bus_memory_enlist,
+        .passed = bus_memory_passed,
         .close = bus_memory_reader_close,
     };
     struct bus_memory *memory = (struct bus_memory *)bus;
