@@ -1,6 +1,8 @@
 /* bus/local/named.c - marks, the lock that says who lives, and releases. */
 #include "bus/local/named.h"
 
+#include "bus/local/layout.h"
+#include "bus/local/sigbus.h"
 #include "core/clock.h"
 #include "core/hash.h"
 
@@ -193,7 +195,7 @@ enum spate_rc spate_local_named_enlist(struct spate_local_named *named, const st
         rc = take_name(named->fd, name, topic, err);
     if (rc == SPATE_OK) {
         named->at =
-            mmap(NULL, sizeof *named->at, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, named->fd, 0);
+            mmap(NULL, SPATE_LOCAL_HEADER, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, named->fd, 0);
         if (named->at == MAP_FAILED) {
             named->at = NULL;
             rc = spate_fail(err, SPATE_FATAL, "cannot map the marks of reader %s: %s", name, strerror(errno));
@@ -203,6 +205,7 @@ enum spate_rc spate_local_named_enlist(struct spate_local_named *named, const st
         spate_local_named_leave(named);
         return rc;
     }
+    named->guard = spate_local_guard_add(named->at, SPATE_LOCAL_HEADER, true);
     const struct spate_local_mark *was = newer(named->at);
     named->mark = (struct spate_local_mark){.magic = SPATE_LOCAL_MARK_MAGIC,
                                             .gen = was ? was->gen : 0,
@@ -243,11 +246,13 @@ void spate_local_named_leave(struct spate_local_named *named)
 {
     if (named->at) {
         write_mark(named); /* it lived until now */
-        munmap(named->at, sizeof *named->at);
+        spate_local_guard_remove(named->guard);
+        munmap(named->at, SPATE_LOCAL_HEADER);
     }
     if (named->fd >= 0)
         close(named->fd); /* and with it the lock */
     named->at = NULL;
+    named->guard = NULL;
     named->fd = -1;
 }
 

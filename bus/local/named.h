@@ -68,6 +68,7 @@ struct spate_local_named {
     struct spate_local_marks *at; /* mapped; NULL: not enlisted */
     struct spate_local_mark mark; /* as written last */
     int64_t written_ms;
+    struct spate_local_guard *guard; /* others may write the file, and so cut it */
 };
 
 /* Takes the name for this topic and writes the first mark: at `pos`, or at what the mark there says when that
