@@ -7,6 +7,7 @@
 #include "bus/local/spill.h"
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/log.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -285,9 +286,9 @@ static void passed(struct spate_reader *base, struct spate_bus_pos pos)
 static void close_reader(struct spate_reader *base)
 {
     struct reader *r = (struct reader *)base;
+    struct spate_err ignored = {.verdict = SPATE_RETRY};
 
     spate_local_named_leave(&r->named);
-    struct spate_err ignored = {.verdict = SPATE_RETRY};
     if (spate_local_spill_unmap(&r->at.topic, &r->spill, &ignored) != SPATE_OK)
         spate_log_err(SPATE_LOG_WARN, "bus-value-cut", &ignored);
     spate_local_cursor_fini(&r->at);

@@ -196,6 +196,15 @@ static const char *open_file(int dir, uint64_t pos, const struct spate_local_rec
     return (uint64_t)st->st_size == ref->length ? NULL : "its spill file was cut";
 }
 
+static void release(struct spate_local_spill_view *view)
+{
+    if (view->at) {
+        spate_local_guard_remove(view->guard);
+        munmap(view->at, view->len);
+    }
+    *view = (struct spate_local_spill_view){0};
+}
+
 enum spate_rc spate_local_spill_map(const struct spate_local_topic *topic, uint64_t pos,
                                     const struct spate_local_record *record, uint32_t len,
                                     struct spate_local_spill_view *view, struct spate_err *err)
@@ -222,26 +231,32 @@ enum spate_rc spate_local_spill_map(const struct spate_local_topic *topic, uint6
     if (!why && at == MAP_FAILED)
         return spate_fail(err, SPATE_RETRY, "cannot map a value of %" PRIu64 " bytes of topic %s: %s",
                           ref.length, topic->name, strerror(unmapped));
-    if (!why && spate_crc32c(0, at, (size_t)ref.length) != ref.crc) {
-        munmap(at, (size_t)ref.length);
+    if (!why) {
+        *view = (struct spate_local_spill_view){
+            .at = at, .len = (size_t)ref.length, .guard = spate_local_guard_add(at, ref.length, false)};
+        const bool good = spate_crc32c(0, at, view->len) == ref.crc;
+        if (good && !spate_local_guard_cut(view->guard))
+            return SPATE_OK;
+        release(view);
         why = "its spill file holds other bytes than were written";
     }
-    if (why)
-        return spate_fail(
-            err, SPATE_FATAL,
-            "the log of topic %s is damaged at position %016" PRIx64 ": %s (%016" PRIx64
-            ".spill, %lld bytes, below %s): restore that file from a copy, or begin anew behind "
-            "it",
-            topic->name, pos, why, pos, (long long)st.st_size, topic->place->path);
-    *view = (struct spate_local_spill_view){.at = at, .len = (size_t)ref.length};
-    return SPATE_OK;
+    return spate_fail(err, SPATE_FATAL,
+                      "the log of topic %s is damaged at position %016" PRIx64 ": %s (%016" PRIx64
+                      ".spill, %lld bytes, below %s): restore that file from a copy, or begin anew behind it",
+                      topic->name, pos, why, pos, (long long)st.st_size, topic->place->path);
 }
 
-void spate_local_spill_unmap(struct spate_local_spill_view *view)
+enum spate_rc spate_local_spill_unmap(const struct spate_local_topic *topic,
+                                      struct spate_local_spill_view *view, struct spate_err *err)
 {
-    if (view->at)
-        munmap(view->at, view->len);
-    *view = (struct spate_local_spill_view){0};
+    const bool cut = view->at && spate_local_guard_cut(view->guard);
+
+    release(view);
+    return cut ? spate_fail(err, SPATE_FATAL,
+                            "a spill file of topic %s below %s was cut while it was read: restore it from a "
+                            "copy, or begin anew behind it",
+                            topic->name, topic->place->path)
+               : SPATE_OK;
 }
 
 bool spate_local_spill_sound(int dir, uint64_t pos, const struct spate_local_record *record, uint32_t len,

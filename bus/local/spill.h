@@ -13,6 +13,7 @@
 #define SPATE_BUS_LOCAL_SPILL_H
 
 #include "bus/local/layout.h"
+#include "bus/local/sigbus.h"
 #include "bus/local/topic.h"
 #include "core/slice.h"
 
@@ -62,6 +63,7 @@ void spate_local_spill_drop(struct spate_local_spill *spill); /* accepts one tha
 struct spate_local_spill_view {
     void *at; /* NULL: none */
     size_t len;
+    struct spate_local_guard *guard;
 };
 
 /* Maps the value of the record at `pos`, whose key and ref have `len` bytes, and holds it against length and
@@ -69,7 +71,10 @@ struct spate_local_spill_view {
 SPATE_CHECKED enum spate_rc spate_local_spill_map(const struct spate_local_topic *topic, uint64_t pos,
                                                   const struct spate_local_record *record, uint32_t len,
                                                   struct spate_local_spill_view *view, struct spate_err *err);
-void spate_local_spill_unmap(struct spate_local_spill_view *view);
+/* SPATE_FAIL (fatal): the file was cut while it was mapped, and what was read there is not to be believed. */
+SPATE_CHECKED enum spate_rc spate_local_spill_unmap(const struct spate_local_topic *topic,
+                                                    struct spate_local_spill_view *view,
+                                                    struct spate_err *err);
 
 /* Is the file of the record at `pos` there? With `read`, also: are its bytes the right ones? */
 bool spate_local_spill_sound(int dir, uint64_t pos, const struct spate_local_record *record, uint32_t len,
