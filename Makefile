@@ -11,7 +11,7 @@ MODULES  := core config schemas bus pg connector sinks cli
 PKGS     := libpq yaml-0.1 rdkafka libmicrohttpd libcrypto
 
 # Goals that need no compiler must work on a machine where nothing is installed yet.
-BARE     := help clean setup demo test test-versions soak fmt fmt-check check-includes
+BARE     := help clean setup demo test test-versions soak lab-arm fmt fmt-check check-includes
 ifneq ($(filter-out $(BARE),$(or $(MAKECMDGOALS),all)),)
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
@@ -25,17 +25,21 @@ OPT.release := -O2 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIC -fvisib
 OPT.asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 OPT.tsan    := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 OPT.failpoints := -O1 -g -DFAILPOINTS
+OPT.arm     := -O2 -g
 OPT.fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer
 LD.release  := -pie -Wl,-z,relro,-z,now
 LD.asan     := -fsanitize=address,undefined
 LD.tsan     := -fsanitize=thread
+LD.arm      := -static
 LD.fuzz     := -fsanitize=address,undefined
 
 CFLAGS_ALL  := -std=c11 -D_GNU_SOURCE -I. -pthread $(WARN) $(OPT.$(VARIANT)) $(PKG_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL := -pthread $(LD.$(VARIANT)) $(LDFLAGS)
-LIBS        := $(PKG_LIBS)
+LIBS        := $(if $(filter arm,$(VARIANT)),,$(PKG_LIBS))
 
-sources  = $(filter-out $(1)/main.c,$(wildcard $(1)/*.c $(1)/*/*.c))
+# For another processor, whose libraries are not here: what needs none of them.
+LEFT_OUT.arm := core/http.c bus/open.c bus/kafka/%
+sources  = $(filter-out $(1)/main.c $(LEFT_OUT.$(VARIANT)),$(wildcard $(1)/*.c $(1)/*/*.c))
 objects  = $(patsubst %.c,$(BUILD)/%.o,$(call sources,$(1)))
 archive  = $(BUILD)/lib$(1).a
 ARCHIVES := $(foreach m,$(MODULES),$(call archive,$(m)))
@@ -99,7 +103,7 @@ LAB := -DSPATE_CONTROLS -DFAILPOINTS
 $(BUILD)/libbuslab.a: $(patsubst %.c,$(BUILD)/lab/%.o,$(call sources,bus) $(wildcard tests/lab/*.c))
 	@mkdir -p $(@D)
 	@rm -f $@
-	ar rcs $@ $^
+	$(AR) rcs $@ $^
 $(BUILD)/lab/%.o: %.c $(BUILD)/how
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LAB) -MMD -MP -c -o $@ $<
@@ -115,7 +119,7 @@ define module_rules
 $(call archive,$(1)): $(call objects,$(1))
 	@mkdir -p $$(@D)
 	@rm -f $$@
-	ar rcs $$@ $$^
+	$(AR) rcs $$@ $$^
 endef
 $(foreach m,$(MODULES),$(eval $(call module_rules,$(m))))
 

@@ -1,18 +1,21 @@
 #!/bin/sh
 # Installs what demo and tests need and this machine lacks (docker/packages), and says so first.
 # Nothing that is there already is touched or upgraded; where nothing is missing, apt is not called at all.
-# usage: docker/setup.sh [--quiet] [--tests]      as root, or as a user who may use sudo
+# usage: docker/setup.sh [--quiet] [--tests] [--arm]      as root, or as a user who may use sudo
 #   --tests: also what only make test and make soak need
+#   --arm: also what make lab-arm needs
 set -eu
 
 quiet=
 tests=
+arm=
 for word; do
     case $word in
     --quiet) quiet=1 ;;
     --tests) tests=1 ;;
+    --arm) arm=1 ;;
     *)
-        echo "usage: docker/setup.sh [--quiet] [--tests]" >&2
+        echo "usage: docker/setup.sh [--quiet] [--tests] [--arm]" >&2
         exit 2
         ;;
     esac
@@ -24,15 +27,21 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 missing=
 why=
+wanted=1
 while IFS='|' read -r package probe reason; do
     package=$(echo "$package" | tr -d ' ')
     case $package in
     '' | '#'*) continue ;;
     '[tests]')
-        [ -n "$tests" ] || break
+        wanted=$tests
+        continue
+        ;;
+    '[arm]')
+        wanted=$arm
         continue
         ;;
     esac
+    [ -n "$wanted" ] || continue
     if ! sh -c "$probe" </dev/null >/dev/null 2>&1; then
         missing="$missing $package"
         why="$why$(printf '  %-20s%s' "$package" "$reason")

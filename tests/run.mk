@@ -18,7 +18,17 @@ test-versions: ## the integration tests on Postgres 14, 16, 17 and 18; VERSIONS=
 	@docker/setup.sh --quiet --tests
 	@T='$(T)' SEED='$(SEED)' VERSIONS='$(VERSIONS)' $(PYTHON) tests/run.py versions
 
-soak: ## random faults for long, with the checker at the end: BUS=local|kafka KILLS= SEED= MINUTES=
+soak: ## random faults for long, with the checker at the end: BUS=local|kafka|lab KILLS= SEED= MINUTES=
 	@docker/setup.sh --quiet --tests
-	@$(MAKE) --no-print-directory -s -j$$(nproc) compile
+	@$(MAKE) --no-print-directory -s -j$$(nproc) compile $(if $(filter lab,$(BUS)),$(LAB_TESTS))
 	@BUS='$(BUS)' KILLS='$(KILLS)' SEED='$(SEED)' MINUTES='$(MINUTES)' $(PYTHON) -m tests.integration.soak
+
+# What the lab of the bus runs (tests/lab/soak.py).
+LAB_TESTS := build/release/tests/support/buslab_run build/release/tests/unit/bus_power_test
+
+.PHONY: lab-arm
+lab-arm: ## the bus under kills, freezes and sleepers on an emulated AArch64 (installs a cross compiler and qemu)
+	@docker/setup.sh --quiet --arm
+	@$(MAKE) --no-print-directory -s -j$$(nproc) VARIANT=arm CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar \
+	    build/arm/tests/support/buslab_run
+	@SEED='$(SEED)' $(PYTHON) -m tests.lab.soak arm

@@ -3,7 +3,7 @@
 MINUTES=N   rounds of faults until so many minutes are over (10); then half as long the scenarios of the fault matrix
 KILLS=N     faults in a round (100); when given, no scenarios
 SEED=N      of the first round; each round prints its own
-BUS=        local or kafka (a broker of our own, which is killed as well)
+BUS=        local or kafka (a broker of our own, which is killed as well); lab: the local bus alone (tests/lab/soak.py)
 """
 import os
 import random
@@ -11,19 +11,22 @@ import sys
 import time
 import traceback
 
+from tests.lab import soak as lab
 from tests.support import kafka, scenarios, scratch, workloads
 from tests.support.chaos import Chaos
 from tests.support.cluster import Cluster
 
 
 def main():
+    if os.environ.get("BUS") == "lab":
+        return lab.main()
     scratch.install_handlers()
     kills = int(os.environ.get("KILLS") or 100)
     minutes = float(os.environ.get("MINUTES") or 10)
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1, 10**6))
     bus = os.environ.get("BUS") or "local"
     if bus not in ("local", "kafka"):
-        print(f"soak: BUS={bus} is neither local nor kafka")
+        print(f"soak: BUS={bus} is none of local, kafka and lab")
         return 2
     end, rounds = time.monotonic() + 60 * minutes, 0
     broker = kafka.KafkaCluster(proxied=True).start() if bus == "kafka" else None
