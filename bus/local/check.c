@@ -2,7 +2,9 @@
 #include "bus/local/local.h"
 #include "bus/local/topic.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -100,7 +102,8 @@ static void check_room(const char *path, const char *kind, const char *what, uin
     spate_find(list, SPATE_FINDING_WARNING, kind, "%s has room for %" PRIu64 " MiB at %s", what, room >> 20,
                above);
     spate_find_why(list,
-                   "the stream may need %" PRIu64 " MiB; without room the connector stops reading, and the "
+                   "the stream and the topics beside it may take %" PRIu64
+                   " MiB more; without room the connector stops reading, and the "
                    "source keeps its WAL",
                    wanted >> 20);
     spate_find_fix(list, SPATE_MEND_SHELL, "%s", fix);
@@ -120,7 +123,64 @@ static bool check_log(const struct spate_local_place *place, const char *name, s
     return rc == SPATE_OK;
 }
 
-static void check_hot(const struct spate_local_place *place, bool made, bool writes, uint64_t cap,
+/* The segment size of a topic: what its manifest says, or what it would be made with. */
+static uint64_t cap_of(const struct spate_local_place *place, const char *name)
+{
+    char path[SPATE_LOCAL_PATH], above[SPATE_LOCAL_PATH];
+    struct spate_local_topic topic;
+    struct spate_err ignored = {0};
+    uint64_t cap;
+
+    if (spate_local_topic_open(&topic, place, name, &ignored) == SPATE_OK) {
+        cap = topic.manifest.cap;
+        spate_local_topic_close(&topic);
+        return cap;
+    }
+    if (spate_local_place_hot_path(place, path, &ignored) != SPATE_OK)
+        snprintf(path, sizeof path, "%s", place->hot ? place->hot : "/dev/shm");
+    existing_above(path, above);
+    const int fd = open(above, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    cap = spate_local_place_cap(place, fd, name);
+    if (fd >= 0)
+        close(fd);
+    return cap;
+}
+
+/* What the files of a topic take in shared memory now. */
+static uint64_t taken_by(const char *hot, const char *name)
+{
+    char path[SPATE_LOCAL_PATH + SPATE_LOCAL_NAME + 32];
+    const struct dirent *entry;
+    uint64_t bytes = 0;
+    struct stat st;
+
+    snprintf(path, sizeof path, "%s/%s", hot, name);
+    DIR *dir = opendir(path);
+    while (dir && (entry = readdir(dir)) != NULL)
+        if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+            bytes += (uint64_t)st.st_blocks * 512;
+    if (dir)
+        closedir(dir);
+    return bytes;
+}
+
+/* What the stream and the topics beside it may still come to take, SEGMENTS each. */
+static uint64_t hot_wanted(const struct spate_local_place *place, const char *hot, const char *stream)
+{
+    static const char *const suffix[] = {"", "._schemas", "._control", "._peers"};
+    uint64_t wanted = 0;
+
+    for (size_t i = 0; i < sizeof suffix / sizeof suffix[0]; i++) {
+        char name[SPATE_LOCAL_NAME + 16];
+        snprintf(name, sizeof name, "%.100s%s", stream, suffix[i]);
+        const uint64_t most = SEGMENTS * (SPATE_LOCAL_HEADER + cap_of(place, name)),
+                       now = taken_by(hot, name);
+        wanted += most > now ? most - now : 0;
+    }
+    return wanted;
+}
+
+static void check_hot(const struct spate_local_place *place, bool made, bool writes, const char *stream,
                       struct spate_findings *list)
 {
     char path[SPATE_LOCAL_PATH];
@@ -135,35 +195,17 @@ static void check_hot(const struct spate_local_place *place, bool made, bool wri
             spate_find_err(list, "bus-shared-memory", &err);
         if (fd >= 0)
             close(fd);
-        return; /* what it needs it has taken */
     }
     if (writes)
-        check_room(path, "bus-shared-memory-room", "shared memory", SEGMENTS * cap + (UINT64_C(48) << 20),
+        check_room(path, "bus-shared-memory-room", "shared memory", hot_wanted(place, path, stream),
                    "mount -o remount,size=1G /dev/shm # a container: docker run --shm-size=1g; or a smaller "
                    "bus.local.segment_bytes",
                    list);
 }
 
-static uint64_t segment_bytes(const struct spate_local_place *place)
-{
-    char path[SPATE_LOCAL_PATH];
-    struct statvfs fs;
-    uint64_t cap = UINT64_C(64) << 20, size;
-
-    if (place->segment_bytes > 0)
-        return (uint64_t)place->segment_bytes;
-    existing_above(place->hot ? place->hot : "/dev/shm", path);
-    if (statvfs(path, &fs) != 0)
-        return cap;
-    for (size = (uint64_t)fs.f_blocks * fs.f_frsize; cap > size / 8 && cap > UINT64_C(1) << 20;)
-        cap /= 2;
-    return cap;
-}
-
 void spate_local_check(struct spate_bus *base, const char *stream, bool writes, struct spate_findings *list)
 {
     const struct spate_local_place *place = &((struct spate_local_bus *)base)->place;
-    const uint64_t cap = segment_bytes(place);
     struct spate_err err = {0};
     char name[SPATE_LOCAL_NAME + 16];
     bool made, there = false;
@@ -179,9 +221,9 @@ void spate_local_check(struct spate_bus *base, const char *stream, bool writes, 
         snprintf(name, sizeof name, "%.100s._schemas", stream);
         (void)check_log(place, name, list);
     }
-    check_hot(place, made, writes, cap, list);
+    check_hot(place, made, writes, stream, list);
     if (writes)
-        check_room(place->path, "bus-room", "the disk of the bus", DISK_SEGMENTS * cap,
+        check_room(place->path, "bus-room", "the disk of the bus", DISK_SEGMENTS * cap_of(place, stream),
                    "df -h . # then a larger disk for bus.local.path", list);
     if (!there && !writes) {
         spate_find(list, SPATE_FINDING_NOTE, "stream-not-there", "there is no stream %s at %s yet", stream,
