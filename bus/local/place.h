@@ -44,9 +44,16 @@ SPATE_CHECKED enum spate_rc spate_local_place_hot_path(const struct spate_local_
  * their name), less when the hot file system is small. */
 uint64_t spate_local_place_cap(const struct spate_local_place *place, int hot_fd, const char *topic);
 
-/* A file that was made in this directory: in one where the group may write (a topic with many writers) it may
- * write the file as well, whatever the umask says. */
+/* A file that was made in this directory: the group may read and write it as it may the directory, whatever
+ * the umask says. */
 void spate_local_open_up(int dir, int fd);
+
+/* Says that a writer of this bus lives, until the descriptor is closed: another bus then leaves this hot root
+ * alone. -1: it could not be said. */
+int spate_local_place_live(int hot_fd);
+
+/* The name of a file system (statfs) that is not of this machine alone; NULL: it is. */
+const char *spate_local_place_remote(uint32_t type);
 
 bool spate_local_name_good(const char *topic); /* [a-z0-9][a-z0-9._-]{0,127} */
 

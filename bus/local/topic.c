@@ -116,27 +116,49 @@ enum spate_rc spate_local_topic_open(struct spate_local_topic *topic, const stru
     return rc;
 }
 
-static enum spate_rc make_dir(int root, const char *name, bool create, bool shared, int *fd,
-                              struct spate_err *err)
+/* Where anybody may make directories, one of our name may be a stranger's. */
+static enum spate_rc refuse_stranger(const struct spate_local_topic *topic, int root, int fd,
+                                     struct spate_err *err)
 {
+    struct stat above, st, durable;
+
+    if (fstat(root, &above) != 0 || fstat(fd, &st) != 0 || !(above.st_mode & S_IWOTH) ||
+        st.st_uid == above.st_uid || st.st_uid == geteuid() || st.st_uid == 0 ||
+        (topic->durable_fd >= 0 && fstat(topic->durable_fd, &durable) == 0 && st.st_uid == durable.st_uid))
+        return SPATE_OK;
+    return spate_fail(
+        err, SPATE_FATAL,
+        "the directory of topic %s belongs to uid %u, in a directory of the bus that anybody may "
+        "write; remove it, and take the right to write from others (chmod o-w)",
+        topic->name, (unsigned)st.st_uid);
+}
+
+static enum spate_rc make_dir(const struct spate_local_topic *topic, int root, bool create, bool shared,
+                              int *fd, struct spate_err *err)
+{
+    const char *name = topic->name;
     bool made = false;
 
-    if (create && mkdirat(root, name, 02750) == 0)
+    if (create && mkdirat(root, name, 0750) == 0)
         made = true;
     else if (create && errno != EEXIST)
         return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL,
-                          "cannot make the directory of topic %s: %s", name, strerror(errno));
+                          "cannot make the directory of topic %s: %s; this process runs as uid %u", name,
+                          strerror(errno), (unsigned)geteuid());
     *fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (*fd < 0 && errno == ENOENT)
+        return spate_fail(err, SPATE_RETRY, "there is no topic %s yet", name);
     if (*fd < 0)
-        return spate_fail(
-            err, errno == ENOENT ? SPATE_RETRY : SPATE_FATAL,
-            errno == ENOENT ? "there is no topic %s yet" : "cannot open the directory of topic %s", name);
-    if (made && shared && fchmod(*fd, 02770) != 0)
-        return spate_fail(err, SPATE_FATAL, "cannot let the group write in the directory of topic %s: %s",
-                          name, strerror(errno));
+        return spate_fail(err, SPATE_FATAL,
+                          "cannot open the directory of topic %s: %s; this process runs as uid %u", name,
+                          strerror(errno), (unsigned)geteuid());
+    if (made &&
+        fchmod(*fd, shared ? 02770 : 02750) != 0) /* mkdir takes neither the umask's bits nor setgid */
+        return spate_fail(err, SPATE_FATAL, "cannot let the group into the directory of topic %s: %s", name,
+                          strerror(errno));
     if (made)
         fsync(root);
-    return SPATE_OK;
+    return refuse_stranger(topic, root, *fd, err);
 }
 
 enum spate_rc spate_local_topic_make(struct spate_local_topic *topic, const struct spate_local_place *place,
@@ -155,7 +177,7 @@ enum spate_rc spate_local_topic_make(struct spate_local_topic *topic, const stru
     if (rc != SPATE_OK)
         return rc;
     spate_local_named_make_root(durable);
-    rc = make_dir(durable, name, create, shared, &topic->durable_fd, err);
+    rc = make_dir(topic, durable, create, shared, &topic->durable_fd, err);
     topic->manifest.cap = spate_local_place_cap(place, hot, name);
     close(durable);
     close(hot);
@@ -171,7 +193,7 @@ enum spate_rc spate_local_topic_hot(struct spate_local_topic *topic, uint64_t *h
     enum spate_rc rc = spate_local_place_make(topic->place, &durable, &hot, hot_id, err);
     if (rc != SPATE_OK)
         return rc;
-    rc = make_dir(hot, topic->name, true, fstat(topic->durable_fd, &st) == 0 && (st.st_mode & S_IWGRP) != 0,
+    rc = make_dir(topic, hot, true, fstat(topic->durable_fd, &st) == 0 && (st.st_mode & S_IWGRP) != 0,
                   &topic->hot_fd, err);
     close(durable);
     close(hot);
@@ -304,7 +326,9 @@ enum spate_rc spate_local_topic_attach(struct spate_local_topic *topic, bool wri
         rc = SPATE_END;
     if (rc == SPATE_OK) {
         topic->hot_fd = openat(root, topic->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        rc = topic->hot_fd < 0 ? SPATE_END : map_pages(topic, writer, err);
+        rc = topic->hot_fd < 0 ? SPATE_END : refuse_stranger(topic, root, topic->hot_fd, err);
+        if (rc == SPATE_OK)
+            rc = map_pages(topic, writer, err);
         if (rc == SPATE_OK && writer)
             topic->live_fd = spate_local_place_live(root);
     }

@@ -36,6 +36,7 @@ struct spate_local_topic {
     char name[SPATE_LOCAL_NAME + 1];
     int durable_fd; /* its directory in the durable root; -1: closed */
     int hot_fd;     /* its directory in the hot root; -1: detached */
+    int live_fd;    /* says that a writer of this hot root lives; -1: it is not one */
     struct spate_local_manifest manifest;
     struct spate_local_ctl *ctl;   /* NULL: detached */
     struct spate_local_bell *bell; /* NULL: detached, or a reader that may not write it */
