@@ -27,8 +27,9 @@ static const struct topic topics[] = {
     /* The stream first: its lock is what keeps a second connector from touching Postgres. */
     {"", SPATE_TOPIC_CREATE, offsetof(struct spate_publisher, stream)},
     {"._schemas", SPATE_TOPIC_CREATE | SPATE_TOPIC_KEEP, offsetof(struct spate_publisher, schemas)},
-    {"._control", SPATE_TOPIC_CREATE | SPATE_TOPIC_SHARED, offsetof(struct spate_publisher, control)},
-    {"._peers", SPATE_TOPIC_CREATE | SPATE_TOPIC_SHARED | SPATE_TOPIC_VOLATILE,
+    {"._control", SPATE_TOPIC_CREATE | SPATE_TOPIC_SHARED | SPATE_TOPIC_RULE,
+     offsetof(struct spate_publisher, control)},
+    {"._peers", SPATE_TOPIC_CREATE | SPATE_TOPIC_SHARED | SPATE_TOPIC_VOLATILE | SPATE_TOPIC_RULE,
      offsetof(struct spate_publisher, peers)},
 };
 

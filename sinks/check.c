@@ -5,6 +5,7 @@
 #include "core/clock.h"
 #include "pg/check.h"
 #include "sinks/check_target.h"
+#include "sinks/known.h"
 #include "sinks/projection.h"
 #include "sinks/registry.h"
 #include "sinks/store.h"
@@ -63,6 +64,17 @@ static void compare_buses(struct look *look)
                                      : "unsaid");
     spate_find_why(look->list, "the sink would wait for ever for a stream that is elsewhere");
     spate_find_fix(look->list, SPATE_MEND_FILE, "bus: as in the connector's file");
+}
+
+static void check_hold(struct look *look)
+{
+    struct spate_err err = {0};
+
+    if (spate_known_check(look->config, &err) == SPATE_OK)
+        return;
+    spate_find(look->list, SPATE_FINDING_ERROR, "sink-hold", "%s", err.text);
+    spate_find_why(look->list, "the sink would not start");
+    spate_find_fix(look->list, SPATE_MEND_FILE, "%s: without the line hold", look->config->path);
 }
 
 static void read_bus(struct look *look)
@@ -157,7 +169,10 @@ static void stale(struct look *look, const char *what)
 
 static void check_age(struct look *look, int64_t ts_us)
 {
-    const int64_t kept_ms = look->config->bus.kafka.brokers ? look->config->bus.kafka.retention_ms : 0;
+    /* Of the embedded bus the connector's file says how long. */
+    const struct spate_bus_config *bus =
+        look->with->with_connector && look->with->bus ? look->with->bus : &look->config->bus;
+    const int64_t kept_ms = bus->kafka.brokers ? bus->kafka.retention_ms : bus->local_retention_ms;
     const int64_t age_ms = (spate_clock_wall_us() - ts_us) / 1000;
 
     if (kept_ms <= 0 || ts_us <= 0 || age_ms < kept_ms / 2)
@@ -320,6 +335,7 @@ void spate_sink_check(const struct spate_sink_config *config, const struct spate
     spate_findings_place(list, "sink %s", config->name);
     if (with->with_connector)
         compare_buses(&look);
+    check_hold(&look);
     if (open_projections(&look)) {
         read_bus(&look);
         open_target(&look);

@@ -89,6 +89,15 @@ static const struct spate_option sink_options[] = {
      .doc = "What readers of a table see while all its rows come anew. sweep: rows are corrected as they "
             "come, and at the end those that no longer exist are removed. swap: the table stays as it was, "
             "and becomes the new one in one transaction at the end; that takes room for a second copy."},
+    {.key = "hold",
+     .type = SPATE_OPT_BOOL,
+     .offset = offsetof(struct spate_sink_config, hold),
+     .fallback = "false",
+     .doc =
+         "Whether the bus keeps what this sink has not applied beyond bus.local.retention and "
+         "retention_bytes. When its archive is at that limit the connector waits, and the source keeps its "
+         "WAL, until the sink goes on, is released (spate bus release NAME), or has been away for "
+         "bus.local.hold_expire. On the embedded bus only."},
     {.key = "tables",
      .type = SPATE_OPT_GROUP,
      .offset = offsetof(struct spate_sink_config, tables),

@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/follow.h"
+#include "sinks/known.h"
 #include "sinks/late.h"
 #include "sinks/stale.h"
 #include "sinks/start.h"
@@ -198,7 +199,7 @@ enum spate_rc spate_sink_flush(struct spate_sink *sink, size_t count, bool commi
     spate_batch_drop(&sink->batch, count);
     spate_taking_applied(sink, count);
     tell_missing(sink);
-    return SPATE_OK;
+    return commit ? spate_known_turn(sink, err) : SPATE_OK;
 }
 
 static bool mark_moved(const struct spate_sink *sink)

@@ -36,6 +36,7 @@ struct spate_sink_config {
     struct spate_group tables; /* of struct spate_sink_table_config */
     int snapshot;              /* enum spate_sink_asks: when it asks for everything */
     int on_snapshot;           /* enum spate_sink_ends: what readers see while it comes */
+    bool hold;                 /* the bus keeps for it what it has not applied */
     int64_t stop_deadline_ms;
     int log_level;
     char *status_listen; /* where the status pages are; NULL: nowhere */

@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "sinks/fact.h"
+#include "sinks/known.h"
 #include "sinks/late.h"
 #include "sinks/status.h"
 
@@ -211,7 +212,7 @@ static enum spate_rc await_begin(struct spate_sink *sink, struct spate_err *err)
     return SPATE_OK;
 }
 
-enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
+static enum spate_rc stand(struct spate_sink *sink, struct spate_err *err)
 {
     const struct spate_mark *mark = &sink->store.mark;
     const char *log_id = spate_reader_log_id(sink->feed.reader);
@@ -236,6 +237,13 @@ enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
     if (sink->registry.epoch == mark->place.epoch && strcmp(sink->registry.uuid, mark->uuid) != 0)
         return broken(sink, "the stream's epoch", mark->uuid, sink->registry.uuid, err);
     return spate_feed_resume(&sink->feed, mark, err);
+}
+
+enum spate_rc spate_sink_rewind(struct spate_sink *sink, struct spate_err *err)
+{
+    const enum spate_rc rc = stand(sink, err);
+
+    return rc == SPATE_OK ? spate_known_turn(sink, err) : rc;
 }
 
 static enum spate_rc open_projections(struct spate_sink *sink, struct spate_err *err)
@@ -377,7 +385,9 @@ enum spate_rc spate_sink_open(struct spate_sink *sink, const struct spate_sink_c
     spate_store_init(&sink->store, config);
     sink->store.restart = sink->restart;
     spate_apply_init(&sink->apply, &sink->store);
-    rc = open_projections(sink, err);
+    rc = spate_known_check(config, err);
+    if (rc == SPATE_OK)
+        rc = open_projections(sink, err);
     if (rc == SPATE_OK)
         rc = await_stream(sink, err);
     if (rc == SPATE_OK)

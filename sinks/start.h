@@ -39,6 +39,9 @@ struct spate_sink {
     uint64_t applied;
     struct spate_log_limit missing_log;
     uint64_t missing_told;
+    bool known;       /* its name on the bus is this process' (sinks/known.h) */
+    int64_t known_ms; /* when that is tried again */
+    struct spate_log_limit known_log;
     struct spate_mark done; /* up to what is complete in the batch; epoch 0: before all of it */
     struct spate_log_limit late_log;
     int64_t late_ms;   /* when late tables were looked for last */
