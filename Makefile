@@ -108,6 +108,9 @@ $(BUILD)/lab/%.o: %.c $(BUILD)/how
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LAB) -MMD -MP -c -o $@ $<
 $(BUILD)/tests/unit/buslab_%.o $(BUILD)/tests/support/buslab_%.o: CFLAGS_ALL += $(LAB)
+# A race detector goes by addresses: all threads get the same mapping of a file (tests/lab/mappings.c).
+LAB_LD.tsan := -Wl,--wrap=mmap,--wrap=munmap
+$(BUILD)/tests/unit/buslab_% $(BUILD)/tests/support/buslab_%: LDFLAGS_ALL += $(LAB_LD.$(VARIANT))
 
 # Objects that were compiled in another way do not mix.
 $(BUILD)/how: FORCE
