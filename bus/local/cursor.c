@@ -1,6 +1,7 @@
 /* bus/local/cursor.c - walking a log through both tiers. */
 #include "bus/local/cursor.h"
 
+#include "bus/local/broken.h"
 #include "bus/local/lock.h"
 #include "bus/local/recovery.h"
 #include "core/clock.h"
@@ -152,6 +153,34 @@ static enum spate_rc nearest(const struct spate_local_cursor *c, uint64_t from, 
     return *base == UINT64_MAX ? SPATE_END : SPATE_OK;
 }
 
+/* What lies below `first` is gone: exactly that much is told. */
+static void lapped(struct spate_local_cursor *c, uint64_t first)
+{
+    c->gap = c->target > c->pos ? c->target : c->pos;
+    if (c->gap >= first || SPATE_BROKEN(SILENT_GAP))
+        c->gap = 0;
+    leave(c, first);
+}
+
+/* From pos on nothing stands before `other`: bases that never came to be, or what retention took. Of that
+ * this cursor may know nothing yet: without a hot tier, or with one that others have replaced meanwhile. */
+static enum spate_rc jump(struct spate_local_cursor *c, uint64_t other, struct spate_err *err)
+{
+    struct spate_local_topic now = c->topic;
+    const enum spate_rc rc = spate_local_manifest_read(&now, err);
+
+    if (rc == SPATE_FAIL)
+        return rc;
+    if (rc == SPATE_OK && strcmp(now.manifest.log_id, c->topic.manifest.log_id) == 0 &&
+        now.manifest.first > c->pos) {
+        c->topic.manifest.first = now.manifest.first;
+        lapped(c, now.manifest.first);
+    } else {
+        leave(c, other);
+    }
+    return SPATE_OK;
+}
+
 /* Maps the segment that holds pos. SPATE_AGAIN: it does not exist (yet). May move pos: past bases that never
  * came to be, or, with a gap to report, to the oldest that is kept. */
 static enum spate_rc enter(struct spate_local_cursor *c, struct spate_err *err)
@@ -175,18 +204,13 @@ static enum spate_rc enter(struct spate_local_cursor *c, struct spate_err *err)
         return spate_err_context(err, "topic %s below %s", c->topic.name, c->topic.place->path);
     const uint64_t first = spate_local_cursor_first(c);
     if (c->pos < first) {
-        c->gap = c->target > c->pos ? c->target : c->pos;
-        if (c->gap >= first)
-            c->gap = 0;
-        leave(c, first);
+        lapped(c, first);
         return SPATE_OK;
     }
     rc = nearest(c, c->pos, &other, err);
     if (rc == SPATE_END)
         return SPATE_AGAIN;
-    if (rc == SPATE_OK && other > c->pos)
-        leave(c, other);
-    return rc;
+    return rc == SPATE_OK && other > c->pos ? jump(c, other, err) : rc;
 }
 
 static enum spate_rc was_cut(const struct spate_local_cursor *c, struct spate_err *err)
