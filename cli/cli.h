@@ -15,6 +15,7 @@ enum spate_exit spate_cli_connector(int argc, char **argv);
 enum spate_exit spate_cli_sink(int argc, char **argv);
 enum spate_exit spate_cli_check(int argc, char **argv);
 enum spate_exit spate_cli_tap(int argc, char **argv);
+enum spate_exit spate_cli_bus(int argc, char **argv);
 enum spate_exit spate_cli_snapshot(int argc, char **argv);
 enum spate_exit spate_cli_reference(int argc, char **argv); /* writes config/REFERENCE.md to stdout */
 

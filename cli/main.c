@@ -22,6 +22,7 @@ static const struct command {
     {"sink", spate_cli_sink, "one or many sinks: messages become rows of a team's own tables"},
     {"check", spate_cli_check, "find out beforehand what would fail later, with the statement that mends it"},
     {"tap", spate_cli_tap, "watch the bus"},
+    {"bus", spate_cli_bus, "what is on the local bus, who reads it and who writes it"},
     {"snapshot", spate_cli_snapshot, "ask for the rows that exist now"},
     {"reference", spate_cli_reference, "print the reference of all configuration keys"},
 };

@@ -37,7 +37,7 @@ static enum spate_exit from_file(struct spate_cli_stream *stream, const char *pa
     return rc == SPATE_OK ? SPATE_EXIT_OK : spate_cli_failed(&err);
 }
 
-static enum spate_exit open_bus(struct spate_cli_stream *stream, const struct spate_cli_text *text)
+enum spate_exit spate_cli_stream_bus(struct spate_cli_stream *stream, const struct spate_cli_text *text)
 {
     const char *path = stream->path;
     struct spate_bus_config config;
@@ -136,7 +136,7 @@ static enum spate_exit find_stream(struct spate_cli_stream *stream, const struct
 enum spate_exit spate_cli_stream_open(struct spate_cli_stream *stream, const struct spate_cli_text *text)
 {
     struct spate_err err = {0};
-    enum spate_exit result = open_bus(stream, text);
+    enum spate_exit result = spate_cli_stream_bus(stream, text);
 
     if (result == SPATE_EXIT_OK && !stream->name)
         result = find_stream(stream, text);

@@ -18,6 +18,8 @@ struct spate_cli_stream {
     char topic[SPATE_STREAM_TOPIC];
 };
 
+/* Fills bus alone, and the name where a file gives it. */
+enum spate_exit spate_cli_stream_bus(struct spate_cli_stream *stream, const struct spate_cli_text *text);
 /* Fills bus, name and topic from the words that were given. */
 enum spate_exit spate_cli_stream_open(struct spate_cli_stream *stream, const struct spate_cli_text *text);
 /* A topic beside the stream's own: "_schemas", "_control". */
