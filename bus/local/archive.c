@@ -243,8 +243,14 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
     rc = run(a, &upto, &ended, err);
     if (rc != SPATE_OK)
         return rc;
-    if (a->hot.base + upto == a->pos && !ended)
+    if (a->hot.base + upto == a->pos && !ended) {
+        const uint64_t tail = spate_local_tail_bytes(atomic_load(&spate_local_header(&a->hot)->tail));
+        /* Something stands there that is not final; or it is gone. */
+        if (spate_local_segment_cut(&a->hot) ||
+            (tail > a->pos - a->hot.base && !spate_local_segment_whole(&a->hot, a->topic->hot_fd)))
+            return spate_local_segment_was_cut(&a->hot, false, err);
         return SPATE_END;
+    }
 
     int why = put(a, upto, ended);
     if (why != 0 && why != ENOSPC && why != EDQUOT && a->distrust)

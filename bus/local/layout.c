@@ -1,6 +1,7 @@
 /* bus/local/layout.c - making and checking the bytes of segments and records. */
 #include "bus/local/layout.h"
 
+#include "bus/local/broken.h"
 #include "core/clock.h"
 #include "core/hash.h"
 
@@ -38,10 +39,14 @@ uint32_t spate_local_record_crc(const struct spate_local_record *record, uint64_
 
 bool spate_local_record_good(const struct spate_local_record *record, uint64_t pos, uint32_t len)
 {
-    if (record->keylen > len)
+    struct spate_local_record head;
+
+    /* A copy: whoever may write the segment may change it between a look and its use (L13). */
+    memcpy(&head, record, sizeof head);
+    if (head.keylen > len)
         return false;
-    return record->crc == spate_local_record_crc(record, pos, len, record->payload,
-                                                 record->payload + record->keylen, len - record->keylen);
+    return head.crc == spate_local_record_crc(&head, pos, len, record->payload, record->payload + head.keylen,
+                                              len - head.keylen);
 }
 
 static uint32_t header_crc(const struct spate_local_segment_header *header)
@@ -122,7 +127,7 @@ enum spate_local_step spate_local_step(struct spate_local_record *record, uint64
     switch (spate_local_state_of(word)) {
     case SPATE_LOCAL_COMMIT:
         *size = spate_local_footprint(*len);
-        if (*size > room || record->keylen > *len)
+        if ((*size > room || record->keylen > *len) && !SPATE_BROKEN(TRUST_LENGTH))
             return SPATE_LOCAL_STEP_BAD;
         return SPATE_LOCAL_STEP_RECORD;
     case SPATE_LOCAL_PAD:

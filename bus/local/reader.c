@@ -1,4 +1,5 @@
 /* bus/local/reader.c - a topic's reader: messages in place, sleeping, seeking. */
+#include "bus/local/broken.h"
 #include "bus/local/cursor.h"
 #include "bus/local/idle.h"
 #include "bus/local/local.h"
@@ -83,6 +84,9 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
         return SPATE_OK;
     }
     const char *payload = (const char *)record->payload;
+    /* Once: whoever may write the segment may change it between a look and its use (L13). */
+    const uint16_t said = *(const volatile uint16_t *)&record->keylen;
+    const uint32_t keylen = said < len || SPATE_BROKEN(TRUST_LENGTH) ? said : len;
     if (__builtin_expect(record->type != SPATE_LOCAL_DATA, 0)) {
         rc = map_spill(r, record, len, err);
         if (rc == SPATE_END)
@@ -91,7 +95,7 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
             return rc == SPATE_END ? SPATE_OK : rc;
         message->value = spate_slice(r->spill.at, r->spill.len);
     } else {
-        message->value = spate_slice(payload + record->keylen, len - record->keylen);
+        message->value = spate_slice(payload + keylen, len - keylen);
     }
     message->kind = SPATE_MESSAGE_RECORD;
     message->pos.at = r->at.pos;
@@ -100,7 +104,7 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
     r->records++;
     message->next.at = r->at.pos;
     message->ts_us = (int64_t)record->ts_ns / 1000;
-    message->key = spate_slice(payload, record->keylen);
+    message->key = spate_slice(payload, keylen);
     return SPATE_OK;
 }
 
