@@ -1,5 +1,6 @@
 /* bus/local/segment.c - making, mapping and listing segment files. */
 #include "bus/local/segment.h"
+#include "bus/local/broken.h"
 #include "bus/local/place.h"
 #include "core/failpoint.h"
 
@@ -49,7 +50,8 @@ enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap, s
 
     spate_local_open_up(dir, fd);
     do /* tmpfs of older kernels gives up when a signal is pending */
-        why = posix_fallocate(fd, 0, (off_t)(SPATE_LOCAL_HEADER + cap));
+        why = SPATE_BROKEN(SPARSE) ? (ftruncate(fd, (off_t)(SPATE_LOCAL_HEADER + cap)) != 0 ? errno : 0)
+                                   : posix_fallocate(fd, 0, (off_t)(SPATE_LOCAL_HEADER + cap));
     while (why == EINTR);
     spate_local_segment_header_make(&header, base, cap);
     if (why == 0 && pwrite(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)

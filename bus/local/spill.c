@@ -171,9 +171,11 @@ void spate_local_spill_drop(struct spate_local_spill *spill)
 /* What the record says; false: nothing that a writer wrote. */
 static bool ref_of(const struct spate_local_record *record, uint32_t len, struct spate_local_spill_ref *ref)
 {
-    if (record->type != SPATE_LOCAL_SPILL || len != record->keylen + sizeof *ref)
+    const uint16_t keylen = record->keylen; /* what others may change is looked at once */
+
+    if (record->type != SPATE_LOCAL_SPILL || len != keylen + sizeof *ref)
         return false;
-    memcpy(ref, record->payload + record->keylen, sizeof *ref);
+    memcpy(ref, record->payload + keylen, sizeof *ref);
     return ref->length > 0 && ref->length <= SPATE_LOCAL_SPILL_MOST && ref->zero == 0;
 }
 
