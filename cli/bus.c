@@ -2,6 +2,7 @@
 #include "cli/bus.h"
 
 #include "bus/local/local.h"
+#include "bus/open.h"
 #include "core/alloc.h"
 #include "core/log.h"
 #include "core/options.h"
@@ -143,6 +144,28 @@ static enum spate_exit elsewhere(const struct spate_cli_bus *bus, const struct w
     return result;
 }
 
+bool spate_cli_bus_has(const struct spate_cli_bus *bus, const char *topic)
+{
+    for (size_t i = 0; i < bus->topic_count; i++)
+        if (strcmp(bus->topics[i], topic) == 0)
+            return true;
+    return false;
+}
+
+/* People know connectors and sinks by their own names, which a bus cannot always carry. */
+static void as_on_the_bus(struct spate_cli_bus *bus)
+{
+    struct spate_err ignored = {0};
+
+    if (bus->topic && !spate_cli_bus_has(bus, bus->topic) &&
+        spate_topic_escape(bus->topic, bus->topic_escaped, sizeof bus->topic_escaped, &ignored) == SPATE_OK &&
+        spate_cli_bus_has(bus, bus->topic_escaped))
+        bus->topic = bus->topic_escaped;
+    if (!bus->name ||
+        spate_topic_escape(bus->name, bus->name_escaped, sizeof bus->name_escaped, &ignored) != SPATE_OK)
+        bus->name_escaped[0] = '\0';
+}
+
 static enum spate_exit open_bus(struct spate_cli_bus *bus)
 {
     struct spate_err err = {0};
@@ -170,15 +193,8 @@ static enum spate_exit open_bus(struct spate_cli_bus *bus)
         return spate_cli_failed(&err);
     if (bus->topic_count > 0)
         qsort(bus->topics, bus->topic_count, sizeof *bus->topics, by_name);
+    as_on_the_bus(bus);
     return SPATE_EXIT_OK;
-}
-
-bool spate_cli_bus_has(const struct spate_cli_bus *bus, const char *topic)
-{
-    for (size_t i = 0; i < bus->topic_count; i++)
-        if (strcmp(bus->topics[i], topic) == 0)
-            return true;
-    return false;
 }
 
 enum spate_exit spate_cli_bus_no_topic(const struct spate_cli_bus *bus, const char *topic)

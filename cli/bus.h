@@ -24,6 +24,7 @@ struct spate_cli_bus {
     const char *topic; /* or NULL: all of them */
     const char *at;    /* inspect: a position; or NULL */
     bool json, verify;
+    char topic_escaped[SPATE_STREAM_TOPIC], name_escaped[SPATE_STREAM_TOPIC]; /* as the bus writes them */
 };
 
 enum spate_exit spate_cli_bus_ls(struct spate_cli_bus *bus);

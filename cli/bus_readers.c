@@ -329,7 +329,9 @@ enum spate_exit spate_cli_bus_release(struct spate_cli_bus *bus)
     if (result == SPATE_EXIT_OK)
         result = measure_all(bus, &readers);
     for (size_t i = 0; i < readers.count && result == SPATE_EXIT_OK; i++) {
-        if (strcmp(readers.entries[i].view.name, bus->name) != 0)
+        const char *name = readers.entries[i].view.name;
+
+        if (strcmp(name, bus->name) != 0 && strcmp(name, bus->name_escaped) != 0)
             continue;
         found++;
         result = release(bus, &readers.entries[i], &out);

@@ -580,6 +580,33 @@ static void looking_changes_no_byte(void **state)
     assert_true(before != digest(path, digest(hot, 0)));
 }
 
+static void names_are_as_people_know_them(void **state)
+{
+    const char *file = connector_file();
+    char topic[64], name[64];
+    struct spate_err err = {0};
+    struct run run;
+
+    (void)state;
+    assert_int_equal(spate_topic_escape("Shop-eu", topic, sizeof topic, &err), SPATE_OK);
+    assert_int_equal(spate_topic_escape("Team 7", name, sizeof name, &err), SPATE_OK);
+    struct spate_writer *writer = writer_of(topic, 0);
+    publish(writer, 10, 100);
+    settle(writer);
+    struct spate_reader *reader = reader_of(topic, SPATE_SEE_DURABLE);
+    if (spate_reader_enlist(reader, name, true, &err) != SPATE_OK)
+        fail_msg("%s", err.text);
+    run = RUN("inspect", "Shop-eu", "-c", file);
+    assert_int_equal(run.code, 0);
+    forget(&run);
+    run = RUN("release", "Team 7", "Shop-eu", "-c", file, "--json");
+    assert_int_equal(run.code, 0);
+    must_say(&run, "\"released\":true");
+    forget(&run);
+    spate_reader_close(reader);
+    spate_writer_close(writer);
+}
+
 static void mistakes_are_told_with_the_way_out(void **state)
 {
     const char *file = connector_file();
@@ -626,6 +653,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(damage_is_found_by_verify_alone, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(a_record_by_its_position_without_its_value, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(looking_changes_no_byte, make_bus, remove_bus),
+        cmocka_unit_test_setup_teardown(names_are_as_people_know_them, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(mistakes_are_told_with_the_way_out, make_bus, remove_bus),
     };
 
