@@ -44,6 +44,8 @@ unsigned spate_local_bell_seats(void)
 
     if (seats == 0) {
         seats = sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+        if (seats == 1 && sysconf(_SC_NPROCESSORS_ONLN) > 1)
+            seats = 2; /* pinned; whom it waits for has another one, as a rule */
         seats = seats > SPATE_LOCAL_SEATS + 1 ? SPATE_LOCAL_SEATS + 1 : seats < 1 ? 1 : seats;
         atomic_store_explicit(&known, seats, memory_order_relaxed);
     }

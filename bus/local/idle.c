@@ -14,8 +14,9 @@
 #define FORBEAR_MOST 1024
 #define SPIN_NS      5000
 #define YIELD_NS     20000
-#define DENSE_NS     50000 /* between two records: a longer wait than spinning and yielding can bridge */
-#define LOOKS        8     /* between two looks at the clock, which costs as much as a few of them */
+#define YIELDS       8      /* at least: with many readers on few processors each one takes long */
+#define DENSE_NS     500000 /* between two records */
+#define LOOKS        8      /* between two looks at the clock, which costs as much as a few of them */
 
 static_assert(AWAY_MOST * 1000 < SPATE_LOCAL_TURN_NS, "nobody sits longer than a turn");
 
@@ -26,6 +27,13 @@ static void relax(void)
 #elif defined(__aarch64__)
     __asm__ volatile("isb" ::: "memory");
 #endif
+}
+
+static void leave(const struct spate_local_idle_for *what, struct spate_local_bell *bell,
+                  struct spate_local_seat *seat)
+{
+    if (*what->bell == bell)
+        spate_local_seat_leave(bell, seat);
 }
 
 static bool spin(const struct spate_local_idle_for *what, uint64_t until)
@@ -42,11 +50,13 @@ static bool spin(const struct spate_local_idle_for *what, uint64_t until)
 
 static bool yield(const struct spate_local_idle_for *what, uint64_t until)
 {
+    int times = 0;
+
     do {
         sched_yield();
         if (what->ready(what->arg))
             return true;
-    } while (spate_local_bell_now_ns() < until);
+    } while (++times < YIELDS || spate_local_bell_now_ns() < until);
     return false;
 }
 
@@ -54,12 +64,13 @@ static bool yield(const struct spate_local_idle_for *what, uint64_t until)
 static void stay_away(struct spate_local_idle *idle, const struct spate_local_idle_for *what, uint64_t now)
 {
     const uint64_t until = now + (uint64_t)idle->away_us * 1000;
+    struct spate_local_bell *bell = *what->bell;
     struct spate_local_seat seat;
 
-    if (spate_local_seat_take(what->bell, now, &seat)) {
+    if (bell && spate_local_seat_take(bell, now, &seat)) {
         while (spate_local_bell_now_ns() < until)
             relax();
-        spate_local_seat_leave(what->bell, &seat);
+        spate_local_seat_leave(bell, &seat);
         return;
     }
     do
@@ -100,30 +111,40 @@ static bool chase(struct spate_local_idle *idle, const struct spate_local_idle_f
 }
 
 /* Between two records of dense traffic it is cheaper for everybody to spin, or to give the processor away,
- * than to sleep and be woken. */
-static bool soon(struct spate_local_idle *idle, const struct spate_local_idle_for *what, uint64_t now)
+ * than to sleep and be woken. Where readers outnumber the processors it is what keeps the writer going: it is
+ * not to pay for waking thirty of them at each record, and gets its processor back. */
+static bool soon(struct spate_local_idle *idle, const struct spate_local_idle_for *what)
 {
+    const uint64_t now = spate_local_bell_now_ns();
+    struct spate_local_bell *bell = *what->bell;
     struct spate_local_seat seat;
 
-    if (spate_local_seat_take(what->bell, now, &seat)) {
+    if (bell && spate_local_seat_take(bell, now, &seat)) {
         const bool came = spin(what, now + SPIN_NS);
-        spate_local_seat_leave(what->bell, &seat);
+        leave(what, bell, &seat);
         idle->spins++;
-        return came;
+        if (came)
+            return true;
     }
     idle->yields++;
-    return yield(what, now + YIELD_NS);
+    return yield(what, spate_local_bell_now_ns() + YIELD_NS);
 }
 
 static bool sleep_once(struct spate_local_idle *idle, const struct spate_local_idle_for *what,
                        int64_t left_ms)
 {
-    const uint32_t ticket = spate_local_bell_prepare(what->door);
+    struct spate_local_bell *bell = *what->bell;
 
+    if (!bell)
+        return true;
+    struct spate_local_doorbell *door = what->durable ? &bell->durable : &bell->tip;
+    const uint32_t ticket = spate_local_bell_prepare(door);
     if (!SPATE_BROKEN(NO_RECHECK) && what->ready(what->arg))
         return true;
+    if (*what->bell != bell)
+        return true;
     idle->sleeps++;
-    spate_local_bell_sleep(what->door, ticket, (int)left_ms);
+    spate_local_bell_sleep(door, ticket, (int)left_ms);
     return what->ready(what->arg);
 }
 
@@ -138,12 +159,13 @@ bool spate_local_idle_wait(struct spate_local_idle *idle, const struct spate_loc
     judge(idle, records, took_ns);
     idle->began_ns = now;
     idle->records = what->records;
-    if (dense && what->chase && chase(idle, what, now))
+    if (dense && !what->durable && chase(idle, what, now))
         return true;
-    if (dense && soon(idle, what, spate_local_bell_now_ns()))
-        return true;
-    while ((left = deadline_ms - spate_clock_ms()) > 0)
-        if (sleep_once(idle, what, left))
+    do {
+        if (dense && soon(idle, what))
             return true;
-    return false;
+        if ((left = deadline_ms - spate_clock_ms()) <= 0)
+            return false;
+    } while (!sleep_once(idle, what, left)); /* who is rung for what he had read already has another try */
+    return true;
 }

@@ -27,15 +27,16 @@ struct spate_local_idle {
 
 /* What it waits for. `records` is how many were read up to now; `ready` looks whether there is another. */
 struct spate_local_idle_for {
-    struct spate_local_bell *bell;
-    struct spate_local_doorbell *door; /* of that bell */
-    bool chase;                        /* records become visible one by one, and not in groups */
+    /* Where the reader keeps its bell page: a look may attach it to another one, or to none. */
+    struct spate_local_bell *const *bell;
+    bool durable; /* records become visible in groups, and their bell is another one */
     uint64_t records;
     bool (*ready)(void *arg);
     void *arg;
 };
 
-/* false: nothing came up to the deadline (of spate_clock_ms). */
+/* false: nothing came up to the deadline (of spate_clock_ms). true: something did, or the bell page is
+ * another one now. */
 bool spate_local_idle_wait(struct spate_local_idle *idle, const struct spate_local_idle_for *what,
                            int64_t deadline_ms);
 

@@ -63,9 +63,30 @@ static void tell_gap(struct reader *r, struct spate_message *message)
     r->at.gap = 0;
 }
 
-static enum spate_rc next(struct spate_reader *base, struct spate_message *message, struct spate_err *err)
+/* Everything but the value. */
+static inline void show(struct reader *r, const struct spate_local_record *record, uint32_t len,
+                        uint32_t keylen, struct spate_message *message)
 {
-    struct reader *r = (struct reader *)base;
+    message->kind = SPATE_MESSAGE_RECORD;
+    message->pos.at = r->at.pos;
+    r->at.pos += spate_local_footprint(len);
+    r->at.target = r->at.pos;
+    r->records++;
+    message->next.at = r->at.pos;
+    message->ts_us = (int64_t)record->ts_ns / 1000;
+    message->key = spate_slice((const char *)record->payload, keylen);
+}
+
+/* Once: whoever may write the segment may change it between a look and its use (L13). */
+static inline uint32_t keylen_of(const struct spate_local_record *record, uint32_t len)
+{
+    const uint16_t said = *(const volatile uint16_t *)&record->keylen;
+
+    return said < len || SPATE_BROKEN(TRUST_LENGTH) ? said : len;
+}
+
+static enum spate_rc next_slowly(struct reader *r, struct spate_message *message, struct spate_err *err)
+{
     struct spate_local_record *record = NULL;
     uint32_t len = 0;
 
@@ -83,11 +104,8 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
         tell_gap(r, message);
         return SPATE_OK;
     }
-    const char *payload = (const char *)record->payload;
-    /* Once: whoever may write the segment may change it between a look and its use (L13). */
-    const uint16_t said = *(const volatile uint16_t *)&record->keylen;
-    const uint32_t keylen = said < len || SPATE_BROKEN(TRUST_LENGTH) ? said : len;
-    if (__builtin_expect(record->type != SPATE_LOCAL_DATA, 0)) {
+    const uint32_t keylen = keylen_of(record, len);
+    if (record->type != SPATE_LOCAL_DATA) {
         rc = map_spill(r, record, len, err);
         if (rc == SPATE_END)
             tell_gap(r, message);
@@ -95,16 +113,23 @@ static enum spate_rc next(struct spate_reader *base, struct spate_message *messa
             return rc == SPATE_END ? SPATE_OK : rc;
         message->value = spate_slice(r->spill.at, r->spill.len);
     } else {
-        message->value = spate_slice(payload + keylen, len - keylen);
+        message->value = spate_slice((const char *)record->payload + keylen, len - keylen);
     }
-    message->kind = SPATE_MESSAGE_RECORD;
-    message->pos.at = r->at.pos;
-    r->at.pos += spate_local_footprint(len);
-    r->at.target = r->at.pos;
-    r->records++;
-    message->next.at = r->at.pos;
-    message->ts_us = (int64_t)record->ts_ns / 1000;
-    message->key = spate_slice(payload, keylen);
+    show(r, record, len, keylen, message);
+    return SPATE_OK;
+}
+
+static enum spate_rc next(struct spate_reader *base, struct spate_message *message, struct spate_err *err)
+{
+    struct reader *r = (struct reader *)base;
+    uint32_t len;
+    const struct spate_local_record *record = spate_local_cursor_quick(&r->at, &len);
+
+    if (!record || r->spill.at)
+        return next_slowly(r, message, err);
+    const uint32_t keylen = keylen_of(record, len);
+    message->value = spate_slice((const char *)record->payload + keylen, len - keylen);
+    show(r, record, len, keylen, message);
     return SPATE_OK;
 }
 
@@ -146,19 +171,16 @@ static enum spate_rc wait_reader(struct spate_reader *base, int timeout_ms, stru
     if (r->named.at)
         spate_local_named_alive(&r->named, spate_clock_ms());
     while (timeout_ms > 0 && spate_clock_ms() < deadline) {
-        struct spate_local_bell *bell = r->at.topic.ctl ? r->at.topic.bell : NULL;
-        if (!bell) {
+        const struct spate_local_idle_for what = {.bell = &r->at.topic.bell,
+                                                  .durable = r->at.see == SPATE_SEE_DURABLE,
+                                                  .records = r->records,
+                                                  .ready = ready_of,
+                                                  .arg = r};
+        if (!r->at.topic.ctl || !r->at.topic.bell) {
             if (poll_alone(r, deadline))
                 return SPATE_OK;
             continue;
         }
-        const bool durable = r->at.see == SPATE_SEE_DURABLE;
-        const struct spate_local_idle_for what = {.bell = bell,
-                                                  .door = durable ? &bell->durable : &bell->tip,
-                                                  .chase = !durable,
-                                                  .records = r->records,
-                                                  .ready = ready_of,
-                                                  .arg = r};
         if (spate_local_idle_wait(&r->idle, &what, deadline))
             return SPATE_OK;
     }
