@@ -152,8 +152,8 @@ static void json_segment(const struct spate_local_seen_segment *segment, const s
     spate_buf_putc(out, '}');
 }
 
-static void add_segment(const struct spate_local_seen_segment *segment, const struct spate_local_walk *walk,
-                        bool good, struct spate_columns *columns)
+static void add_segment(const struct spate_local_seen *seen, const struct spate_local_seen_segment *segment,
+                        const struct spate_local_walk *walk, bool good, struct spate_columns *columns)
 {
     char where[32], bytes[SPATE_QUANTITY], when[SPATE_TIMESTAMP_LEN + 1];
 
@@ -170,10 +170,11 @@ static void add_segment(const struct spate_local_seen_segment *segment, const st
             columns, good ? "good, %" PRIu64 " padded over" : "DAMAGED, %" PRIu64 " padded over", walk->pads);
     else
         spate_columns_add(columns, "%s",
-                          !segment->good    ? "NO HEADER"
-                          : segment->sealed ? "full"
-                          : segment->hot    ? "written"
-                                            : "ended");
+                          !segment->good                                              ? "NO HEADER"
+                          : seen->hot && segment->base > atomic_load(&seen->ctl.head) ? "made ahead"
+                          : segment->sealed                                           ? "full"
+                          : segment->hot                                              ? "written"
+                                                                                      : "ended");
 }
 
 static void facts(const struct spate_local_seen *seen, struct spate_buf *out)
@@ -197,8 +198,9 @@ static void facts(const struct spate_local_seen *seen, struct spate_buf *out)
     spate_buf_printf(out, ", tip %016" PRIx64 "\n", seen->tip);
     if (seen->hot)
         spate_buf_printf(out,
-                         "gate       up to %016" PRIx64 "\ncounters   %" PRIu64 " padded over, %" PRIu64
-                         " fenced, %" PRIu64 " segments taken by retention, %" PRIu64 " times no room\n",
+                         "gate       segments up to %016" PRIx64 " may be begun\ncounters   %" PRIu64
+                         " padded over, %" PRIu64 " fenced, %" PRIu64 " segments taken by retention, %" PRIu64
+                         " times no room\n",
                          atomic_load(&seen->ctl.gate), atomic_load(&seen->ctl.pads),
                          atomic_load(&seen->ctl.fences), atomic_load(&seen->ctl.gaps),
                          atomic_load(&seen->ctl.stalls));
@@ -239,7 +241,7 @@ static enum spate_exit inspect_all(const struct spate_cli_bus *bus, const struct
         if (bus->json)
             json_segment(segment, bus->verify ? &walk : NULL, good, out);
         else
-            add_segment(segment, bus->verify ? &walk : NULL, good, &columns);
+            add_segment(seen, segment, bus->verify ? &walk : NULL, good, &columns);
     }
     if (!all_good)
         spate_buf_puts(
