@@ -330,15 +330,9 @@ int spatebus_next(struct spatebus_reader *reader, struct spatebus_message *messa
     if (forked(reader->forks))
         return refuse_forked(error);
     enum spate_rc rc = spate_reader_next(reader->in, inside, &reader->err);
-    if (rc != SPATE_AGAIN || timeout_ms <= 0)
-        return result(rc, error, &reader->err);
-
-    const int64_t deadline = spate_clock_ms() + timeout_ms;
-    for (int64_t left = timeout_ms; rc == SPATE_AGAIN && left > 0; left = deadline - spate_clock_ms()) {
-        rc = spate_reader_wait(reader->in, (int)left, &reader->err);
-        if (rc == SPATE_OK) /* or it was woken for nothing */
-            rc = spate_reader_next(reader->in, inside, &reader->err);
-    }
+    if (rc == SPATE_AGAIN && timeout_ms > 0 &&
+        (rc = spate_reader_wait(reader->in, timeout_ms, &reader->err)) == SPATE_OK)
+        rc = spate_reader_next(reader->in, inside, &reader->err); /* once: it is rarely woken for nothing */
     return result(rc, error, &reader->err);
 }
 

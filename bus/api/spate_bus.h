@@ -157,7 +157,8 @@ enum { SPATEBUS_RECORD = 0, SPATEBUS_GAP = 1 };
  * the end waits there. Fails with SPATEBUS_E_MISSING while there is no such topic. */
 SPATEBUS_API struct spatebus_reader *spatebus_reader_open(struct spatebus *bus, const char *topic, int see,
                                                           uint64_t from, struct spatebus_error *error);
-/* The next message, waiting up to timeout_ms for it; 0: not at all. AGAIN: none came. */
+/* The next message, waiting up to timeout_ms for it; 0: not at all. AGAIN: none came; rarely before the time.
+ */
 SPATEBUS_API int spatebus_next(struct spatebus_reader *reader, struct spatebus_message *message,
                                int timeout_ms, struct spatebus_error *error);
 SPATEBUS_API int spatebus_seek(struct spatebus_reader *reader, uint64_t to, struct spatebus_error *error);
