@@ -65,6 +65,7 @@
     X(local_note_written, "connector", "local", false, "a small file is synced under its temporary name")    \
     X(local_segment_made, "connector", "local", false, "a hot segment is made, under its temporary name")    \
     X(local_segment_linked, "connector", "local", false, "it has its name, and the temporary one still")     \
+    X(local_taken, "connector", "local", false, "room was taken, and nobody's name stands in it")            \
     X(local_claimed, "connector", "local", false, "room was claimed for records, none is written")           \
     X(local_filled, "connector", "local", false, "records are written, and not committed")                   \
     X(local_committed, "connector", "local", false, "they are committed; nobody was woken")                  \

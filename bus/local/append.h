@@ -1,46 +1,48 @@
-/* bus/local/append.h - the writing end of a log: claim, fill, commit, and rolling over to the next segment.
+/* bus/local/append.h - the writing end of a log: claim, fill, commit, and rolling over to the next segment
+ * (LOCALBUS 4.1).
  *
- * Correct for many writers at once (fetch-add, claim and commit by compare-and-swap), although the writer
- * lock allows one today. Thread: the writer's. Blocks: only at a roll-over, for making a segment and at times
- * for the manifest's sync. */
+ * Any number of writers at once: room is taken with fetch-add, claimed and committed by compare-and-swap, so
+ * that anybody may pad over a writer that died or sleeps, and a writer that was padded over notices and
+ * publishes anew. No kernel call but at a roll-over. Thread: the writer's. Blocks: only at a roll-over, for
+ * making a segment that nobody has made ahead. */
 #ifndef SPATE_BUS_LOCAL_APPEND_H
 #define SPATE_BUS_LOCAL_APPEND_H
 
 #include "bus/bus.h"
-#include "bus/local/archiver.h"
 #include "bus/local/segment.h"
+#include "bus/local/steward.h"
 #include "bus/local/topic.h"
 #include "core/log.h"
 
 struct spate_local_append {
-    struct spate_local_topic *topic;       /* borrowed */
-    struct spate_local_archiver *archiver; /* borrowed; NULL: none makes segments ahead */
-    struct spate_local_segment seg;        /* the one that is written */
-    uint64_t settled;                      /* offset in seg below which everything is final */
-    uint64_t populated;                    /* offset in seg up to which pages are mapped */
-    uint64_t asked;                        /* the base that was asked for ahead of time */
+    struct spate_local_topic *topic;   /* borrowed */
+    struct spate_local_errand *errand; /* borrowed; of the steward, where there is one */
+    bool promises;                     /* there is none: bases are promised at the roll-over (volatile) */
+    bool unchecked;                    /* records carry no checksum */
+    struct spate_local_segment seg;    /* the one that is written */
+    uint64_t populated;                /* offset in seg up to which pages are mapped */
     uint32_t slot, gen;
     size_t max_record;
     struct spate_log_limit complained;
 };
 
-void spate_local_append_init(struct spate_local_append *append, struct spate_local_topic *topic);
+void spate_local_append_init(struct spate_local_append *append, struct spate_local_topic *topic,
+                             struct spate_local_errand *errand, uint32_t slot, uint32_t gen);
 void spate_local_append_fini(struct spate_local_append *append);
+/* Maps the head, so that what is wrong with it is known before the first record. */
+SPATE_CHECKED enum spate_rc spate_local_append_enter(struct spate_local_append *append,
+                                                     struct spate_err *err);
 
-/* Finds the end of the log and settles what a killed predecessor left open. The caller holds the writer lock.
- * SPATE_AGAIN: a new segment is needed and there is no room for it. SPATE_END: the hot tier is gone. */
-SPATE_CHECKED enum spate_rc spate_local_append_settle(struct spate_local_append *append,
-                                                      struct spate_err *err);
+/* The longest key plus value that a record of such a topic holds in itself. */
+size_t spate_local_append_most(const struct spate_local_topic *topic);
 
 /* Publishes the first records of `records` that go together: *taken of them, whose ends stand in ends[]. At
- * most SPATE_LOCAL_BATCH. SPATE_AGAIN: no room for another segment. */
+ * most SPATE_LOCAL_BATCH. SPATE_AGAIN: the log may not go on to another segment now, or has no room for it.
+ */
 #define SPATE_LOCAL_BATCH 256
 SPATE_CHECKED enum spate_rc spate_local_append(struct spate_local_append *append,
                                                const struct spate_record *records, size_t count,
                                                size_t *taken, uint64_t ends[SPATE_LOCAL_BATCH],
                                                struct spate_err *err);
-
-/* Where the next record will stand. */
-uint64_t spate_local_append_end(const struct spate_local_append *append);
 
 #endif

@@ -25,16 +25,34 @@ static int sync_data(int fd)
     return spate_local_archive_sync_hook ? spate_local_archive_sync_hook(fd) : fdatasync(fd);
 }
 
+/* Removes hot segments that nobody needs: archived, synced, and not the one that is written. Among them those
+ * that a frozen writer made anew after they had gone: it will not use them (roll, in append.c). */
+static void trim(struct spate_local_archive *a)
+{
+    const uint64_t done = spate_local_base_of(a->pos, a->cap), head = atomic_load(&a->topic->ctl->head);
+    const uint64_t upto = done < head ? done : head;
+    struct spate_err ignored = {.verdict = SPATE_RETRY};
+    uint64_t base;
+
+    if (a->topic->manifest.is_volatile || upto <= a->trimmed)
+        return;
+    while (spate_local_segment_next(a->topic->hot_fd, 0, &base, &ignored) == SPATE_OK && base < upto)
+        if (!spate_local_segment_remove(a->topic->hot_fd, base))
+            return;
+    a->trimmed = upto;
+}
+
 void spate_local_archive_init(struct spate_local_archive *archive, const struct spate_local_topic *topic)
 {
-    *archive = (struct spate_local_archive){.topic = topic,
-                                            .cap = topic->manifest.cap,
-                                            .pos = atomic_load(&topic->ctl->durable),
-                                            .group = GROUP_MOST,
-                                            .fd = -1};
-    struct spate_err ignored = {.verdict = SPATE_RETRY};
-    if (spate_local_segment_next(topic->hot_fd, 0, &archive->oldest, &ignored) != SPATE_OK)
-        archive->oldest = spate_local_base_of(archive->pos, archive->cap);
+    *archive =
+        (struct spate_local_archive){.topic = topic,
+                                     .cap = topic->manifest.cap,
+                                     .pos = topic->manifest.is_volatile ? atomic_load(&topic->ctl->settled)
+                                                                        : atomic_load(&topic->ctl->durable),
+                                     .group = GROUP_MOST,
+                                     .fd = -1};
+    const uint64_t distrust = atomic_load(&topic->ctl->distrust);
+    archive->distrust = distrust != 0 && distrust == spate_local_base_of(archive->pos, archive->cap);
 }
 
 void spate_local_archive_fini(struct spate_local_archive *archive)
@@ -131,7 +149,16 @@ static int make_file(struct spate_local_archive *a, uint64_t upto)
         close(a->fd);
     a->fd = fd;
     a->distrust = false;
+    atomic_store(&a->topic->ctl->distrust, 0);
     return 0;
+}
+
+/* A failed sync: the kernel reports a page once, then calls it clean, to whoever archives after us as well.
+ */
+static void distrust(struct spate_local_archive *a)
+{
+    a->distrust = true;
+    atomic_store(&a->topic->ctl->distrust, a->hot.base);
 }
 
 /* Opens the file that a predecessor began. What is below the watermark must be there; else it is made anew.
@@ -181,10 +208,10 @@ static int put(struct spate_local_archive *a, uint64_t upto, bool ended)
         why = write_all(a->fd, a->hot.at, SPATE_LOCAL_HEADER, 0);
     if (why == 0 && (SPATE_FAILPOINT_FAILS(local_sync) ? (errno = EIO) : sync_data(a->fd)) != 0) {
         why = errno;
-        a->distrust = true; /* the kernel reports a failed page once, then calls it clean */
+        distrust(a);
     }
     if (why == EIO)
-        a->distrust = true;
+        distrust(a);
     return why;
 }
 
@@ -195,17 +222,6 @@ static bool was_removed(const struct spate_local_archive *a)
     struct stat st;
 
     return fstat(a->fd, &st) == 0 && st.st_nlink == 0 && spate_local_topic_in_place(a->topic);
-}
-
-/* Removes hot segments that nobody needs: archived, synced, and not the one that is written. */
-static void trim(struct spate_local_archive *a)
-{
-    const uint64_t head = atomic_load(&a->topic->ctl->head);
-
-    while (a->oldest < head && a->oldest + a->cap <= a->pos) {
-        spate_local_segment_remove(a->topic->hot_fd, a->oldest);
-        a->oldest += a->cap;
-    }
 }
 
 static void complain(struct spate_local_archive *a, uint64_t missing)
@@ -221,6 +237,18 @@ static void complain(struct spate_local_archive *a, uint64_t missing)
                   a->pos);
 }
 
+/* The writers of a volatile topic have gone on and removed what nobody looked at. */
+static enum spate_rc skip(struct spate_local_archive *a, uint64_t base)
+{
+    const uint64_t head = atomic_load(&a->topic->ctl->head);
+
+    if (head <= base)
+        return SPATE_END;
+    a->pos = head;
+    atomic_store(&a->topic->ctl->settled, head);
+    return SPATE_OK;
+}
+
 enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spate_err *err)
 {
     const uint64_t base = spate_local_base_of(a->pos, a->cap);
@@ -230,7 +258,9 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
 
     trim(a);
     if (!a->hot.at) {
-        rc = spate_local_segment_map(a->topic->hot_fd, base, a->cap, SPATE_LOCAL_MAP_READ, &a->hot, err);
+        rc = spate_local_segment_map(a->topic->hot_fd, base, a->cap, SPATE_LOCAL_MAP_WRITE, &a->hot, err);
+        if (rc == SPATE_END && a->topic->manifest.is_volatile)
+            return skip(a, base);
         if (rc == SPATE_END && a->pos != base)
             return spate_fail(
                 err, SPATE_RETRY,
@@ -250,6 +280,13 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
             (tail > a->pos - a->hot.base && !spate_local_segment_whole(&a->hot, a->topic->hot_fd)))
             return spate_local_segment_was_cut(&a->hot, false, err);
         return SPATE_END;
+    }
+    if (a->topic->manifest.is_volatile) {
+        a->pos = ended ? a->hot.base + a->cap : a->hot.base + upto;
+        if (ended)
+            spate_local_segment_unmap(&a->hot);
+        atomic_store(&a->topic->ctl->settled, a->pos);
+        return SPATE_OK;
     }
 
     int why = put(a, upto, ended);

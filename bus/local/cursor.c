@@ -65,7 +65,7 @@ static enum spate_rc refuse_foreign(struct spate_local_cursor *c, struct spate_e
 {
     char owner[SPATE_LOCAL_OWNER], hot[SPATE_LOCAL_PATH];
     const int fd = openat(c->topic.durable_fd, "writers.lck", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    const bool held = fd >= 0 && spate_local_lock_held(fd);
+    const bool held = fd >= 0 && spate_local_lock_held(fd, SPATE_LOCAL_LOCK_TOPIC);
     enum spate_rc rc = SPATE_AGAIN;
 
     if (!held)

@@ -85,6 +85,8 @@ static_assert(offsetof(struct spate_local_segment_header, sealed) == 256, "segme
 
 #define SPATE_LOCAL_WRITERS 256 /* slots; slot and gen, 12 bits each, name the owner of a claim */
 
+#define SPATE_LOCAL_HOT_MOST UINT64_C(4) /* segments from the durable position to the head, both included */
+
 /* Why a writer may not go on to the next segment. */
 enum spate_local_gate {
     SPATE_LOCAL_GATE_PROMISE, /* the manifest does not promise its base yet */
@@ -105,6 +107,8 @@ struct spate_local_ctl {
     _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t gate;    /* highest base that may be written now ... */
     _Atomic uint64_t gate_why;                           /* ... and what stands behind it: spate_local_gate */
     _Atomic uint64_t promised;                           /* highest base that the manifest promises */
+    _Atomic uint64_t settled;  /* of a volatile topic: all below is final, or will be soon */
+    _Atomic uint64_t distrust; /* base of an archive file whose sync failed, for whoever goes on; 0: none */
     _Alignas(
         SPATE_LOCAL_LINE) _Atomic uint64_t pads; /* regions that were padded over: their writer was dead */
     _Atomic uint64_t fences;                     /* or too slow */

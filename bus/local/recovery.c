@@ -1,4 +1,4 @@
-/* bus/local/recovery.c - after a power cut, and after a kill. */
+/* bus/local/recovery.c - after a power cut, and after the shared memory was lost. */
 #include "bus/local/recovery.h"
 
 #include "core/failpoint.h"
@@ -116,63 +116,4 @@ enum spate_rc spate_local_recover(struct spate_local_topic *topic, struct spate_
     if (rc != SPATE_OK)
         return rc;
     return spate_local_topic_renew(topic, next, m->first, m->is_volatile ? 0 : next, err);
-}
-
-/* The region at `at` was never claimed: nothing but its start can have been written, so it is padded slot by
- * slot up to whatever stands next. */
-static uint64_t pad_free(struct spate_local_segment *seg, uint64_t at, uint64_t end)
-{
-    while (at < end) {
-        uint64_t expected = 0;
-        struct spate_local_record *record = spate_local_record_at(seg, at);
-        if (!atomic_compare_exchange_strong(&record->word, &expected,
-                                            spate_local_word(SPATE_LOCAL_PAD, 0, 0, SPATE_LOCAL_UNIT)))
-            break;
-        at += SPATE_LOCAL_UNIT;
-    }
-    return at;
-}
-
-enum spate_rc spate_local_settle(struct spate_local_segment *seg, uint64_t from, struct spate_local_ctl *ctl,
-                                 struct spate_err *err)
-{
-    const uint64_t tail = spate_local_tail_bytes(atomic_load(&spate_local_header(seg)->tail));
-    const uint64_t end = tail < seg->cap ? tail : seg->cap;
-    uint64_t at = from, size;
-    uint32_t len;
-
-    while (at < end) {
-        struct spate_local_record *record = spate_local_record_at(seg, at);
-        uint64_t word = atomic_load(&record->word);
-        switch (spate_local_step(record, seg->cap - at, &size, &len)) {
-        case SPATE_LOCAL_STEP_RECORD:
-        case SPATE_LOCAL_STEP_PAD:
-            at += size;
-            break;
-        case SPATE_LOCAL_STEP_END:
-            return SPATE_END;
-        case SPATE_LOCAL_STEP_OPEN:
-            atomic_fetch_add(&ctl->pads, 1);
-            SPATE_FAILPOINT(local_settle);
-            if (word == 0) {
-                at = pad_free(seg, at, end);
-            } else if (len == 0 || len % SPATE_LOCAL_UNIT != 0 || len > seg->cap - at) {
-                goto bad;
-            } else {
-                atomic_compare_exchange_strong(&record->word, &word,
-                                               spate_local_word(SPATE_LOCAL_PAD, 0, 0, len));
-            }
-            break;
-        default:
-            goto bad;
-        }
-    }
-    return end == seg->cap ? SPATE_END : SPATE_OK;
-bad:
-    return spate_fail(
-        err, SPATE_FATAL,
-        "the shared memory of the bus is damaged at position %016" PRIx64
-        "; stop every spate of this bus and remove its hot root: what is not durable yet will be "
-        "sent again by the source",
-        seg->base + at);
 }

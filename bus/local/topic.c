@@ -1,10 +1,13 @@
 /* bus/local/topic.c - a topic's directories, manifest, ctl and bell. */
 #include "bus/local/topic.h"
 
+#include "bus/bus.h"
 #include "bus/local/named.h"
 #include "bus/local/note.h"
+#include "bus/local/recovery.h"
 #include "bus/local/segment.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 #include "core/hash.h"
 
 #include <errno.h>
@@ -17,6 +20,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define PROMISE_VOLATILE 65536 /* bases promised at once of a volatile topic */
+
 enum spate_rc spate_local_manifest_write(struct spate_local_topic *topic, struct spate_err *err)
 {
     const struct spate_local_manifest *m = &topic->manifest;
@@ -24,8 +29,8 @@ enum spate_rc spate_local_manifest_write(struct spate_local_topic *topic, struct
 
     snprintf(text, sizeof text,
              "spate-local-topic 1\nlog %s\ncap %" PRIu64 "\nhighest %016" PRIx64 "\nfirst %016" PRIx64
-             "\ngeneration %" PRIu64 "\nhot %016" PRIx64 "\nvolatile %d\n",
-             m->log_id, m->cap, m->highest, m->first, m->generation, m->hot, m->is_volatile);
+             "\ngeneration %" PRIu64 "\nhot %016" PRIx64 "\nvolatile %d\nunchecked %d\n",
+             m->log_id, m->cap, m->highest, m->first, m->generation, m->hot, m->is_volatile, m->is_unchecked);
     if (m->ruled)
         snprintf(text + strlen(text), sizeof text - strlen(text),
                  "keeps %d\nretention_ms %" PRId64 "\nretention_bytes %" PRId64 "\nhold_expire_ms %" PRId64
@@ -61,7 +66,7 @@ enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct 
 {
     struct spate_local_manifest m = {.cap = 0};
     char text[SPATE_LOCAL_NOTE_SIZE], version[8];
-    uint64_t is_volatile;
+    uint64_t is_volatile, is_unchecked = 0;
     const enum spate_rc rc = spate_local_note_read(topic->durable_fd, "manifest", text, err);
 
     if (rc == SPATE_FAIL)
@@ -84,6 +89,7 @@ enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct 
                           "the manifest of topic %s below %s is damaged: a line is missing or wrong",
                           topic->name, topic->place->path);
     m.is_volatile = is_volatile != 0;
+    m.is_unchecked = spate_local_note_u64(text, "unchecked", 10, &is_unchecked) && is_unchecked != 0;
     topic->manifest = m;
     return SPATE_OK;
 }
@@ -200,9 +206,9 @@ enum spate_rc spate_local_topic_hot(struct spate_local_topic *topic, uint64_t *h
     return rc == SPATE_OK ? rc : spate_err_context(err, "hot root of the bus %s", topic->place->path);
 }
 
-enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, bool create, bool is_volatile,
-                                      struct spate_err *err)
+enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, unsigned flags, struct spate_err *err)
 {
+    const bool create = (flags & SPATE_TOPIC_CREATE) != 0, is_volatile = (flags & SPATE_TOPIC_VOLATILE) != 0;
     const uint64_t cap = topic->manifest.cap;
     uint64_t base;
     enum spate_rc rc = spate_local_manifest_read(topic, err);
@@ -226,7 +232,11 @@ enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, bool crea
             "move the directory away to begin a new log",
             topic->name, topic->place->path);
     /* The first base is cap, so that no record ever stands at position 0. */
-    topic->manifest = (struct spate_local_manifest){.cap = cap, .first = cap, .is_volatile = is_volatile};
+    topic->manifest =
+        (struct spate_local_manifest){.cap = cap,
+                                      .first = cap,
+                                      .is_volatile = is_volatile,
+                                      .is_unchecked = is_volatile && (flags & SPATE_TOPIC_UNCHECKED)};
     spate_uuid(topic->manifest.log_id);
     return spate_local_manifest_write(topic, err);
 }
@@ -432,6 +442,9 @@ enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t 
     page.ctl.first = first;
     page.ctl.durable = durable;
     page.ctl.hold = UINT64_MAX;
+    page.ctl.settled = head;
+    page.ctl.promised = topic->manifest.highest;
+    page.ctl.gate = head;
     rc = make_page(topic->hot_fd, "ctl",
                    fstat(topic->hot_fd, &st) == 0 && (st.st_mode & S_IWGRP) != 0 ? 0660 : 0640, &page, err);
     if (rc != SPATE_OK)
@@ -440,7 +453,86 @@ enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t 
     if (rc == SPATE_END)
         return spate_fail(err, SPATE_RETRY, "the hot tier of topic %s vanished while it was made",
                           topic->name);
+    if (rc == SPATE_OK)
+        spate_local_topic_gate(topic, false);
     return rc;
+}
+
+uint64_t spate_local_topic_tip(const struct spate_local_topic *topic)
+{
+    struct spate_local_segment seg;
+    struct spate_err ignored = {.verdict = SPATE_RETRY};
+    const uint64_t head = atomic_load(&topic->ctl->head);
+
+    if (spate_local_segment_map(topic->hot_fd, head, topic->manifest.cap, SPATE_LOCAL_MAP_READ, &seg,
+                                &ignored) != SPATE_OK)
+        return head;
+    const uint64_t tail = spate_local_tail_bytes(atomic_load(&spate_local_header(&seg)->tail));
+    spate_local_segment_unmap(&seg);
+    return head + (tail < seg.cap ? tail : seg.cap);
+}
+
+bool spate_local_topic_whole(const struct spate_local_topic *topic)
+{
+    const uint64_t cap = topic->manifest.cap, head = atomic_load(&topic->ctl->head);
+    const uint64_t durable = atomic_load(&topic->ctl->durable);
+    const uint64_t from =
+        topic->manifest.is_volatile || durable > head ? head : spate_local_base_of(durable, cap);
+    struct spate_err ignored = {.verdict = SPATE_RETRY};
+    uint64_t base = from;
+
+    for (uint64_t at = from; at <= head; at = base + cap)
+        if (spate_local_segment_next(topic->hot_fd, at, &base, &ignored) != SPATE_OK || base != at)
+            return false;
+    return true;
+}
+
+enum spate_rc spate_local_topic_promise(struct spate_local_topic *topic, struct spate_err *err)
+{
+    struct spate_local_manifest *m = &topic->manifest;
+    /* Of a volatile topic, whose writers wait for no disk and for no steward either: terabytes. */
+    const uint64_t ahead = (m->is_volatile ? PROMISE_VOLATILE : SPATE_LOCAL_RESERVE) * m->cap;
+    const uint64_t head = atomic_load(&topic->ctl->head);
+
+    if (atomic_load(&topic->ctl->promised) >= head + ahead / 2)
+        return SPATE_OK;
+    enum spate_rc rc = spate_local_manifest_read(topic, err);
+    if (rc == SPATE_END)
+        return spate_fail(err, SPATE_FATAL, "the manifest of topic %s below %s was removed", topic->name,
+                          topic->place->path);
+    if (rc == SPATE_OK && m->highest < head + ahead) {
+        m->highest = head + ahead;
+        rc = spate_local_manifest_write(topic, err);
+    }
+    if (rc == SPATE_FAIL)
+        return err->verdict == SPATE_RETRY ? SPATE_AGAIN : rc;
+    atomic_store(&topic->ctl->promised, m->highest);
+    SPATE_FAILPOINT(local_promised);
+    return SPATE_OK;
+}
+
+void spate_local_topic_gate(const struct spate_local_topic *topic, bool held)
+{
+    struct spate_local_ctl *ctl = topic->ctl;
+    const uint64_t cap = topic->manifest.cap, head = atomic_load(&ctl->head);
+    uint64_t gate = atomic_load(&ctl->promised), why = SPATE_LOCAL_GATE_PROMISE;
+
+    if (!topic->manifest.is_volatile) {
+        const uint64_t hot =
+            spate_local_base_of(atomic_load(&ctl->durable), cap) + (SPATE_LOCAL_HOT_MOST - 1) * cap;
+        if (hot < gate) {
+            gate = hot;
+            why = SPATE_LOCAL_GATE_DISK;
+        }
+        if (held && head < gate) {
+            gate = head;
+            why = SPATE_LOCAL_GATE_HOLD;
+        }
+    }
+    if (atomic_load(&ctl->gate) == gate && atomic_load(&ctl->gate_why) == why)
+        return;
+    atomic_store(&ctl->gate_why, why);
+    atomic_store(&ctl->gate, gate);
 }
 
 void spate_local_topic_close(struct spate_local_topic *topic)

@@ -24,6 +24,7 @@ struct spate_local_manifest {
     uint64_t generation; /* counts recoveries */
     uint64_t hot;        /* the incarnation of the hot root that holds the hot tier */
     bool is_volatile;
+    bool is_unchecked;       /* records carry no checksum */
     bool keeps;              /* SPATE_TOPIC_KEEP: retention takes nothing */
     bool ruled;              /* the following were said, by whoever may (bus/local/retain.h) */
     int64_t retention_ms;    /* 0: age removes nothing */
@@ -55,8 +56,8 @@ SPATE_CHECKED enum spate_rc spate_local_topic_open(struct spate_local_topic *top
 SPATE_CHECKED enum spate_rc spate_local_topic_make(struct spate_local_topic *topic,
                                                    const struct spate_local_place *place, const char *name,
                                                    bool create, bool shared, struct spate_err *err);
-SPATE_CHECKED enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, bool create,
-                                                    bool is_volatile, struct spate_err *err);
+SPATE_CHECKED enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, unsigned flags,
+                                                    struct spate_err *err); /* flags: spate_topic_flags */
 
 SPATE_CHECKED enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct spate_err *err);
 SPATE_CHECKED enum spate_rc spate_local_manifest_write(struct spate_local_topic *topic,
@@ -82,6 +83,18 @@ SPATE_CHECKED enum spate_rc spate_local_topic_hot(struct spate_local_topic *topi
 /* Makes ctl and bell of a new generation in an emptied hot directory and attaches them. */
 SPATE_CHECKED enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t head,
                                                     uint64_t first, uint64_t durable, struct spate_err *err);
+
+/* The end of all that was taken of an attached topic: where the next record will stand. */
+uint64_t spate_local_topic_tip(const struct spate_local_topic *topic);
+/* Is the hot tier whole: the segment of the durable position (where it was begun) and the head? */
+bool spate_local_topic_whole(const struct spate_local_topic *topic);
+
+/* Sees to it that the manifest promises the bases that the log comes to next: read, changed and synced when
+ * half of what was promised is used. Only the steward, or an owner, does so: nobody else writes the manifest.
+ * SPATE_AGAIN: no room for it on the disk. */
+SPATE_CHECKED enum spate_rc spate_local_topic_promise(struct spate_local_topic *topic, struct spate_err *err);
+/* How far the log may grow now (ctl's gate); `held`: a named reader holds the archive at its limit. */
+void spate_local_topic_gate(const struct spate_local_topic *topic, bool held);
 
 void spate_local_topic_close(struct spate_local_topic *topic);
 

@@ -1,13 +1,14 @@
-/* bus/local/writer.c - a topic's writer: who owns it, what it has promised, and when that is durable.
+/* bus/local/writer.c - a topic's writer: opening, what it has promised, and when that is durable.
  *
- * An owned topic is locked from open to close, and an archiver thread makes it durable. A SHARED topic is
- * locked for each publish, which archives inline: such topics carry a message now and then. */
+ * An owned topic is locked from open to close. Of a SHARED one each writer has a slot of its own; publishing
+ * is the same for both. The steward beside it (bus/local/steward.h) makes things durable. */
 #include "bus/local/append.h"
-#include "bus/local/archiver.h"
 #include "bus/local/bell.h"
 #include "bus/local/local.h"
 #include "bus/local/lock.h"
 #include "bus/local/recovery.h"
+#include "bus/local/retain.h"
+#include "bus/local/steward.h"
 #include "core/alloc.h"
 #include "core/clock.h"
 
@@ -19,9 +20,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TOKENS_MOST    65536 /* acknowledgements outstanding; 16 bytes each */
-#define SHARED_WAIT_MS 200   /* for the lock of a shared topic; a stopped holder must not stop us */
-#define OPEN_WAIT_MS   5000
+#define TOKENS_MOST  65536 /* acknowledgements outstanding; 16 bytes each */
+#define OPEN_WAIT_MS 5000
+#define OPEN_NAP_MS  2
 
 struct promise {
     uint64_t end; /* durable once the watermark reaches it */
@@ -33,10 +34,13 @@ struct writer {
     struct spate_local_topic topic;
     unsigned flags;
     int lock_fd;
+    unsigned slot;
     struct spate_local_append append;
-    bool appending;                        /* append is initialised */
-    struct spate_local_archiver *archiver; /* of an owned, durable topic */
-    struct promise *promises;              /* ring of promise_cap, in the order of publishing */
+    bool appending; /* append is initialised */
+    size_t max_record;
+    struct spate_local_errand errand;
+    struct spate_local_steward *steward; /* but for an owned, volatile topic */
+    struct promise *promises;            /* ring of promise_cap, in the order of publishing */
     size_t promise_head, promise_count, promise_cap;
     uint64_t seen; /* the watermark at the last poll */
 };
@@ -51,60 +55,15 @@ static bool is_volatile(const struct writer *w)
     return (w->flags & SPATE_TOPIC_VOLATILE) != 0;
 }
 
-static void stop_appending(struct writer *w)
+/* Gives up what is mapped; the locks stay. */
+static void leave(struct writer *w)
 {
+    spate_local_steward_stop(w->steward);
+    w->steward = NULL;
     if (w->appending)
         spate_local_append_fini(&w->append);
     w->appending = false;
-}
-
-/* With the lock held: makes sure that what is mapped is the log that others see, recovers it if need be, and
- * settles what a killed process left. SPATE_AGAIN: no room for a segment. */
-static enum spate_rc catch_up(struct writer *w, struct spate_err *err)
-{
-    enum spate_rc rc = SPATE_OK;
-
-    for (int attempt = 0; attempt < 2; attempt++) {
-        if (!spate_local_topic_current(&w->topic)) {
-            stop_appending(w);
-            rc = spate_local_topic_attach(&w->topic, true, err);
-            if (rc == SPATE_END)
-                rc = spate_local_recover(&w->topic, err);
-            if (rc != SPATE_OK)
-                return rc;
-        }
-        if (!w->appending) {
-            spate_local_append_init(&w->append, &w->topic);
-            w->appending = true;
-        }
-        rc = spate_local_append_settle(&w->append, err);
-        if (rc != SPATE_END)
-            return rc;
-        /* ctl names a segment that is not there: somebody removed it. What was durable is in the archive. */
-        stop_appending(w);
-        rc = spate_local_recover(&w->topic, err);
-        if (rc != SPATE_OK)
-            return rc;
-    }
-    return spate_fail(err, SPATE_RETRY, "the hot tier of topic %s vanishes while it is made", w->topic.name);
-}
-
-/* With the lock held and no archiver running: archives all that is final. */
-static enum spate_rc drain(struct writer *w, struct spate_err *err)
-{
-    struct spate_local_archive archive;
-    enum spate_rc rc;
-    bool moved = false;
-
-    if (is_volatile(w))
-        return SPATE_OK;
-    spate_local_archive_init(&archive, &w->topic);
-    while ((rc = spate_local_archive_step(&archive, err)) == SPATE_OK)
-        moved = true;
-    spate_local_archive_fini(&archive);
-    if (moved)
-        spate_local_bell_ring(&w->topic.bell->durable);
-    return rc == SPATE_END ? SPATE_OK : rc;
+    spate_local_topic_detach(&w->topic);
 }
 
 static enum spate_rc reserve_promises(struct writer *w, size_t more)
@@ -148,39 +107,39 @@ static enum spate_rc append_all(struct writer *w, const struct spate_record *rec
     return SPATE_OK;
 }
 
+static enum spate_rc enter(struct writer *w, struct spate_err *err);
+
+/* A SHARED topic's shared memory may have been lost and recovered by another writer. Where nothing of ours is
+ * at stake this one goes along; else its publisher has to hear of it. */
+static enum spate_rc follow(struct writer *w, struct spate_err *err)
+{
+    const struct spate_err *why = w->steward ? spate_local_steward_error(w->steward) : NULL;
+
+    if (why && (!is_shared(w) || w->promise_count > 0)) {
+        *err = *why;
+        return SPATE_FAIL;
+    }
+    /* A kernel call, but for those only who publish now and then: the steward sleeps. */
+    if (!why && w->appending &&
+        (!is_shared(w) || !atomic_load(&w->errand.asleep) || spate_local_topic_current(&w->topic)))
+        return SPATE_OK;
+    leave(w);
+    return enter(w, err);
+}
+
 static enum spate_rc publish(struct spate_writer *base, const struct spate_record *records, size_t count,
                              size_t *taken, struct spate_err *err)
 {
     struct writer *w = (struct writer *)base;
-    enum spate_rc rc;
 
     *taken = 0;
-    if (!is_shared(w)) {
-        const struct spate_err *why = w->archiver ? spate_local_archiver_error(w->archiver) : NULL;
-        if (why) {
-            *err = *why;
-            return SPATE_FAIL;
-        }
-        return append_all(w, records, count, taken, err);
-    }
-    rc = spate_local_lock_wait(w->lock_fd, SHARED_WAIT_MS, err);
-    if (rc != SPATE_OK)
-        return rc;
-    rc = catch_up(w, err);
-    if (rc == SPATE_OK)
-        rc = append_all(w, records, count, taken, err);
-    if (rc != SPATE_FAIL) {
-        const enum spate_rc drained = drain(w, err);
-        if (drained == SPATE_FAIL) /* taken, but not durable: the next poll tries again */
-            rc = *taken == count ? SPATE_OK : SPATE_AGAIN;
-    }
-    spate_local_lock_release(w->lock_fd);
-    return rc;
+    const enum spate_rc rc = follow(w, err);
+    return rc == SPATE_OK ? append_all(w, records, count, taken, err) : rc;
 }
 
 static uint64_t watermark(const struct writer *w)
 {
-    /* Detached only after a failure on a shared topic, until the next publish. */
+    /* Detached only after a failure, until the next publish. */
     return w->topic.ctl ? atomic_load_explicit(&w->topic.ctl->durable, memory_order_seq_cst) : w->seen;
 }
 
@@ -201,15 +160,21 @@ static enum spate_rc deliver(struct writer *w, spate_durable_fn *durable, void *
     return rc;
 }
 
-static enum spate_rc poll_owned(struct writer *w, int timeout_ms, spate_durable_fn *durable, void *arg,
-                                struct spate_err *err)
+static enum spate_rc poll_writer(struct spate_writer *base, int timeout_ms, spate_durable_fn *durable,
+                                 void *arg, struct spate_err *err)
 {
+    struct writer *w = (struct writer *)base;
     const int64_t deadline = spate_clock_ms() + timeout_ms;
-    struct pollfd fd = {.fd = spate_local_archiver_fd(w->archiver), .events = POLLIN};
 
+    if (!w->steward || is_volatile(w)) { /* nothing ever comes */
+        if (timeout_ms > 0)
+            poll(NULL, 0, timeout_ms);
+        return SPATE_AGAIN;
+    }
+    struct pollfd fd = {.fd = spate_local_steward_fd(w->steward), .events = POLLIN};
     for (;;) {
-        const struct spate_err *why = spate_local_archiver_error(w->archiver);
-        spate_local_archiver_clear(w->archiver);
+        const struct spate_err *why = spate_local_steward_error(w->steward);
+        spate_local_steward_clear(w->steward);
         const enum spate_rc rc = deliver(w, durable, arg);
         if (rc == SPATE_OK)
             return rc;
@@ -225,76 +190,18 @@ static enum spate_rc poll_owned(struct writer *w, int timeout_ms, spate_durable_
     }
 }
 
-/* Nobody archives a shared topic but those who publish on it. */
-static enum spate_rc poll_shared(struct writer *w, int timeout_ms, spate_durable_fn *durable, void *arg,
-                                 struct spate_err *err)
-{
-    const int64_t deadline = spate_clock_ms() + timeout_ms;
-
-    for (;;) {
-        enum spate_rc rc = deliver(w, durable, arg);
-        if (rc == SPATE_OK || is_volatile(w))
-            return rc;
-        if (w->promise_count > 0) {
-            rc = spate_local_lock_wait(w->lock_fd, 0, err);
-            if (rc == SPATE_OK) {
-                rc = catch_up(w, err);
-                if (rc != SPATE_FAIL)
-                    rc = drain(w, err);
-                spate_local_lock_release(w->lock_fd);
-            }
-            if (rc == SPATE_FAIL)
-                return rc;
-            if (deliver(w, durable, arg) == SPATE_OK)
-                return SPATE_OK;
-        }
-        const int64_t left = timeout_ms > 0 ? deadline - spate_clock_ms() : 0;
-        if (left <= 0)
-            return SPATE_AGAIN;
-        nanosleep(&(struct timespec){.tv_nsec = (left < 20 ? left : 20) * 1000000L}, NULL);
-    }
-}
-
-static enum spate_rc poll_writer(struct spate_writer *base, int timeout_ms, spate_durable_fn *durable,
-                                 void *arg, struct spate_err *err)
-{
-    struct writer *w = (struct writer *)base;
-
-    if (w->archiver)
-        return poll_owned(w, timeout_ms, durable, arg, err);
-    if (is_shared(w))
-        return poll_shared(w, timeout_ms, durable, arg, err);
-    if (timeout_ms > 0) /* owned and volatile: nothing ever comes */
-        poll(NULL, 0, timeout_ms);
-    return SPATE_AGAIN;
-}
-
 static int writer_fd(struct spate_writer *base)
 {
     const struct writer *w = (struct writer *)base;
 
-    return w->archiver ? spate_local_archiver_fd(w->archiver) : -1;
+    return w->steward && !is_volatile(w) ? spate_local_steward_fd(w->steward) : -1;
 }
 
 static struct spate_bus_pos writer_end(struct spate_writer *base)
 {
     struct writer *w = (struct writer *)base;
 
-    if (!w->appending)
-        return (struct spate_bus_pos){.at = w->seen};
-    if (is_shared(w)) { /* others may have gone on */
-        const uint64_t head = atomic_load(&w->topic.ctl->head);
-        struct spate_local_segment seg;
-        struct spate_err ignored = {.verdict = SPATE_RETRY};
-        if (head > w->append.seg.base &&
-            spate_local_segment_map(w->topic.hot_fd, head, w->topic.manifest.cap, SPATE_LOCAL_MAP_READ, &seg,
-                                    &ignored) == SPATE_OK) {
-            const uint64_t tail = spate_local_tail_bytes(atomic_load(&spate_local_header(&seg)->tail));
-            spate_local_segment_unmap(&seg);
-            return (struct spate_bus_pos){.at = head + (tail < seg.cap ? tail : seg.cap)};
-        }
-    }
-    return (struct spate_bus_pos){.at = spate_local_append_end(&w->append)};
+    return (struct spate_bus_pos){.at = w->appending ? spate_local_topic_tip(&w->topic) : w->seen};
 }
 
 static struct spate_bus_pos writer_durable(struct spate_writer *base)
@@ -306,24 +213,22 @@ static struct spate_bus_pos writer_durable(struct spate_writer *base)
 
 static size_t max_record(struct spate_writer *base)
 {
-    return ((struct writer *)base)->append.max_record;
+    return ((struct writer *)base)->max_record;
 }
 
 static int64_t retention_ms(struct spate_writer *base)
 {
-    (void)base;
-    return INT64_MAX;
+    return spate_local_retain_ms(&((struct writer *)base)->topic.manifest);
 }
 
 static void close_writer(struct spate_writer *base)
 {
     struct writer *w = (struct writer *)base;
 
-    spate_local_archiver_stop(w->archiver);
-    stop_appending(w);
+    leave(w);
     spate_local_topic_close(&w->topic);
     if (w->lock_fd >= 0)
-        close(w->lock_fd); /* and with it the lock */
+        close(w->lock_fd); /* and with it the locks */
     free(w->promises);
     free(w);
 }
@@ -337,18 +242,10 @@ static const struct spate_writer_ops writer_ops = {.publish = publish,
                                                    .retention_ms = retention_ms,
                                                    .close = close_writer};
 
-static enum spate_rc take_lock(struct writer *w, struct spate_err *err)
+static enum spate_rc refuse_second(const struct writer *w, struct spate_err *err)
 {
     char owner[SPATE_LOCAL_OWNER];
-    enum spate_rc rc = spate_local_lock_open(w->topic.durable_fd, &w->lock_fd, err);
 
-    if (rc == SPATE_OK)
-        rc = is_shared(w) ? spate_local_lock_wait(w->lock_fd, OPEN_WAIT_MS, err)
-                          : spate_local_lock_try(w->lock_fd, err);
-    if (rc == SPATE_OK)
-        spate_local_lock_sign(w->lock_fd);
-    if (rc != SPATE_AGAIN)
-        return rc;
     spate_local_lock_owner(w->lock_fd, owner);
     return spate_fail(
         err, SPATE_RETRY,
@@ -357,37 +254,145 @@ static enum spate_rc take_lock(struct writer *w, struct spate_err *err)
         w->topic.name, w->topic.place->path, owner);
 }
 
-/* Everything between having the lock and the first record. */
-static enum spate_rc begin(struct writer *w, struct spate_err *err)
+/* The topic, alone or together, and a slot. */
+static enum spate_rc take_locks(struct writer *w, struct spate_err *err)
 {
-    enum spate_rc rc =
-        spate_local_topic_found(&w->topic, (w->flags & SPATE_TOPIC_CREATE) != 0, is_volatile(w), err);
+    enum spate_rc rc = spate_local_lock_open(w->topic.durable_fd, &w->lock_fd, err);
 
-    if (rc != SPATE_OK)
-        return rc;
-    rc = catch_up(w, err);
-    if (rc == SPATE_AGAIN &&
-        (rc = drain(w, err)) == SPATE_OK) /* a predecessor died far ahead of its archiver */
-        rc = catch_up(w, err);
+    if (rc == SPATE_OK)
+        rc = is_shared(w)
+                 ? spate_local_lock_wait(w->lock_fd, SPATE_LOCAL_LOCK_TOPIC, SPATE_LOCAL_LOCK_TOGETHER,
+                                         OPEN_WAIT_MS, err)
+                 : spate_local_lock_try(w->lock_fd, SPATE_LOCAL_LOCK_TOPIC, SPATE_LOCAL_LOCK_ALONE, err);
     if (rc == SPATE_AGAIN)
-        return spate_fail(err, SPATE_RETRY,
-                          "the hot file system has no room for the next segment of topic %s (%" PRIu64
-                          " bytes); enlarge it (docker: --shm-size), or set bus.local.hot",
-                          w->topic.name, w->topic.manifest.cap);
+        return refuse_second(w, err);
+    if (rc == SPATE_OK && is_shared(w)) {
+        rc = spate_local_lock_slot(w->lock_fd, &w->slot, err);
+        if (rc == SPATE_AGAIN)
+            return spate_fail(err, SPATE_RETRY,
+                              "topic %s of the bus %s has %d writers, as many as there can be; stop one, or "
+                              "wait until one ends",
+                              w->topic.name, w->topic.place->path, SPATE_LOCAL_WRITERS - 1);
+    }
+    if (rc == SPATE_OK)
+        spate_local_lock_sign(w->lock_fd, w->slot);
+    return rc;
+}
+
+static struct spate_local_repair as_us(const struct writer *w)
+{
+    return (struct spate_local_repair){.lock_fd = w->lock_fd,
+                                       .hot_fd = w->topic.hot_fd,
+                                       .slot = w->slot,
+                                       .gen = w->append.gen,
+                                       .alone = !is_shared(w)};
+}
+
+static enum spate_rc no_room(const struct writer *w, struct spate_err *err)
+{
+    return spate_fail(
+        err, SPATE_RETRY,
+        "the disk below %s is full: what topic %s holds cannot be made durable; make room there",
+        w->topic.place->path, w->topic.name);
+}
+
+/* With the steward's lock: makes sure that what is mapped is the log that others see, recovers it if need be,
+ * settles what killed processes left, and makes all of it durable. */
+static enum spate_rc take_over(struct writer *w, struct spate_err *err)
+{
+    enum spate_rc rc = spate_local_topic_found(&w->topic, w->flags, err);
+
+    if (rc == SPATE_OK)
+        rc = spate_local_retain_rule(&w->topic, w->flags, err);
+    if (rc == SPATE_OK)
+        rc = spate_local_topic_attach(&w->topic, true, err);
+    if (rc == SPATE_END || (rc == SPATE_OK && !spate_local_topic_whole(&w->topic)))
+        rc = spate_local_recover(&w->topic, err);
     if (rc != SPATE_OK)
         return rc;
     spate_local_segment_sweep(w->topic.hot_fd);
     spate_local_segment_sweep(w->topic.durable_fd);
-    rc = drain(w, err);
-    if (rc == SPATE_AGAIN)
+    const struct spate_local_repair as = as_us(w);
+    rc = spate_local_steward_settle(&w->topic, &as, err);
+    if (rc == SPATE_OK)
+        rc = spate_local_topic_promise(&w->topic, err);
+    if (rc == SPATE_OK)
+        spate_local_topic_gate(&w->topic, false);
+    return rc == SPATE_AGAIN ? no_room(w, err) : rc;
+}
+
+static uint64_t reached(const struct writer *w)
+{
+    return atomic_load(is_volatile(w) ? &w->topic.ctl->settled : &w->topic.ctl->durable);
+}
+
+/* Another writer's steward works: attaches beside it, and waits until it has passed all that is there now, so
+ * that no claim of a former owner of our slot is open when it is used (L16). */
+static enum spate_rc join(struct writer *w, int64_t deadline, struct spate_err *err)
+{
+    char owner[SPATE_LOCAL_OWNER];
+    uint64_t upto;
+    enum spate_rc rc = spate_local_topic_attach(&w->topic, true, err);
+
+    if (rc == SPATE_OK)
+        rc = spate_local_topic_found(&w->topic, w->flags & ~(unsigned)SPATE_TOPIC_CREATE, err);
+    if (rc != SPATE_OK)
+        return rc == SPATE_END || err->verdict == SPATE_RETRY ? SPATE_AGAIN : rc;
+    for (upto = spate_local_topic_tip(&w->topic); reached(w) < upto;
+         nanosleep(&(struct timespec){.tv_nsec = OPEN_NAP_MS * 1000000L}, NULL)) {
+        if (!spate_local_lock_alone(w->lock_fd, SPATE_LOCAL_LOCK_STEWARD))
+            return SPATE_AGAIN; /* it died, or had nothing more to do: our turn */
+        if (spate_clock_ms() < deadline)
+            continue;
+        spate_local_lock_steward(w->lock_fd, owner);
         return spate_fail(
             err, SPATE_RETRY,
-            "the disk below %s is full: what topic %s holds cannot be made durable; make room there",
-            w->topic.place->path, w->topic.name);
-    if (rc == SPATE_OK && !is_shared(w) && !is_volatile(w))
-        rc = spate_local_archiver_start(&w->topic, &w->archiver, err);
-    w->append.archiver = w->archiver;
-    return rc;
+            "what topic %s of the bus %s holds does not become durable: %s keeps its archive, and "
+            "does not move; let it go on, or end it",
+            w->topic.name, w->topic.place->path, owner);
+    }
+    return SPATE_OK;
+}
+
+/* Everything between having the locks and the first record. */
+static enum spate_rc enter(struct writer *w, struct spate_err *err)
+{
+    const int64_t deadline = spate_clock_ms() + OPEN_WAIT_MS;
+    enum spate_rc rc;
+
+    for (;;) {
+        rc = spate_local_lock_try(w->lock_fd, SPATE_LOCAL_LOCK_STEWARD, SPATE_LOCAL_LOCK_ALONE, err);
+        if (rc == SPATE_OK) {
+            spate_local_lock_sign_steward(w->lock_fd);
+            rc = take_over(w, err);
+            if (is_shared(w))
+                spate_local_lock_release(w->lock_fd, SPATE_LOCAL_LOCK_STEWARD);
+            break;
+        }
+        if (rc == SPATE_AGAIN)
+            rc = join(w, deadline, err);
+        if (rc != SPATE_AGAIN)
+            break;
+        if (spate_clock_ms() >= deadline)
+            return refuse_second(w, err);
+        nanosleep(&(struct timespec){.tv_nsec = OPEN_NAP_MS * 1000000L}, NULL);
+    }
+    if (rc != SPATE_OK)
+        return rc;
+    const uint32_t gen = 1 + atomic_fetch_add(&w->topic.ctl->writers[w->slot].gen, 1);
+    atomic_store(&w->topic.ctl->writers[w->slot].pid, (uint32_t)getpid());
+    const bool tended = is_shared(w) || !is_volatile(w);
+    atomic_store(&w->errand.written, 0);
+    spate_local_append_init(&w->append, &w->topic, tended ? &w->errand : NULL, w->slot, gen);
+    w->append.promises = !tended;
+    w->max_record = w->append.max_record;
+    w->appending = true;
+    rc = spate_local_append_enter(&w->append, err);
+    if (rc != SPATE_OK)
+        return rc;
+    const struct spate_local_repair as = as_us(w);
+    return tended ? spate_local_steward_start(&w->topic, &as, !is_shared(w), &w->errand, &w->steward, err)
+                  : SPATE_OK;
 }
 
 enum spate_rc spate_local_writer_open(struct spate_bus *base, const char *topic, unsigned flags,
@@ -407,15 +412,13 @@ enum spate_rc spate_local_writer_open(struct spate_bus *base, const char *topic,
     enum spate_rc rc = spate_local_topic_make(&w->topic, &bus->place, topic,
                                               (flags & SPATE_TOPIC_CREATE) != 0, is_shared(w), err);
     if (rc == SPATE_OK)
-        rc = take_lock(w, err);
+        rc = take_locks(w, err);
     if (rc == SPATE_OK)
-        rc = begin(w, err);
+        rc = enter(w, err);
     if (rc != SPATE_OK) {
         close_writer(&w->base);
         return rc;
     }
-    if (is_shared(w))
-        spate_local_lock_release(w->lock_fd);
     *writer = &w->base;
     return SPATE_OK;
 }
