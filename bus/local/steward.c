@@ -23,11 +23,11 @@
 #define GATHER_LEAST (UINT64_C(16) << 10)
 #define GATHER_MS    5
 #define GATHER_MOST  (UINT64_C(1) << 20)
-#define FULL_NAP_MS  50   /* between two attempts while the disk is full */
-#define BLOCKED_MS   1    /* between two looks at what is open */
-#define QUEUE_MS     5    /* between two attempts to become the one that works */
-#define LINGER_MS    1000 /* without work, until the lock of a SHARED topic is given back */
-#define LOOK_MS      50   /* between two looks whether the hot tier is still the one that others see */
+#define FULL_NAP_MS  50 /* between two attempts while the disk is full */
+#define BLOCKED_MS   1  /* between two looks at what is open */
+#define QUEUE_MS     5  /* between two attempts to become the one that works */
+#define LINGER_MS    50 /* without work, until the lock of a SHARED topic is given back */
+#define LOOK_MS      50 /* between two looks whether the hot tier is still the one that others see */
 #define COMPLAIN_MS  10000
 
 struct spate_local_steward {
@@ -105,6 +105,8 @@ static enum spate_rc tend(struct spate_local_archive *archive, struct spate_loca
     rc =
         spate_local_repair(repair, &archive->hot, archive->pos - archive->hot.base, archive->topic->ctl, err);
     *blocked = rc == SPATE_AGAIN;
+    if (rc == SPATE_OK) /* who looked meanwhile found nothing, and sleeps; nobody commits here any more */
+        spate_local_bell_ring(&archive->topic->bell->tip);
     return rc;
 }
 
