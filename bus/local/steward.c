@@ -385,6 +385,7 @@ enum spate_rc spate_local_steward_start(const struct spate_local_topic *topic,
     s->errand = errand;
     s->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* bus/local/sigbus.h */
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals belong to the process' own threads */
     const int why = s->event_fd < 0 ? errno : pthread_create(&s->thread, NULL, work, s);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
