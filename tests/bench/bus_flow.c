@@ -1,7 +1,9 @@
 /* tests/bench/bus_flow.c - how many messages a second come through, every one to every reader.
- * Arguments: bus | alone | pipe | unix | tcp | mq | memcpy, writers, readers, bytes, messages in all, and for
- * the bus the words copy (readers take every payload out, as read(2) does) and unchecked (records carry no
- * checksum). `alone` is the bus without readers; `memcpy` copies pieces of that size into such a segment.
+ * Arguments: bus | alone | drain | pipe | unix | tcp | mq | memcpy | atomics, writers, readers, bytes,
+ * messages in all, and for the bus the words copy (readers take every payload out, as read(2) does) and
+ * unchecked (records carry no checksum). `alone` is the bus without readers; with `drain` they begin when all
+ * is written, and only they are timed; `memcpy` copies pieces of that size into such a segment; `atomics` is
+ * what a publish cannot do without.
  *
  * The kernel's transports: one write per message and reader, readers take up to 64 KiB at once; each reader
  * has one channel that all writers share. Readers of the bus check the sequence of each writer. */
@@ -34,7 +36,7 @@ static bool is(const struct run *run, const char *kind)
 
 static bool on_bus(const struct run *run)
 {
-    return is(run, "bus") || is(run, "alone");
+    return is(run, "bus") || is(run, "alone") || is(run, "drain");
 }
 
 static uint64_t share(const struct run *run)
@@ -71,7 +73,8 @@ static void bus_write(const struct run *run, int me)
 
     bench_meet(&bench->open, (uint64_t)run->writers);
     bench_touch();
-    begin(run);
+    if (!is(run, "drain"))
+        begin(run);
     const uint64_t cpu = bench_cpu_ns();
     for (uint64_t n = 1; n <= count; n++) {
         const uint64_t word = (uint64_t)me << 56 | n;
@@ -84,6 +87,8 @@ static void bus_write(const struct run *run, int me)
             n--;
     }
     atomic_store(&bench->of[me].cpu_ns, bench_cpu_ns() - cpu);
+    if (is(run, "drain"))
+        begin(run);
     end();
     bench_meet(&bench->go, (uint64_t)(run->writers + run->readers)); /* its end is no reader's loss */
     spate_writer_close(w);
@@ -245,6 +250,26 @@ static int copy_memory(const struct run *run)
     return 0;
 }
 
+/* A fetch-add on one line, and two compare-and-swaps on lines that follow each other: what is left of a
+ * publish when everything else is taken away. */
+static int count_atomics(const struct run *run)
+{
+    enum { LINES = 1 << 10 };
+    static _Alignas(128) _Atomic uint64_t tail, word[LINES * 16];
+    const uint64_t began = bench_now();
+
+    for (uint64_t n = 0; n < run->messages; n++) {
+        const uint64_t at = atomic_fetch_add_explicit(&tail, 1, memory_order_relaxed) % LINES * 16;
+        uint64_t was = atomic_load_explicit(&word[at], memory_order_relaxed);
+        if (atomic_compare_exchange_strong(&word[at], &was, n)) {
+            was = n;
+            atomic_compare_exchange_strong(&word[at], &was, n + 1);
+        }
+    }
+    printf("kind=atomics ns=%.2f\n", (double)(bench_now() - began) / (double)run->messages);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     struct run run = {.kind = argc > 1 ? argv[1] : "bus",
@@ -261,6 +286,8 @@ int main(int argc, char **argv)
     bench_init();
     if (is(&run, "memcpy"))
         return copy_memory(&run);
+    if (is(&run, "atomics"))
+        return count_atomics(&run);
     if (is(&run, "alone"))
         run.readers = 0;
     if (run.bytes < sizeof(uint64_t) || run.writers < 1 || run.writers + run.readers > BENCH_PROCESSES)
@@ -270,7 +297,7 @@ int main(int argc, char **argv)
             bench_die("%s: %s", run.kind, strerror(errno));
     /* One segment takes it all: a volatile topic keeps no more than one behind the head. */
     int64_t cap = INT64_C(4) << 20;
-    while (cap < (int64_t)(run.messages * (run.bytes + 32 + 63)))
+    while (cap < (int64_t)(run.messages * spate_local_footprint(run.bytes)))
         cap *= 2;
     bus_scratch_init(&run.scratch, cap);
     const bool good = bench_run(run.writers + run.readers, process, &run);
