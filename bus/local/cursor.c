@@ -210,6 +210,11 @@ static enum spate_rc enter(struct spate_local_cursor *c, struct spate_err *err)
     rc = nearest(c, c->pos, &other, err);
     if (rc == SPATE_END)
         return SPATE_AGAIN;
+    if (rc == SPATE_OK && other % cap != 0)
+        return spate_fail(err, SPATE_FATAL,
+                          "topic %s below %s has segments of %" PRIu64 " bytes, and one at %016" PRIx64
+                          "; files were renamed or mixed",
+                          c->topic.name, c->topic.place->path, cap, other);
     return rc == SPATE_OK && other > c->pos ? jump(c, other, err) : rc;
 }
 

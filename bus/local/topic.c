@@ -62,6 +62,14 @@ static bool read_rules(const char *text, struct spate_local_manifest *m)
     return true;
 }
 
+static bool is_sane(const struct spate_local_manifest *m)
+{
+    const uint64_t most = UINT64_C(1) << 62; /* so that no sum of positions wraps */
+
+    return m->cap >= SPATE_LOCAL_HEADER && (m->cap & (m->cap - 1)) == 0 && m->cap <= UINT64_C(1) << 32 &&
+           m->highest % m->cap == 0 && m->first % m->cap == 0 && m->highest < most && m->first < most;
+}
+
 enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct spate_err *err)
 {
     struct spate_local_manifest m = {.cap = 0};
@@ -75,16 +83,18 @@ enum spate_rc spate_local_manifest_read(struct spate_local_topic *topic, struct 
         return rc;
     if (!spate_local_note_get(text, "spate-local-topic", version, sizeof version) ||
         strcmp(version, "1") != 0)
-        return spate_fail(err, SPATE_FATAL, "topic %s below %s was written by another version of spate",
-                          topic->name, topic->place->path);
+        return spate_fail(
+            err, SPATE_FATAL,
+            "topic %s below %s was written by another version of spate; use the spate that wrote "
+            "it",
+            topic->name, topic->place->path);
     if (!spate_local_note_get(text, "log", m.log_id, sizeof m.log_id) ||
         !spate_local_note_u64(text, "cap", 10, &m.cap) ||
         !spate_local_note_u64(text, "highest", 16, &m.highest) ||
         !spate_local_note_u64(text, "first", 16, &m.first) ||
         !spate_local_note_u64(text, "generation", 10, &m.generation) ||
         !spate_local_note_u64(text, "hot", 16, &m.hot) ||
-        !spate_local_note_u64(text, "volatile", 10, &is_volatile) || !read_rules(text, &m) ||
-        m.cap < SPATE_LOCAL_HEADER || (m.cap & (m.cap - 1)) != 0 || m.cap > UINT64_C(1) << 32)
+        !spate_local_note_u64(text, "volatile", 10, &is_volatile) || !read_rules(text, &m) || !is_sane(&m))
         return spate_fail(err, SPATE_FATAL,
                           "the manifest of topic %s below %s is damaged: a line is missing or wrong",
                           topic->name, topic->place->path);
