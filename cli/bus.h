@@ -41,6 +41,8 @@ enum spate_exit spate_cli_bus_no_topic(const struct spate_cli_bus *bus, const ch
 const char *spate_cli_bus_kind(const struct spate_local_seen *seen, char out[SPATE_KIND]);
 /* What keeps a writer from going on to the next segment, with the remedy; false: nothing does. */
 bool spate_cli_bus_stopped(const struct spate_local_seen *seen, struct spate_buf *out);
+/* A line for each segment that somebody cut in shared memory, with the remedy. */
+void spate_cli_bus_cut(const struct spate_local_seen *seen, struct spate_buf *out);
 /* "gate":..., "why":... and so on: the facts of one topic, without braces. */
 void spate_cli_bus_topic_json(const struct spate_local_seen *seen, struct spate_buf *out);
 

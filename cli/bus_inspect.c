@@ -110,7 +110,7 @@ static void place_words(const struct spate_local_seen_segment *segment, char out
 static bool verify(const struct spate_local_seen *seen, const struct spate_local_seen_segment *segment,
                    struct spate_local_walk *shown, struct spate_buf *notes)
 {
-    bool good = true;
+    bool good = !segment->cut;
 
     for (int archived = 1; archived >= 0; archived--) {
         struct spate_local_walk walk;
@@ -170,7 +170,8 @@ static void add_segment(const struct spate_local_seen *seen, const struct spate_
             columns, good ? "good, %" PRIu64 " padded over" : "DAMAGED, %" PRIu64 " padded over", walk->pads);
     else
         spate_columns_add(columns, "%s",
-                          !segment->good                                              ? "NO HEADER"
+                          segment->cut                                                ? "CUT"
+                          : !segment->good                                            ? "NO HEADER"
                           : seen->hot && segment->base > atomic_load(&seen->ctl.head) ? "made ahead"
                           : segment->sealed                                           ? "full"
                           : segment->hot                                              ? "written"
@@ -206,6 +207,7 @@ static void facts(const struct spate_local_seen *seen, struct spate_buf *out)
                          atomic_load(&seen->ctl.stalls));
     else
         spate_buf_puts(out, "memory     not there: a reboot, or nobody wrote since\n");
+    spate_buf_printf(out, "steward    %s\n", seen->steward[0] ? seen->steward : "nobody now");
     spate_buf_printf(out, "writers    %s", seen->writer_count ? "" : "nobody\n");
     for (size_t i = 0; i < seen->writer_count; i++)
         spate_buf_printf(out, "%s%s (slot %u)\n", i ? "           " : "", seen->writers[i].who,
@@ -228,6 +230,7 @@ static enum spate_exit inspect_all(const struct spate_cli_bus *bus, const struct
         facts(seen, out);
         if (spate_cli_bus_stopped(seen, &stopped))
             spate_buf_printf(&notes, "! %s\n", spate_buf_str(&stopped));
+        spate_cli_bus_cut(seen, &notes);
         for (size_t i = 0; i < SPATE_COUNT(head); i++)
             spate_columns_add(&columns, "%s", head[i]);
     }

@@ -31,13 +31,16 @@ static const char *gate_word(const struct spate_local_seen *seen)
     }
 }
 
+/* A holder's limit is told as soon as it stands ahead, the disk's when the last segment is full: in between
+ * it is only busy. What the manifest promises is renewed ahead of need. */
 static bool at_the_gate(const struct spate_local_seen *seen)
 {
-    const uint64_t gate = seen->hot ? atomic_load(&seen->ctl.gate) : 0;
+    const uint64_t cap = seen->topic.manifest.cap, head = seen->hot ? atomic_load(&seen->ctl.head) : 0;
 
-    /* What the manifest promises is renewed ahead of need, so that alone stops nobody for long. */
-    return gate != 0 && atomic_load(&seen->ctl.head) + seen->topic.manifest.cap > gate &&
-           atomic_load(&seen->ctl.gate_why) != SPATE_LOCAL_GATE_PROMISE;
+    if (!seen->hot || head + cap <= atomic_load(&seen->ctl.gate))
+        return false;
+    return atomic_load(&seen->ctl.gate_why) == SPATE_LOCAL_GATE_HOLD ||
+           (atomic_load(&seen->ctl.gate_why) == SPATE_LOCAL_GATE_DISK && seen->tip >= head + cap);
 }
 
 bool spate_cli_bus_stopped(const struct spate_local_seen *seen, struct spate_buf *out)
@@ -132,7 +135,12 @@ void spate_cli_bus_topic_json(const struct spate_local_seen *seen, struct spate_
         spate_buf_printf(out, ",\"retention_seconds\":%" PRId64 ",\"retention_bytes\":%" PRId64,
                          manifest->retention_ms / 1000, manifest->retention_bytes);
     json_live(seen, out);
-    spate_buf_printf(out, ",\"archiving\":%s,\"writers\":[", seen->steward ? "true" : "false");
+    spate_buf_puts(out, ",\"steward\":");
+    if (seen->steward[0])
+        spate_metric_quote(out, seen->steward);
+    else
+        spate_buf_puts(out, "null");
+    spate_buf_puts(out, ",\"writers\":[");
     for (size_t i = 0; i < seen->writer_count; i++) {
         spate_buf_printf(out, "%s{\"slot\":%u,\"who\":", i ? "," : "", seen->writers[i].slot);
         spate_metric_quote(out, seen->writers[i].who);
@@ -192,18 +200,49 @@ static void add_topic(const struct spate_local_seen *seen, struct spate_columns 
     add_writers(seen, columns);
 }
 
-static void notes(const struct spate_local_seen *seen, struct spate_buf *out)
+struct listing {
+    struct spate_columns columns;
+    struct spate_buf rows, notes; /* rows: of JSON */
+    struct spate_buf absent;      /* topics that are not in shared memory */
+    uint64_t disk, memory;
+    size_t count;
+};
+
+void spate_cli_bus_cut(const struct spate_local_seen *seen, struct spate_buf *out)
+{
+    char hot[SPATE_LOCAL_PATH] = "?";
+    struct spate_err ignored = {0};
+
+    for (size_t i = 0; i < seen->segment_count; i++) {
+        if (!seen->segments[i].cut)
+            continue;
+        if (spate_local_place_hot_path(seen->topic.place, hot, &ignored) != SPATE_OK)
+            strcpy(hot, "?");
+        spate_buf_printf(
+            out,
+            "! somebody cut the segment %016" PRIx64
+            " of %s in shared memory. Stop the connector and the sinks of this bus, then: rm -r '%s/%s' "
+            "- it is made anew from what is durable, and the source sends the rest again\n",
+            seen->segments[i].base, seen->topic.name, hot, seen->topic.name);
+    }
+}
+
+static void notes(const struct spate_local_seen *seen, struct listing *listing)
 {
     struct spate_buf words = {0};
 
     if (spate_cli_bus_stopped(seen, &words))
-        spate_buf_printf(out, "! %s\n", spate_buf_str(&words));
-    if (!seen->hot && seen->topic.manifest.hot != 0)
-        spate_buf_printf(out, "%s is not in shared memory (a reboot, or nobody wrote since): %s\n",
-                         seen->topic.name,
-                         seen->topic.manifest.is_volatile
-                             ? "what was in it is gone; its next writer begins anew"
-                             : "readers see what the archive has; its next writer goes on behind that");
+        spate_buf_printf(&listing->notes, "! %s\n", spate_buf_str(&words));
+    spate_cli_bus_cut(seen, &listing->notes);
+    if (!seen->hot && seen->writer_count > 0)
+        spate_buf_printf(
+            &listing->notes,
+            "! %s is written by %s, but not in the shared memory that this command sees: somebody "
+            "removed it (it is made anew, with the next records at the latest), or that process has "
+            "another /dev/shm (containers: set bus.local.hot to a tmpfs that all of them mount)\n",
+            seen->topic.name, seen->writers[0].who);
+    else if (!seen->hot && seen->topic.manifest.hot != 0)
+        spate_buf_printf(&listing->absent, "%s%s", listing->absent.len ? ", " : "", seen->topic.name);
     spate_buf_fini(&words);
 }
 
@@ -230,13 +269,6 @@ static void json_root(const char *name, const char *path, uint64_t used, struct 
     spate_buf_putc(out, ',');
 }
 
-struct listing {
-    struct spate_columns columns;
-    struct spate_buf rows, notes; /* rows: of JSON */
-    uint64_t disk, memory;
-    size_t count;
-};
-
 static void list_topic(struct listing *listing, const struct spate_local_seen *seen, bool json)
 {
     if (json) {
@@ -245,7 +277,7 @@ static void list_topic(struct listing *listing, const struct spate_local_seen *s
         spate_buf_putc(&listing->rows, '}');
     } else {
         add_topic(seen, &listing->columns);
-        notes(seen, &listing->notes);
+        notes(seen, listing);
     }
     listing->disk += seen->archive_bytes;
     listing->memory += seen->hot_bytes;
@@ -261,6 +293,12 @@ static void print_text(const struct spate_cli_bus *bus, struct listing *listing,
     spate_columns_print(&listing->columns, out);
     if (listing->count == 0)
         spate_buf_puts(out, "no topic yet: a connector makes them when it starts\n");
+    if (listing->absent.len)
+        spate_buf_printf(
+            &listing->notes,
+            "not in shared memory (a reboot, and nobody wrote since): %s. Readers see what is on disk; "
+            "the next writer goes on behind it\n",
+            spate_buf_str(&listing->absent));
     spate_buf_puts(out, listing->notes.len ? "\n" : "");
     spate_buf_slice(out, spate_buf_view(&listing->notes));
 }
@@ -309,5 +347,6 @@ enum spate_exit spate_cli_bus_ls(struct spate_cli_bus *bus)
     spate_buf_fini(&out);
     spate_buf_fini(&listing.rows);
     spate_buf_fini(&listing.notes);
+    spate_buf_fini(&listing.absent);
     return result != SPATE_EXIT_OK ? result : printed;
 }

@@ -38,8 +38,9 @@ static struct spate_local_seen_segment *segment_of(struct spate_local_seen *seen
     return made;
 }
 
-static void note_file(struct spate_local_seen *seen, bool hot, const char *name, uint64_t bytes)
+static void note_file(struct spate_local_seen *seen, bool hot, const char *name, const struct stat *st)
 {
+    const uint64_t bytes = (uint64_t)st->st_blocks * 512;
     struct spate_local_seen_segment *segment;
     uint64_t number;
 
@@ -51,6 +52,8 @@ static void note_file(struct spate_local_seen *seen, bool hot, const char *name,
         segment = segment_of(seen, number);
         *(hot ? &segment->hot : &segment->archived) = true;
         *(hot ? &segment->hot_bytes : &segment->archive_bytes) = bytes;
+        segment->cut =
+            segment->cut || (hot && (uint64_t)st->st_size != SPATE_LOCAL_HEADER + seen->topic.manifest.cap);
     }
 }
 
@@ -71,7 +74,7 @@ static enum spate_rc list(struct spate_local_seen *seen, int dir, bool hot, stru
     }
     while ((entry = readdir(stream)) != NULL)
         if (fstatat(dir, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
-            note_file(seen, hot, entry->d_name, (uint64_t)st.st_blocks * 512);
+            note_file(seen, hot, entry->d_name, &st);
     closedir(stream);
     return SPATE_OK;
 }
@@ -157,26 +160,21 @@ static void look_hot(struct spate_local_seen *seen)
 
 /* ---- who writes ---- */
 
-/* Asking for a lock with GETLK takes none. */
-static short lock_at(int fd, off_t at, off_t len)
+static void signature(int fd, unsigned place, char out[SPATE_LOCAL_OWNER])
 {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = len};
-
-    return fcntl(fd, F_OFD_GETLK, &lock) == 0 ? lock.l_type : F_UNLCK;
+    spate_local_lock_signed(fd, place, out);
+    for (char *c = out; *c; c++) /* whoever may write there may write anything */
+        if (*c < ' ' || *c > '~')
+            *c = '?';
 }
 
 static void add_writer(struct spate_local_seen *seen, int fd, unsigned slot)
 {
     seen->writers = spate_realloc(seen->writers, (seen->writer_count + 1) * sizeof *seen->writers);
     struct spate_local_seen_writer *writer = &seen->writers[seen->writer_count++];
-    const ssize_t got = pread(fd, writer->who, sizeof writer->who - 1, (off_t)slot * SPATE_LOCAL_OWNER);
 
     writer->slot = slot;
-    writer->who[got > 0 ? got : 0] = '\0';
-    for (char *c = writer->who; *c; c++) /* whoever may write there may write anything */
-        *c = *c == '\n' ? '\0' : *c < ' ' || *c > '~' ? '?' : *c;
-    if (writer->who[0] == '\0')
-        snprintf(writer->who, sizeof writer->who, "a process that did not sign");
+    signature(fd, slot, writer->who);
 }
 
 static void look_writers(struct spate_local_seen *seen)
@@ -188,13 +186,14 @@ static void look_writers(struct spate_local_seen *seen)
     seen->shared = fstat(seen->topic.durable_fd, &st) == 0 && (st.st_mode & S_IWGRP) != 0;
     if (fd < 0)
         return;
-    if (lock_at(fd, 0, 1) == F_WRLCK) /* F_RDLCK: writers of a shared topic keep an owner away */
+    if (spate_local_lock_alone(fd, SPATE_LOCAL_LOCK_TOPIC))
         add_writer(seen, fd, 0);
-    if (lock_at(fd, 1, SPATE_LOCAL_WRITERS - 1) != F_UNLCK)
+    else if (spate_local_lock_held(fd, SPATE_LOCAL_LOCK_TOPIC))
         for (unsigned slot = 1; slot < SPATE_LOCAL_WRITERS; slot++)
-            if (lock_at(fd, slot, 1) != F_UNLCK)
+            if (spate_local_lock_alone(fd, (int)slot))
                 add_writer(seen, fd, slot);
-    seen->steward = lock_at(fd, SPATE_LOCAL_WRITERS, 1) != F_UNLCK;
+    if (spate_local_lock_held(fd, SPATE_LOCAL_LOCK_STEWARD))
+        signature(fd, SPATE_LOCAL_LOCK_STEWARD, seen->steward);
     close(fd);
 }
 

@@ -27,6 +27,7 @@ struct spate_local_seen_segment {
     uint64_t indices;       /* records at most: a fenced claim burns indices */
     bool sealed;            /* nobody writes it any more: `indices` is final */
     int64_t created_us;     /* wall clock */
+    bool cut;               /* its file in shared memory is shorter than it was made */
     bool good;              /* one of its files has a header that is one */
 };
 
@@ -36,11 +37,11 @@ struct spate_local_seen_writer {
 };
 
 struct spate_local_seen {
-    struct spate_local_topic topic; /* durable_fd and manifest; hot_fd, where shared memory has the topic */
-    struct spate_local_ctl ctl;     /* a copy */
-    bool hot;                       /* the hot tier is valid, and ctl says something */
-    bool shared;                    /* many writers */
-    bool steward;                   /* somebody archives now */
+    struct spate_local_topic topic;  /* durable_fd and manifest; hot_fd, where shared memory has the topic */
+    struct spate_local_ctl ctl;      /* a copy */
+    bool hot;                        /* the hot tier is valid, and ctl says something */
+    bool shared;                     /* many writers */
+    char steward[SPATE_LOCAL_OWNER]; /* who archives, repairs and removes now; empty: nobody */
     uint64_t first, durable,
         tip; /* of what can be read; without a hot tier durable and tip are the archive's */
     struct spate_local_seen_segment *segments; /* owned; by base, rising */

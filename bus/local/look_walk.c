@@ -182,5 +182,7 @@ enum spate_rc spate_local_look_walk(const struct spate_local_seen *seen, uint64_
         walk_on(seen, &w, base, crc, walk);
     close(w.fd);
     free(w.data);
+    if (walk->end == SPATE_LOCAL_WALK_OPEN && base + walk->upto < seen->durable)
+        damaged(walk, "nothing stands there, though the log is durable up to %016" PRIx64, seen->durable);
     return SPATE_OK;
 }

@@ -275,6 +275,7 @@ static void topics_with_their_kind_size_and_writers(void **state)
 
     run = RUN("ls", "-c", file);
     assert_int_equal(run.code, 0);
+    must_say(&run, "durable, kept");
     must_say(&run, "durable, shared");
     must_say(&run, "volatile, shared");
     must_say(&run, who);
@@ -357,7 +358,7 @@ static void readers_with_their_lag_in_bytes_records_and_seconds(void **state)
     must_say(&run, "\"alive\":false,\"pid\":null");
     forget(&run);
     run = RUN("ls", "-c", file);
-    must_say(&run, "shop is not in shared memory");
+    must_say(&run, "not in shared memory (a reboot, and nobody wrote since): shop.");
     forget(&run);
 }
 
@@ -467,6 +468,32 @@ static void damage_is_found_by_verify_alone(void **state)
     assert_int_equal(run.code, SPATE_EXIT_FAILED);
     must_say(&run, "the file ends inside a record");
     must_say(&run, "shorter than a header");
+    forget(&run);
+}
+
+static void what_was_cut_in_memory_has_its_remedy(void **state)
+{
+    const char *file = connector_file();
+    struct spate_writer *writer = writer_of("shop", 0);
+    char name[160], words[200];
+    struct run run;
+
+    (void)state;
+    publish(writer, 20, 8000);
+    settle(writer);
+    spate_writer_close(writer);
+    run = RUN("inspect", "shop", "--verify", "-c", file);
+    assert_int_equal(run.code, 0);
+    forget(&run);
+    snprintf(name, sizeof name, "%s/shop/%016x.seg", hot, SEGMENT);
+    assert_int_equal(truncate(name, 4096 + 5 * 8064), 0);
+    run = RUN("inspect", "shop", "--verify", "-c", file);
+    assert_int_equal(run.code, SPATE_EXIT_FAILED);
+    must_say(&run, "nothing stands there, though the log is durable up to");
+    forget(&run);
+    snprintf(words, sizeof words, "rm -r '%s/shop'", hot);
+    run = RUN("ls", "-c", file);
+    must_say(&run, words);
     forget(&run);
 }
 
@@ -657,6 +684,7 @@ int main(void)
                                         remove_bus),
         cmocka_unit_test_setup_teardown(a_holder_is_released_by_hand, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(damage_is_found_by_verify_alone, make_bus, remove_bus),
+        cmocka_unit_test_setup_teardown(what_was_cut_in_memory_has_its_remedy, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(a_record_by_its_position_without_its_value, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(looking_changes_no_byte, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(names_are_as_people_know_them, make_bus, remove_bus),
