@@ -266,3 +266,56 @@ def test_L3_the_python_reader_sees_what_the_library_sees_over_kills_rolls_and_re
     lost = python_reader(bus, "t", f"{int(middle, 16) + 8:x}")
     assert lost.process.wait(20) == 1
     assert "is no record's position" in lost.lines()[-1]
+
+
+def both_from(talk, bus, position, last, *see):
+    """What both readers show from a position up to the line `last`."""
+    pair = [Following([talk, "read", bus.path, "t", position, *see[:1]]), python_reader(bus, "t", position, *see)]
+    seen = [each.wait(lambda lines: lines and last in lines[-1], f"{last!r} is read from {position}") for each in pair]
+    for each in pair:
+        each.close()
+    return seen[0], [as_c(line) for line in seen[1]]
+
+
+def test_L6_a_volatile_topic_has_the_same_gap_for_both(talk, bus):
+    """Its last two segments stay; after a reboot nothing does."""
+    talker = Talker(talk, bus, "t", 0, "volatile")
+    talker.say("first")
+    first = both_from(talk, bus, "0", "first", "tip")[0][0].split()[0]
+    talker.say(*["x" * 50000] * 100, "last")
+    c, python = both_from(talk, bus, first, "last", "tip")
+    assert c == python
+    assert c[0].startswith(f"lost: {first} ") and len(c) < 100
+    oldest = c[0].split()[2]
+    assert c[1].startswith(oldest)
+    c, python = both_from(talk, bus, oldest, "last", "tip")
+    assert c == python and not c[0].startswith("lost")
+    end = c[-1].split()[0]
+    talker.kill()
+    bus.reboot()
+    talker = Talker(talk, bus, "t", 0, "volatile")
+    talker.say("anew")
+    c, python = both_from(talk, bus, end, "anew", "tip")
+    assert c == python
+    assert c[0].startswith(f"lost: {end} ") and len(c) == 2
+    talker.kill()
+
+
+def test_L6_what_retention_took_is_the_same_gap_for_both(talk, bus):
+    """Three segments of a megabyte stay, of ten; both report exactly the same stretch, and the rest is whole."""
+    talker = Talker(talk, bus, "t", 3 << 20)
+    talker.say("first")
+    first = both_from(talk, bus, "0", "first")[0][0].split()[0]
+    following = [Following([talk, "read", bus.path, "t", first]), python_reader(bus, "t", first)]
+    lines = [f"{i} " + "x" * 50000 for i in range(200)]
+    talker.say(*lines, "last")
+    for each in following:
+        each.wait(lambda seen: seen and "last" in seen[-1], "who follows misses nothing or says what")
+    archive = os.path.join(bus.path, "t")
+    scratch.until(lambda: len([name for name in os.listdir(archive) if name.endswith(".seg")]) <= 4, lambda: f"retention: {os.listdir(archive)}")
+    talker.end()
+    c, python = both_from(talk, bus, first, "last")
+    assert c == python
+    assert c[0].startswith(f"lost: {first} ") and c[1].startswith(c[0].split()[2])
+    assert bodies(c[1:]) == (lines + ["last"])[-(len(c) - 1):]
+    assert 20 < len(c) < 150

@@ -7,9 +7,11 @@
 
 #include <inttypes.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void said(void *arg, uint64_t token)
 {
@@ -40,30 +42,45 @@ static int put(struct spatebus_writer *writer, const char *line, size_t len, uin
     return rc;
 }
 
-static int talk(struct spatebus *bus, char **argv, unsigned more, struct spatebus_error *why)
+/* What stdin has now, whole lines of it: they are few or long, so read(2) it is, and no wait for more than
+ * there is. */
+static int put_lines(struct spatebus_writer *writer, uint64_t *number, bool *more, struct spatebus_error *why)
+{
+    static char buffer[1 << 20];
+    static size_t have;
+    const ssize_t got = read(0, buffer + have, sizeof buffer - have);
+    char *line = buffer, *end;
+    int rc = SPATEBUS_OK;
+
+    *more = got > 0;
+    have += got > 0 ? (size_t)got : 0;
+    while (rc == SPATEBUS_OK && (end = memchr(line, '\n', have - (size_t)(line - buffer))) != NULL) {
+        rc = put(writer, line, (size_t)(end - line), ++*number, why);
+        line = end + 1;
+    }
+    have -= (size_t)(line - buffer);
+    memmove(buffer, line, have);
+    return rc;
+}
+
+static int talk(struct spatebus *bus, char **argv, unsigned flags, struct spatebus_error *why)
 {
     struct spatebus_writer *writer =
-        spatebus_writer_open(bus, argv[3], SPATEBUS_CREATE | SPATEBUS_SHARED | more, why);
-    static char *line;
-    static size_t cap;
+        spatebus_writer_open(bus, argv[3], SPATEBUS_CREATE | SPATEBUS_SHARED | flags, why);
+    struct pollfd fd = {.fd = 0, .events = POLLIN};
     uint64_t number = 0;
-    ssize_t len;
+    bool more = true;
     int rc = writer ? SPATEBUS_OK : SPATEBUS_FAIL;
 
     if (writer) {
         printf("open\n");
         fflush(stdout);
     }
-    while (rc == SPATEBUS_OK) {
-        struct pollfd fd = {.fd = 0, .events = POLLIN};
+    while (rc == SPATEBUS_OK && more) {
         if (spatebus_poll(writer, 0, said, NULL, why) == SPATEBUS_FAIL)
             rc = SPATEBUS_FAIL;
-        else if (poll(&fd, 1, 1) == 0)
-            continue;
-        else if ((len = getline(&line, &cap, stdin)) <= 0)
-            break;
-        else
-            rc = put(writer, line, (size_t)len - (line[len - 1] == '\n'), ++number, why);
+        else if (poll(&fd, 1, 1) != 0)
+            rc = put_lines(writer, &number, &more, why);
     }
     if (rc == SPATEBUS_OK)
         while ((rc = spatebus_flush(writer, 1000, said, NULL, why)) == SPATEBUS_AGAIN)
@@ -97,7 +114,6 @@ int main(int argc, char **argv)
     struct spatebus_options options = {.size = sizeof options};
     int rc = SPATEBUS_FAIL;
 
-    setvbuf(stdin, NULL, _IONBF, 0); /* poll sees what is left */
     if (argc >= 6 && strcmp(argv[1], "write") == 0) {
         options.segment_bytes = strtol(argv[4], NULL, 10);
         options.retention_bytes = strtol(argv[5], NULL, 10);
