@@ -57,6 +57,7 @@ static int set_up(void **state)
 
     spate_local_archive_sync_hook = failing_sync; /* before any archiver runs */
     bus_scratch_init(&f->scratch, (int64_t)CAP);
+    f->scratch.config.local_retention_bytes = INT64_C(1) << 50; /* what is full stays full */
     check(spate_bus_open(&f->scratch.config, &f->bus, &err), &err);
     *state = f;
     return 0;
