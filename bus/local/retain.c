@@ -12,6 +12,7 @@
 #include <sys/statvfs.h>
 
 #define LOOK_MS     1000
+#define HELD_MS     100 /* while a writer waits */
 #define COMPLAIN_MS 10000
 #define WATCHED_MS  600000 /* nobody is taken for dead whom this process has not seen dead for so long */
 #define REARM       10     /* percent below an alarm before it is given again */
@@ -302,7 +303,7 @@ enum spate_rc spate_local_retain_step(struct spate_local_retain *r, struct spate
 
     if (topic->manifest.is_volatile || (base == r->looked && look.now_ms < r->next_ms))
         return SPATE_OK;
-    r->next_ms = look.now_ms + LOOK_MS;
+    r->next_ms = look.now_ms + (r->blocked ? HELD_MS : LOOK_MS);
     look.wall_ns = spate_clock_wall_us() * 1000;
     look.log = spate_local_log_number(topic->manifest.log_id);
     if (read_rules(r, topic, &fresh, err) != SPATE_OK)

@@ -1,6 +1,7 @@
 /* bus/local/steward.c - one thread's rounds. */
 #include "bus/local/steward.h"
 
+#include "bus/bus.h"
 #include "bus/local/bell.h"
 #include "bus/local/lock.h"
 #include "bus/local/retain.h"
@@ -182,6 +183,15 @@ static void keep_less(struct spate_local_steward *s)
             s->topic.name, spate_log_quote(quoted, sizeof quoted, err.text));
 }
 
+/* What this process is configured to keep counts from now on. */
+static void rule(struct spate_local_steward *s)
+{
+    struct spate_err err = {.verdict = SPATE_RETRY};
+
+    if (spate_local_retain_rule(&s->topic, s->errand->flags, &err) == SPATE_FAIL)
+        spate_log_err(SPATE_LOG_WARN, "bus-retention-failed", &err);
+}
+
 /* Everything beside the records. */
 static enum spate_rc keep_house(struct spate_local_steward *s)
 {
@@ -336,6 +346,8 @@ static enum spate_rc begin(struct spate_local_steward *s, bool stop)
             spate_local_lock_release(s->repair.lock_fd, SPATE_LOCAL_LOCK_STEWARD);
         return replaced(&s->topic, &s->err);
     }
+    if ((s->errand->flags & SPATE_TOPIC_RULE) != 0 && !s->owns) /* it may have joined while another worked */
+        rule(s);
     spate_local_archive_init(&s->archive, &s->topic);
     spate_local_retain_init(&s->retain);
     s->working = true;
@@ -385,7 +397,7 @@ enum spate_rc spate_local_steward_start(const struct spate_local_topic *topic,
     s->errand = errand;
     s->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     sigfillset(&all);
-    sigdelset(&all, SIGBUS); /* bus/local/sigbus.h */
+    sigdelset(&all, SIGBUS);                     /* bus/local/sigbus.h */
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals belong to the process' own threads */
     const int why = s->event_fd < 0 ? errno : pthread_create(&s->thread, NULL, work, s);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

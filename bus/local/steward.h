@@ -21,6 +21,7 @@ struct spate_local_errand {
     _Atomic uint64_t written; /* where the writer's last record ends; stored before that is committed */
     _Atomic uint32_t asleep;  /* the steward waits here (futex); 1: wake it after a commit */
     _Atomic bool roused;      /* the writer wants the steward though nothing is open: it met the gate */
+    unsigned flags;           /* the writer's own, as it was opened */
 };
 
 struct spate_local_steward;

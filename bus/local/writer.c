@@ -383,6 +383,7 @@ static enum spate_rc enter(struct writer *w, struct spate_err *err)
     atomic_store(&w->topic.ctl->writers[w->slot].pid, (uint32_t)getpid());
     const bool tended = is_shared(w) || !is_volatile(w);
     atomic_store(&w->errand.written, 0);
+    w->errand.flags = w->flags;
     spate_local_append_init(&w->append, &w->topic, tended ? &w->errand : NULL, w->slot, gen);
     w->append.promises = !tended;
     w->max_record = w->append.max_record;
