@@ -122,7 +122,8 @@ SPATEBUS_API int spatebus_poll(struct spatebus_writer *writer, int timeout_ms, s
  * topic nothing ever is, and the answer is OK at once. */
 SPATEBUS_API int spatebus_flush(struct spatebus_writer *writer, int timeout_ms, spatebus_durable_fn *fn,
                                 void *arg, struct spatebus_error *error);
-/* Readable when spatebus_poll() may have something, for poll(2). -1: there is none, ask now and then. */
+/* Readable when spatebus_poll() may have something, for poll(2). -1: there is none, ask now and then. It may
+ * be another one after a spatebus_publish(). */
 SPATEBUS_API int spatebus_writer_fd(struct spatebus_writer *writer);
 SPATEBUS_API uint64_t spatebus_writer_end(struct spatebus_writer *writer);     /* where the next will stand */
 SPATEBUS_API uint64_t spatebus_writer_durable(struct spatebus_writer *writer); /* all below is durable */

@@ -82,7 +82,8 @@ class Topic:
 
     def segment(self, base):
         """The open file; whether it is the archive's, where only what is final stands. What is durable is there for certain."""
-        for dir in (self.archive,) if not self.ctl else (self.archive, self.hot) if base + self.cap <= self.ctl[384 // 8] else (self.hot, self.archive):
+        gone = not self.ctl or base < self.ctl[256 // 8]  # or it is a late writer's that slept, and nobody goes on there
+        for dir in (self.archive,) if gone else (self.archive, self.hot) if base + self.cap <= self.ctl[384 // 8] else (self.hot, self.archive):
             fd = opened(dir, f"{base:016x}.seg")
             if fd is not None:
                 said = struct.unpack("=QQQI", os.pread(fd, 28, 0).ljust(28))

@@ -112,6 +112,8 @@ static void watermarks_and_bells(void **state)
          offsetof(struct spate_local_ctl, gate_why), SPATE_LOCAL_GATE_PROMISE, SPATE_LOCAL_GATE_DISK,
          SPATE_LOCAL_GATE_HOLD);
     says("; %zu: highest base that the manifest promises", offsetof(struct spate_local_ctl, promised));
+    says("; %zu: of volatile topics, all below is final; %zu: base of an archive file",
+         offsetof(struct spate_local_ctl, settled), offsetof(struct spate_local_ctl, distrust));
     CTL(pads, "counters: claims padded");
     says("; %zu: or too slow; %zu: segments that retention took; %zu: times a writer was told",
          offsetof(struct spate_local_ctl, fences), offsetof(struct spate_local_ctl, gaps),
