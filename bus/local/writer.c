@@ -34,7 +34,7 @@ struct writer {
     struct spate_local_topic topic;
     unsigned flags;
     int lock_fd;
-    unsigned slot;
+    unsigned slot, gen;
     struct spate_local_append append;
     bool appending; /* append is initialised */
     size_t max_record;
@@ -63,6 +63,7 @@ static void leave(struct writer *w)
     if (w->appending)
         spate_local_append_fini(&w->append);
     w->appending = false;
+    w->gen = 0;
     spate_local_topic_detach(&w->topic);
 }
 
@@ -284,8 +285,18 @@ static struct spate_local_repair as_us(const struct writer *w)
     return (struct spate_local_repair){.lock_fd = w->lock_fd,
                                        .hot_fd = w->topic.hot_fd,
                                        .slot = w->slot,
-                                       .gen = w->append.gen,
+                                       .gen = w->gen,
                                        .alone = !is_shared(w)};
+}
+
+/* The slot is ours in this ctl: what a former owner of it left open is a dead writer's from now on, though
+ * the slot's lock is held again (L16). Before anything is waited for, or it waits for us. */
+static void take_slot(struct writer *w)
+{
+    if (w->gen != 0 && atomic_load(&w->topic.ctl->writers[w->slot].gen) == w->gen)
+        return;
+    w->gen = 1 + atomic_fetch_add(&w->topic.ctl->writers[w->slot].gen, 1);
+    atomic_store(&w->topic.ctl->writers[w->slot].pid, (uint32_t)getpid());
 }
 
 static enum spate_rc no_room(const struct writer *w, struct spate_err *err)
@@ -310,6 +321,7 @@ static enum spate_rc take_over(struct writer *w, struct spate_err *err)
         rc = spate_local_recover(&w->topic, err);
     if (rc != SPATE_OK)
         return rc;
+    take_slot(w);
     spate_local_segment_sweep(w->topic.hot_fd);
     spate_local_segment_sweep(w->topic.durable_fd);
     const struct spate_local_repair as = as_us(w);
@@ -338,6 +350,7 @@ static enum spate_rc join(struct writer *w, int64_t deadline, struct spate_err *
         rc = spate_local_topic_found(&w->topic, w->flags & ~(unsigned)SPATE_TOPIC_CREATE, err);
     if (rc != SPATE_OK)
         return rc == SPATE_END || err->verdict == SPATE_RETRY ? SPATE_AGAIN : rc;
+    take_slot(w);
     for (upto = spate_local_topic_tip(&w->topic); reached(w) < upto;
          nanosleep(&(struct timespec){.tv_nsec = OPEN_NAP_MS * 1000000L}, NULL)) {
         if (!spate_local_lock_alone(w->lock_fd, SPATE_LOCAL_LOCK_STEWARD))
@@ -379,12 +392,10 @@ static enum spate_rc enter(struct writer *w, struct spate_err *err)
     }
     if (rc != SPATE_OK)
         return rc;
-    const uint32_t gen = 1 + atomic_fetch_add(&w->topic.ctl->writers[w->slot].gen, 1);
-    atomic_store(&w->topic.ctl->writers[w->slot].pid, (uint32_t)getpid());
     const bool tended = is_shared(w) || !is_volatile(w);
     atomic_store(&w->errand.written, 0);
     w->errand.flags = w->flags;
-    spate_local_append_init(&w->append, &w->topic, tended ? &w->errand : NULL, w->slot, gen);
+    spate_local_append_init(&w->append, &w->topic, tended ? &w->errand : NULL, w->slot, w->gen);
     w->append.promises = !tended;
     w->max_record = w->append.max_record;
     w->appending = true;
