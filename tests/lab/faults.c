@@ -8,27 +8,17 @@
 #include <time.h>
 #include <unistd.h>
 
-const char *const lab_points_publish[] = {"local_claimed", "local_filled", "local_committed", NULL};
+const char *const lab_points_publish[] = {"local_taken", "local_claimed", "local_filled", "local_committed",
+                                          NULL};
 const char *const lab_points_roll[] = {
     "local_sealed", "local_segment_made", "local_segment_linked", "local_created",
     "local_rolled", "local_promised",     "local_note_written",   NULL};
-const char *const lab_points_all[] = {"local_claimed",
-                                      "local_filled",
-                                      "local_committed",
-                                      "local_sealed",
-                                      "local_segment_made",
-                                      "local_segment_linked",
-                                      "local_created",
-                                      "local_rolled",
-                                      "local_promised",
-                                      "local_write",
-                                      "local_sync",
-                                      "local_synced",
-                                      "local_durable",
-                                      "local_file_made",
-                                      "local_file_renamed",
-                                      "local_note_written",
-                                      NULL};
+const char *const lab_points_all[] = {"local_taken",          "local_claimed",      "local_filled",
+                                      "local_committed",      "local_sealed",       "local_segment_made",
+                                      "local_segment_linked", "local_created",      "local_rolled",
+                                      "local_promised",       "local_write",        "local_sync",
+                                      "local_synced",         "local_durable",      "local_file_made",
+                                      "local_file_renamed",   "local_note_written", NULL};
 
 /* A place and its countdown, drawn anew after each fault. */
 static struct {

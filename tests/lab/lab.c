@@ -2,6 +2,7 @@
 #include "tests/lab/lab.h"
 
 #include "bus/local/bell.h"
+#include "bus/local/repair.h"
 #include "core/clock.h"
 
 #include <fcntl.h>
@@ -18,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PACE_US 6000 /* between two faults from outside, on average half of it */
+#define PACE_US 15000 /* between two faults from outside, on average half of it */
 
 struct actor {
     pid_t pid;
@@ -145,24 +146,29 @@ static bool enough(const struct crowd *c)
     return c->out->kills >= plan->kills && c->out->freezes >= plan->freezes && filled(c) >= plan->rolls;
 }
 
-/* Waits for one process, waking it as often as it takes. */
-static void wait_for(struct crowd *c, struct actor *a, const char *what, int i)
+/* Waits for them all, waking each as often as it takes: one may wait for what another one holds. */
+static void wait_for(struct crowd *c, struct actor *actors, int count, const char *what)
 {
     const int64_t deadline = spate_clock_ms() + 60000;
-    int status;
+    int status, left = count;
 
-    while (a->pid > 0) {
-        const pid_t got = waitpid(a->pid, &status, WNOHANG);
-        if (got == a->pid) {
-            a->pid = 0;
-            if (status != 0 && !failed(c) && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL))
-                lab_wrong(&c->lab, "%s %d ended with %d", what, i, status);
-            break;
-        }
-        kill(a->pid, SIGCONT);
-        if (spate_clock_ms() > deadline) {
-            lab_wrong(&c->lab, "%s %d does not end", what, i);
-            kill(a->pid, SIGKILL);
+    while (left > 0) {
+        left = 0;
+        for (int i = 0; i < count; i++) {
+            struct actor *a = &actors[i];
+            if (a->pid > 0 && waitpid(a->pid, &status, WNOHANG) == a->pid) {
+                a->pid = 0;
+                if (status != 0 && !failed(c) && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL))
+                    lab_wrong(&c->lab, "%s %d ended with %d", what, i, status);
+            }
+            if (a->pid <= 0)
+                continue;
+            left++;
+            kill(a->pid, SIGCONT);
+            if (spate_clock_ms() > deadline) {
+                lab_wrong(&c->lab, "%s %d does not end", what, i);
+                kill(a->pid, SIGKILL);
+            }
         }
         nap(500);
     }
@@ -192,19 +198,17 @@ static void by_processes(struct crowd *c)
         nap(200);
     }
     atomic_store(&c->lab.board->stop, 1);
-    for (int i = 0; i < plan->writers; i++) {
-        wait_for(c, &c->writers[i], "writer", i);
+    wait_for(c, c->writers, plan->writers, "writer");
+    for (int i = 0; i < plan->writers; i++)
         note_unknown(c, i);
-    }
     if (!failed(c)) {
         if ((closer.pid = fork()) == 0) {
             lab_close_log(&c->lab);
             _exit(0);
         }
-        wait_for(c, &closer, "the last writer", 0);
+        wait_for(c, &closer, 1, "the last writer");
     }
-    for (int i = 0; i < plan->readers; i++)
-        wait_for(c, &c->readers[i], "reader", i);
+    wait_for(c, c->readers, plan->readers, "reader");
 }
 
 /* --- threads */
@@ -301,6 +305,17 @@ static void sum_up(struct crowd *c)
     memcpy(out->what, board->what, sizeof out->what);
 }
 
+static int or_else(int given, int otherwise)
+{
+    return given < 0 ? 0 : given > 0 ? given : otherwise;
+}
+
+static void set_patience(const struct lab_plan *plan)
+{
+    spate_local_repair_free_ms = or_else(plan->free_ms, 2);
+    spate_local_repair_claim_ms = or_else(plan->claim_ms, 1000);
+}
+
 void lab_run(const struct lab_plan *plan, struct lab_outcome *out)
 {
     struct crowd c = {.lab = {.plan = plan}, .out = out, .seed = plan->seed};
@@ -311,12 +326,14 @@ void lab_run(const struct lab_plan *plan, struct lab_outcome *out)
         perror("mmap");
         abort();
     }
+    set_patience(plan);
     spate_local_bell_nap_ms = plan->paced ? 10000 : SPATE_LOCAL_NAP_MS; /* so that a lost ring shows */
     if (plan->threads)
         by_threads(&c);
     else
         by_processes(&c);
     spate_local_bell_nap_ms = SPATE_LOCAL_NAP_MS;
+    set_patience(&(struct lab_plan){0});
     sum_up(&c);
     munmap(c.lab.board, sizeof *c.lab.board);
 }

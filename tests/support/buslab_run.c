@@ -1,7 +1,7 @@
 /* tests/support/buslab_run.c - the crowd of tests/lab with any numbers, for make soak and make lab-arm.
  *
  * usage: buslab_run TITLE WRITERS READERS KILLS FREEZES ROLLS [WORD...]
- * words: volatile or durable (the topic); publish, roll or all (where faults hit); short or impatient
+ * words: volatile, durable, owned (the topic); publish, roll or all (where faults hit); short or impatient
  * (repairs); paced (writers pause, readers sleep); threads (instead of processes) SEED repeats a run. Exit
  * status 1: something was wrong; it is in the line that is printed. */
 #include "tests/lab/lab.h"
@@ -14,12 +14,14 @@ static bool understood(struct lab_plan *plan, const char *word)
 {
     if (strcmp(word, "volatile") == 0)
         plan->flags |= SPATE_TOPIC_VOLATILE;
+    else if (strcmp(word, "owned") == 0)
+        plan->flags &= ~(unsigned)SPATE_TOPIC_SHARED;
     else if (strcmp(word, "roll") == 0)
         plan->points = lab_points_roll;
     else if (strcmp(word, "all") == 0)
         plan->points = lab_points_all;
     else if (strcmp(word, "short") == 0)
-        plan->claim_ms = 4, plan->freeze_ms = 20;
+        plan->claim_ms = 4, plan->freeze_ms = (int)lab_number("FREEZE_MS", 20);
     else if (strcmp(word, "impatient") == 0)
         plan->claim_ms = plan->free_ms = -1;
     else if (strcmp(word, "paced") == 0)
