@@ -80,6 +80,7 @@
     X(local_sync, "connector", "local", true, "it is written, and about to be synced")                       \
     X(local_synced, "connector", "local", false, "it is synced, and the watermark not moved")                \
     X(local_durable, "connector", "local", false, "the watermark moved, and nobody was told")                \
+    X(local_floor, "connector", "local", false, "the manifest says what retention takes, it is there still") \
     X(kafka_topic_created, "connector", "kafka", false, "a topic was made, and nothing opened on it")        \
     X(kafka_opened, "connector", "kafka", false, "a topic was looked at, and has no producer yet")           \
     X(kafka_produce, "connector", "kafka", false, "a record is about to be handed to librdkafka")            \

@@ -5,6 +5,7 @@
 #include "bus/local/broken.h"
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/failpoint.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -281,6 +282,7 @@ static enum spate_rc remove_below(struct spate_local_retain *r, struct spate_loc
         if (spate_local_manifest_write(fresh, err) != SPATE_OK)
             return SPATE_FAIL;
     }
+    SPATE_FAILPOINT(local_floor);
     topic->manifest.first = r->rules.first = fresh->manifest.first;
     if (atomic_load(&topic->ctl->first) < fresh->manifest.first)
         atomic_store(&topic->ctl->first, fresh->manifest.first);

@@ -350,6 +350,7 @@ CASES = {
     "local_sync": [working(3)],
     "local_synced": [working(3)],
     "local_durable": [working(3)],
+    "local_floor": [opening(), starting()],
     "kafka_topic_created": [opening(4)],
     "kafka_opened": [opening(4), starting(2)],
     "kafka_produce": [working(300)],
