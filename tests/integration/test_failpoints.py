@@ -75,6 +75,12 @@ class Lab:
         self.round()
         self.world.src(f"INSERT INTO t SELECT {self.base} + 700 + g, 'fills segments', repeat('y', 3000) FROM generate_series(1, 280) g")
 
+    def promising_round(self):
+        """More segments than half of those that are promised at once."""
+        self.round()
+        self.world.src(f"INSERT INTO t SELECT {self.base} + 700 + g % 280, 'fills many', repeat('y', 32000) FROM generate_series(1, 280) g")
+        self.world.src("UPDATE t SET filler = 'small again' WHERE v = 'fills many'")
+
     def pieces(self):
         """More than a sink holds of one transaction."""
         self.base += 1000
@@ -336,12 +342,13 @@ CASES = {
     "local_note_written": [opening(5), power_cut(3)],
     "local_segment_made": [opening(4), working(1, Lab.large_round)],
     "local_segment_linked": [opening(4), working(1, Lab.large_round)],
+    "local_taken": [working(4)],
     "local_claimed": [working(4)],
     "local_filled": [working(4)],
     "local_committed": [working(4)],
     "local_settle": [after("local_claimed")],
     "local_sealed": [working(1, Lab.large_round)],
-    "local_promised": [working(1, Lab.large_round)],
+    "local_promised": [working(1, Lab.promising_round)],
     "local_created": [working(1, Lab.large_round)],
     "local_rolled": [working(1, Lab.large_round)],
     "local_file_made": [opening(), working(1, Lab.large_round)],
