@@ -37,7 +37,7 @@ static bool at_the_gate(const struct spate_local_seen *seen)
 {
     const uint64_t cap = seen->topic.manifest.cap, head = seen->hot ? atomic_load(&seen->ctl.head) : 0;
 
-    if (!seen->hot || head + cap <= atomic_load(&seen->ctl.gate))
+    if (!seen->hot || seen->writer_count == 0 || head + cap <= atomic_load(&seen->ctl.gate))
         return false;
     return atomic_load(&seen->ctl.gate_why) == SPATE_LOCAL_GATE_HOLD ||
            (atomic_load(&seen->ctl.gate_why) == SPATE_LOCAL_GATE_DISK && seen->tip >= head + cap);
@@ -203,7 +203,8 @@ static void add_topic(const struct spate_local_seen *seen, struct spate_columns 
 struct listing {
     struct spate_columns columns;
     struct spate_buf rows, notes; /* rows: of JSON */
-    struct spate_buf absent;      /* topics that are not in shared memory */
+    struct spate_buf absent;      /* topics that are not in shared memory; ... */
+    struct spate_buf elsewhere;   /* ... though somebody writes them */
     uint64_t disk, memory;
     size_t count;
 };
@@ -234,15 +235,9 @@ static void notes(const struct spate_local_seen *seen, struct listing *listing)
     if (spate_cli_bus_stopped(seen, &words))
         spate_buf_printf(&listing->notes, "! %s\n", spate_buf_str(&words));
     spate_cli_bus_cut(seen, &listing->notes);
-    if (!seen->hot && seen->writer_count > 0)
-        spate_buf_printf(
-            &listing->notes,
-            "! %s is written by %s, but not in the shared memory that this command sees: somebody "
-            "removed it (it is made anew, with the next records at the latest), or that process has "
-            "another /dev/shm (containers: set bus.local.hot to a tmpfs that all of them mount)\n",
-            seen->topic.name, seen->writers[0].who);
-    else if (!seen->hot && seen->topic.manifest.hot != 0)
-        spate_buf_printf(&listing->absent, "%s%s", listing->absent.len ? ", " : "", seen->topic.name);
+    struct spate_buf *list = seen->writer_count > 0 ? &listing->elsewhere : &listing->absent;
+    if (!seen->hot && seen->topic.manifest.hot != 0)
+        spate_buf_printf(list, "%s%s", list->len ? ", " : "", seen->topic.name);
     spate_buf_fini(&words);
 }
 
@@ -293,6 +288,13 @@ static void print_text(const struct spate_cli_bus *bus, struct listing *listing,
     spate_columns_print(&listing->columns, out);
     if (listing->count == 0)
         spate_buf_puts(out, "no topic yet: a connector makes them when it starts\n");
+    if (listing->elsewhere.len)
+        spate_buf_printf(
+            &listing->notes,
+            "! written, but not in the shared memory that this command sees: %s. Either somebody removed "
+            "it, and it is made anew within seconds; or the writer has another /dev/shm (containers: set "
+            "bus.local.hot to a tmpfs that all of them mount)\n",
+            spate_buf_str(&listing->elsewhere));
     if (listing->absent.len)
         spate_buf_printf(
             &listing->notes,
@@ -348,5 +350,6 @@ enum spate_exit spate_cli_bus_ls(struct spate_cli_bus *bus)
     spate_buf_fini(&listing.rows);
     spate_buf_fini(&listing.notes);
     spate_buf_fini(&listing.absent);
+    spate_buf_fini(&listing.elsewhere);
     return result != SPATE_EXIT_OK ? result : printed;
 }

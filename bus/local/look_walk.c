@@ -18,6 +18,7 @@
 /* A stretch of the file in memory, beginning on a record's boundary. */
 struct window {
     int fd;
+    bool archived;
     uint64_t cap; /* of the segment */
     uint64_t at;  /* offset of data in the records */
     uint64_t len, room;
@@ -134,8 +135,10 @@ static void walk_on(const struct spate_local_seen *seen, struct window *w, uint6
     for (; walk->upto < w->cap; walk->upto += size) {
         const uint64_t at = walk->upto;
 
-        if (!need(w, at, SPATE_LOCAL_RECORD_HEADER, false))
-            return; /* the archive's newest file ends where the archiver is */
+        /* The archive's newest file ends where the archiver is; what it has put behind that may be torn. */
+        if ((crc && w->archived && seen->hot && base + at >= seen->durable) ||
+            !need(w, at, SPATE_LOCAL_RECORD_HEADER, false))
+            return;
         switch (spate_local_step(record_at(w, at), w->cap - at, &size, &len)) {
         case SPATE_LOCAL_STEP_RECORD:
             if (!take(seen, w, base, at, size, len, crc, walk))
@@ -164,7 +167,7 @@ enum spate_rc spate_local_look_walk(const struct spate_local_seen *seen, uint64_
 {
     const int dir = archived ? seen->topic.durable_fd : seen->topic.hot_fd;
     struct spate_local_segment_header header;
-    struct window w = {.fd = -1, .cap = seen->topic.manifest.cap};
+    struct window w = {.fd = -1, .archived = archived, .cap = seen->topic.manifest.cap};
     char name[SPATE_LOCAL_FILE];
 
     *walk = (struct spate_local_walk){.end = SPATE_LOCAL_WALK_OPEN};

@@ -410,6 +410,59 @@ static void a_holder_is_released_by_hand(void **state)
     spate_writer_close(writer);
 }
 
+static void what_stops_a_topic_is_said_with_the_remedy(void **state)
+{
+    const struct spate_bus_config config = {.local_path = path,
+                                            .local_hot = hot,
+                                            .local_segment_bytes = SEGMENT,
+                                            .local_retention_bytes = SEGMENT};
+    const char *file = connector_file();
+    struct spate_err err = {0};
+    struct run run = {0};
+    const int64_t deadline = spate_clock_ms() + 20000;
+    bool said = false;
+
+    (void)state;
+    spate_bus_close(bus);
+    if (spate_bus_open(&config, &bus, &err) != SPATE_OK)
+        fail_msg("%s", err.text);
+    struct spate_writer *writer = writer_of("shop", 0);
+    publish(writer, 10, 8000);
+    settle(writer);
+    struct spate_reader *reader = reader_of("shop", SPATE_SEE_DURABLE);
+    if (spate_reader_enlist(reader, "billing", true, &err) != SPATE_OK)
+        fail_msg("%s", err.text);
+    char *value = spate_zalloc(8000);
+    const struct spate_record record = {.value = spate_slice(value, 8000), .ts_us = spate_clock_wall_us()};
+    /* Nobody reads: sooner or later the writer is told to wait, and not for a moment only. */
+    while (!said && spate_clock_ms() < deadline) {
+        size_t taken;
+
+        for (int i = 0; i < 50; i++)
+            if (spate_writer_publish(writer, &record, 1, &taken, &err) == SPATE_FAIL)
+                fail_msg("%s", err.text);
+        if (spate_writer_poll(writer, 20, ignore_token, NULL, &err) == SPATE_FAIL)
+            fail_msg("%s", err.text);
+        forget(&run);
+        run = RUN("ls", "-c", file);
+        assert_int_equal(run.code, 0);
+        said = strstr(run.out.data, "! shop takes nothing beyond its present segment") != NULL;
+    }
+    must_say(&run, "a reader holds what it has not passed, from");
+    must_say(&run, "spate bus release NAME shop");
+    forget(&run);
+    run = RUN("ls", "--json", "-c", file);
+    must_say(&run, "\"gate_why\":\"hold\"");
+    must_say(&run, "\"retention_bytes\":1048576");
+    forget(&run);
+    free(value);
+    spate_reader_close(reader);
+    spate_writer_close(writer);
+    run = RUN("ls", "-c", file); /* where nobody writes, nobody waits */
+    assert_null(strstr(run.out.data, "!"));
+    forget(&run);
+}
+
 /* ---- inspect ---- */
 
 static void spoil(const char *topic, uint64_t base, off_t at, const char *bytes, off_t cut)
@@ -495,6 +548,49 @@ static void what_was_cut_in_memory_has_its_remedy(void **state)
     run = RUN("ls", "-c", file);
     must_say(&run, words);
     forget(&run);
+}
+
+static void what_is_not_durable_may_be_torn(void **state)
+{
+    const char *file = connector_file();
+    struct spate_writer *writer = writer_of("shop", 0);
+    struct run run;
+    char name[160];
+    int fd;
+
+    (void)state;
+    publish(writer, 20, 8000);
+    settle(writer);
+    const uint64_t durable = spate_writer_durable(writer).at;
+    /* As an archiver leaves it that was killed between writing and syncing. */
+    snprintf(name, sizeof name, "%s/shop/%016x.seg", path, SEGMENT);
+    fd = open(name, O_RDWR);
+    assert_int_equal(pwrite(fd, "torn torn torn torn torn torn", 29, (off_t)(4096 + durable - SEGMENT)), 29);
+    close(fd);
+    run = RUN("inspect", "shop", "--verify", "-c", file);
+    assert_int_equal(run.code, 0);
+    forget(&run);
+    spoil("shop", SEGMENT, (off_t)(4096 + durable - SEGMENT - 100), "torn", 0);
+    run = RUN("inspect", "shop", "--verify", "-c", file);
+    assert_int_equal(run.code, SPATE_EXIT_FAILED);
+    forget(&run);
+    spate_writer_close(writer);
+}
+
+/* Its own shared memory is gone under a living writer; or it is another container's. */
+static void a_writer_elsewhere_is_told(void **state)
+{
+    const char *file = connector_file();
+    struct spate_writer *writer = writer_of("shop", 0);
+    struct run run;
+
+    (void)state;
+    remove_hot();
+    run = RUN("ls", "-c", file);
+    assert_int_equal(run.code, 0);
+    must_say(&run, "! written, but not in the shared memory that this command sees: shop.");
+    forget(&run);
+    spate_writer_close(writer);
 }
 
 static void a_record_by_its_position_without_its_value(void **state)
@@ -683,8 +779,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(readers_with_their_lag_in_bytes_records_and_seconds, make_bus,
                                         remove_bus),
         cmocka_unit_test_setup_teardown(a_holder_is_released_by_hand, make_bus, remove_bus),
+        cmocka_unit_test_setup_teardown(what_stops_a_topic_is_said_with_the_remedy, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(damage_is_found_by_verify_alone, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(what_was_cut_in_memory_has_its_remedy, make_bus, remove_bus),
+        cmocka_unit_test_setup_teardown(what_is_not_durable_may_be_torn, make_bus, remove_bus),
+        cmocka_unit_test_setup_teardown(a_writer_elsewhere_is_told, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(a_record_by_its_position_without_its_value, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(looking_changes_no_byte, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(names_are_as_people_know_them, make_bus, remove_bus),
