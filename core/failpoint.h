@@ -76,6 +76,9 @@
     X(local_rolled, "connector", "local", false, "it is the head, and empty")                                \
     X(local_file_made, "connector", "local", false, "an archive file is synced under its temporary name")    \
     X(local_file_renamed, "connector", "local", false, "it has its name, its directory is not synced")       \
+    X(local_spill, "connector", "local", true, "a large value's file is open, under a temporary name")       \
+    X(local_spilled, "connector", "local", false, "the value is written and synced there")                   \
+    X(local_spill_called, "connector", "local", false, "it is called by a claimed position, uncommitted")    \
     X(local_write, "connector", "local", true, "a group is about to be written to the archive")              \
     X(local_sync, "connector", "local", true, "it is written, and about to be synced")                       \
     X(local_synced, "connector", "local", false, "it is synced, and the watermark not moved")                \

@@ -3,18 +3,17 @@
 
 #include "bus/local/bell.h"
 #include "bus/local/broken.h"
-#include "core/clock.h"
+#include "bus/local/roll.h"
+#include "bus/local/spill.h"
 #include "core/failpoint.h"
 #include "core/hash.h"
 
-#include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #define RECORD_MOST (UINT64_C(16) << 20)  /* and at most a quarter of a segment */
 #define BATCH_BYTES (UINT64_C(256) << 10) /* records that become visible together */
 #define AHEAD       (UINT64_C(1) << 20)   /* pages that are mapped with one call */
-#define COMPLAIN_MS 10000
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -35,7 +34,7 @@ void spate_local_append_init(struct spate_local_append *append, struct spate_loc
                                           .unchecked = topic->manifest.is_unchecked,
                                           .slot = slot,
                                           .gen = gen,
-                                          .max_record = spate_local_append_most(topic),
+                                          .max_inline = spate_local_append_most(topic),
                                           .seg = {.fd = -1}};
 }
 
@@ -44,201 +43,80 @@ void spate_local_append_fini(struct spate_local_append *append)
     spate_local_segment_unmap(&append->seg);
 }
 
-static void enter(struct spate_local_append *a, const struct spate_local_segment *seg)
-{
-    spate_local_segment_unmap(&a->seg);
-    a->seg = *seg;
-    a->populated = spate_local_tail_bytes(atomic_load(&spate_local_header(seg)->tail));
-}
+enum take { TOOK, FENCED, ENDED };
 
-static enum spate_rc full(struct spate_local_append *a, enum spate_log_level level, const char *why,
-                          const char *remedy)
+/* Takes `total` bytes for `count` records. TOOK: the region is CLAIMed at *at, with indices from *idx.
+ * FENCED: somebody padded it over before. ENDED: the segment has no room for it, and says so. */
+static inline enum take take(struct spate_local_append *a, uint64_t total, uint64_t count, uint64_t *at,
+                             uint32_t *idx)
 {
-    char path[SPATE_LOCAL_PATH] = "?", quoted[512];
-    struct spate_err ignored = {.verdict = SPATE_RETRY};
-    unsigned hidden;
+    struct spate_local_segment_header *header = spate_local_header(&a->seg);
+    const uint64_t cap = a->seg.cap;
+    uint64_t expected = 0;
 
-    atomic_fetch_add(&a->topic->ctl->stalls, 1);
-    if (spate_log_due(&a->complained, spate_clock_ms(), COMPLAIN_MS, &hidden)) {
-        if (spate_local_place_hot_path(a->topic->place, path, &ignored) != SPATE_OK)
-            strcpy(path, "?");
-        spate_log(level, "bus-hot-full",
-                  "topic=%s path=%s needed_bytes=%" PRIu64 " durable=%016" PRIx64 " why=\"%s\" remedy=\"%s\"",
-                  a->topic->name, spate_log_quote(quoted, sizeof quoted, path),
-                  SPATE_LOCAL_HEADER + a->seg.cap, atomic_load(&a->topic->ctl->durable), why, remedy);
+    /* Looked at first, so that a writer runs past the end at most once per segment. */
+    if (spate_local_tail_bytes(atomic_load_explicit(&header->tail, memory_order_relaxed)) >= cap)
+        return ENDED;
+    const uint64_t old = atomic_fetch_add_explicit(&header->tail, count << SPATE_LOCAL_TAIL_SHIFT | total,
+                                                   memory_order_relaxed);
+    const uint64_t offset = spate_local_tail_bytes(old);
+    *at = offset;
+    *idx = (uint32_t)(old >> SPATE_LOCAL_TAIL_SHIFT);
+    SPATE_FAILPOINT(local_taken);
+    if (__builtin_expect(offset >= cap, 0))
+        return ENDED;
+    struct spate_local_record *record = spate_local_record_at(&a->seg, offset);
+    if (__builtin_expect(total > cap - offset, 0)) {
+        if (!SPATE_BROKEN(NO_END))
+            atomic_compare_exchange_strong(&record->word, &expected,
+                                           spate_local_word(SPATE_LOCAL_END, 0, 0, 0));
+        return ENDED;
     }
-    return SPATE_AGAIN;
-}
-
-/* The steward has not let the log grow beyond `gate`. */
-static enum spate_rc closed(struct spate_local_append *a)
-{
-    struct spate_local_ctl *ctl = a->topic->ctl;
-
-    if (a->errand) {
-        atomic_store(&a->errand->roused, true);
-        spate_local_steward_tell(a->errand);
+    const uint64_t word = spate_local_word(SPATE_LOCAL_CLAIM, a->slot, a->gen, (uint32_t)total);
+    if (SPATE_BROKEN(PLAIN_CLAIM)) {
+        atomic_store(&record->word, word);
+        return TOOK;
     }
-    switch (atomic_load(&ctl->gate_why)) {
-    case SPATE_LOCAL_GATE_DISK:
-        return full(a, SPATE_LOG_INFO, "the disk does not keep up", "a faster disk, or wait");
-    case SPATE_LOCAL_GATE_HOLD:
-        return full(a, SPATE_LOG_WARN,
-                    "the archive is at its limit, and a named reader holds what it has not passed",
-                    "start that reader (spate bus readers shows it), or let it go (spate bus release NAME)");
-    default: /* the steward is about to promise more; if it cannot, it says so */
-        atomic_fetch_add(&ctl->stalls, 1);
-        return SPATE_AGAIN;
-    }
+    return atomic_compare_exchange_strong_explicit(&record->word, &expected, word, memory_order_acquire,
+                                                   memory_order_relaxed)
+               ? TOOK
+               : FENCED;
 }
 
-/* A volatile topic keeps the segment before the current one; readers of older positions are told of the gap.
- */
-static enum spate_rc forget(struct spate_local_append *a, uint64_t oldest, struct spate_err *err)
-{
-    struct spate_local_ctl *ctl = a->topic->ctl;
-    uint64_t base, first = atomic_load(&ctl->first);
-    enum spate_rc rc;
-
-    /* Said before it is done. */
-    while (first < oldest && !atomic_compare_exchange_weak(&ctl->first, &first, oldest))
-        ;
-    while ((rc = spate_local_segment_next(a->topic->hot_fd, 0, &base, err)) == SPATE_OK && base < oldest) {
-        if (!spate_local_segment_remove(a->topic->hot_fd, base))
-            break;
-        atomic_fetch_add(&ctl->gaps, 1);
-    }
-    return rc == SPATE_FAIL ? rc : SPATE_OK;
-}
-
-/* Makes the segment `next` if nobody has. SPATE_AGAIN: it may not be made now. */
-static enum spate_rc make(struct spate_local_append *a, uint64_t next, struct spate_err *err)
-{
-    const uint64_t cap = a->topic->manifest.cap;
-    enum spate_rc rc;
-
-    if (next > atomic_load(&a->topic->ctl->gate) && a->promises) {
-        rc = spate_local_topic_promise(a->topic, err);
-        if (rc == SPATE_AGAIN)
-            return full(a, SPATE_LOG_ERROR, "the manifest cannot be written: the disk is full",
-                        "make room below bus.local.path");
-        if (rc != SPATE_OK)
-            return rc;
-        spate_local_topic_gate(a->topic, false);
-    }
-    if (next > atomic_load(&a->topic->ctl->gate))
-        return closed(a);
-    rc = spate_local_segment_create(a->topic->hot_fd, next, cap, err);
-    return rc == SPATE_AGAIN
-               ? full(a, SPATE_LOG_WARN, "the shared memory is full",
-                      "enlarge it (docker: --shm-size), or set bus.local.hot or bus.local.segment_bytes")
-               : rc;
-}
-
-/* Goes over to the segment that is written after `old` (0: to the head, wherever that is). No lock: any crash
- * in here leaves at most a temp file, or a segment that the next writer goes on with.
- *
- * Whoever was stopped between its look at the head and the making may have made a segment anew that was full,
- * archived and removed meanwhile. So the head is looked at again afterwards: it has passed such a one,
- * because nothing is removed before, and then nobody writes there. */
-static enum spate_rc roll(struct spate_local_append *a, uint64_t old, struct spate_err *err)
-{
-    struct spate_local_ctl *ctl = a->topic->ctl;
-    const uint64_t cap = a->topic->manifest.cap;
-    struct spate_local_segment seg;
-
-    for (;;) {
-        uint64_t head = atomic_load(&ctl->head);
-        const uint64_t next = old == 0 || head > old ? head : old + cap;
-        enum spate_rc rc = next > head ? make(a, next, err) : SPATE_OK;
-        if (rc != SPATE_OK)
-            return rc;
-        SPATE_FAILPOINT(local_created);
-        rc = spate_local_segment_map(a->topic->hot_fd, next, cap, SPATE_LOCAL_MAP_WRITE, &seg, err);
-        if (rc == SPATE_FAIL)
-            return rc;
-        head = atomic_load(&ctl->head);
-        if (head > next && !SPATE_BROKEN(NO_HEAD_CHECK)) {
-            if (rc == SPATE_OK)
-                spate_local_segment_unmap(&seg);
-            continue;
-        }
-        if (rc == SPATE_END)
-            return spate_fail(err, SPATE_RETRY, "the segment %016" PRIx64 " of topic %s vanished", next,
-                              a->topic->name);
-        while (head < next && !atomic_compare_exchange_weak(&ctl->head, &head, next))
-            ;
-        enter(a, &seg);
-        SPATE_FAILPOINT(local_rolled);
-        return a->topic->manifest.is_volatile && old != 0 ? forget(a, next - cap, err) : SPATE_OK;
-    }
-}
-
-enum spate_rc spate_local_append_enter(struct spate_local_append *a, struct spate_err *err)
-{
-    return a->seg.at ? SPATE_OK : roll(a, 0, err);
-}
-
-static void seal(const struct spate_local_segment *seg)
-{
-    struct spate_local_segment_header *header = spate_local_header(seg);
-    uint64_t unsealed = 0;
-
-    atomic_compare_exchange_strong(&header->sealed, &unsealed,
-                                   atomic_load(&header->tail) >> SPATE_LOCAL_TAIL_SHIFT);
-    SPATE_FAILPOINT(local_sealed);
-}
-
-/* Takes `total` bytes for `count` records. On SPATE_OK the region is CLAIMed at *at, with indices from *idx.
- */
+/* The same, as often as it takes, and from one segment to the next. */
 static enum spate_rc claim(struct spate_local_append *a, uint64_t total, uint64_t count, uint64_t *at,
                            uint32_t *idx, struct spate_err *err)
 {
-    const uint64_t word = spate_local_word(SPATE_LOCAL_CLAIM, a->slot, a->gen, (uint32_t)total);
-
     for (;;) {
-        struct spate_local_segment_header *header = spate_local_header(&a->seg);
-        const uint64_t cap = a->seg.cap;
-        uint64_t offset = spate_local_tail_bytes(atomic_load_explicit(&header->tail, memory_order_relaxed));
-        /* Looked at first, so that a writer runs past the end at most once per segment. */
-        if (offset < cap) {
-            const uint64_t old = atomic_fetch_add_explicit(
-                &header->tail, count << SPATE_LOCAL_TAIL_SHIFT | total, memory_order_relaxed);
-            offset = spate_local_tail_bytes(old);
-            *idx = (uint32_t)(old >> SPATE_LOCAL_TAIL_SHIFT);
-            SPATE_FAILPOINT(local_taken);
-        }
-        if (offset < cap) {
-            struct spate_local_record *record = spate_local_record_at(&a->seg, offset);
-            uint64_t expected = 0;
-            if (total <= cap - offset) {
-                if (SPATE_BROKEN(PLAIN_CLAIM)) {
-                    atomic_store(&record->word, word);
-                } else if (!atomic_compare_exchange_strong_explicit(
-                               &record->word, &expected, word, memory_order_acquire, memory_order_relaxed)) {
-                    if (spate_local_segment_cut(&a->seg))
-                        return spate_local_segment_was_cut(&a->seg, false, err);
-                    continue; /* somebody fenced this claim: take another */
-                }
-                *at = offset;
-                return SPATE_OK;
-            }
-            if (!SPATE_BROKEN(NO_END))
-                atomic_compare_exchange_strong(&record->word, &expected,
-                                               spate_local_word(SPATE_LOCAL_END, 0, 0, 0));
-        }
+        const enum take took = take(a, total, count, at, idx);
+        if (took == TOOK)
+            return SPATE_OK;
         if (spate_local_segment_cut(&a->seg))
             return spate_local_segment_was_cut(&a->seg, false, err);
-        seal(&a->seg);
-        const enum spate_rc rc = roll(a, a->seg.base, err);
+        if (took == FENCED)
+            continue;
+        const enum spate_rc rc = spate_local_roll_on(a, err);
         if (rc != SPATE_OK)
             return rc;
     }
 }
 
+/* A call of memcpy costs as much as copying so little. */
+static inline void copy(unsigned char *to, const char *from, size_t len)
+{
+    if (len > 256 || len < 16) {
+        memcpy(to, from, len);
+        return;
+    }
+    for (size_t at = 0; at + 16 <= len; at += 16)
+        memcpy(to + at, from + at, 16);
+    memcpy(to + len - 16, from + len - 16, 16);
+}
+
 /* Everything but the word. The checksum is taken from the source, while that is in the cache. */
-static void fill(struct spate_local_record *record, const struct spate_record *in, uint64_t pos, uint32_t idx,
-                 unsigned flags, bool unchecked)
+static inline void fill(struct spate_local_record *record, const struct spate_record *in,
+                        enum spate_local_type type, uint64_t pos, uint32_t idx, unsigned flags,
+                        bool unchecked)
 {
     const size_t len = in->key.len + in->value.len;
 
@@ -246,7 +124,7 @@ static void fill(struct spate_local_record *record, const struct spate_record *i
     record->idx = idx;
     record->keyhash = in->key.len > 0 ? spate_murmur2(in->key.at, in->key.len) : 0;
     record->keylen = (uint16_t)in->key.len;
-    record->type = SPATE_LOCAL_DATA;
+    record->type = (uint8_t)type;
     record->flags = (uint8_t)(flags | (in->key.len > 0 ? SPATE_LOCAL_HAS_KEY : 0));
     if (unchecked)
         record->flags |= SPATE_LOCAL_UNCHECKED;
@@ -254,8 +132,8 @@ static void fill(struct spate_local_record *record, const struct spate_record *i
                             : spate_local_record_crc(record, pos, (uint32_t)len, in->key.at, in->value.at,
                                                      in->value.len);
     if (in->key.len > 0)
-        memcpy(record->payload, in->key.at, in->key.len);
-    memcpy(record->payload + in->key.len, in->value.at, in->value.len);
+        copy(record->payload, in->key.at, in->key.len);
+    copy(record->payload + in->key.len, in->value.at, in->value.len);
 }
 
 static enum spate_rc refuse(const struct spate_local_append *a, const struct spate_record *in,
@@ -267,16 +145,19 @@ static enum spate_rc refuse(const struct spate_local_append *a, const struct spa
         return spate_fail(err, SPATE_QUARANTINE,
                           "the key of a record for topic %s has %zu bytes, the bus takes %d", a->topic->name,
                           in->key.len, UINT16_MAX);
-    if (in->value.len > a->max_record || in->key.len > a->max_record - in->value.len)
-        return spate_fail(
-            err, SPATE_QUARANTINE,
-            "a record for topic %s has %zu bytes, the bus takes %zu; a larger bus.local.segment_bytes "
-            "(a quarter of it, at most %" PRIu64 ") counts when a topic is made anew",
-            a->topic->name, in->key.len + in->value.len, a->max_record, RECORD_MOST);
+    if (in->value.len > SPATE_LOCAL_SPILL_MOST - in->key.len)
+        return spate_fail(err, SPATE_QUARANTINE, "a record for topic %s has %zu bytes, the bus takes %zu",
+                          a->topic->name, in->key.len + in->value.len, SPATE_LOCAL_SPILL_MOST);
     return SPATE_OK;
 }
 
-/* How many of the records go together: what still fits this segment, at most a batch. */
+static bool is_large(const struct spate_local_append *a, const struct spate_record *in)
+{
+    return in->key.len + in->value.len > a->max_inline;
+}
+
+/* How many of the records go together: what still fits this segment, at most a batch. 0: the first one is too
+ * large for a segment. */
 static enum spate_rc gather(const struct spate_local_append *a, const struct spate_record *records,
                             size_t count, size_t *n, uint64_t *total, struct spate_err *err)
 {
@@ -289,6 +170,8 @@ static enum spate_rc gather(const struct spate_local_append *a, const struct spa
         const enum spate_rc rc = refuse(a, &records[*n], err);
         if (rc != SPATE_OK)
             return *n > 0 ? SPATE_OK : rc; /* those before it first; it is met again */
+        if (is_large(a, &records[*n]))
+            break;
         const uint64_t size = spate_local_footprint(records[*n].key.len + records[*n].value.len);
         if (*n > 0 && *total + size > most)
             break;
@@ -316,7 +199,7 @@ static void populate(struct spate_local_append *a, uint64_t upto)
 
 /* Makes the region visible: all of its records or none. false: somebody fenced us, and no reader will ever
  * see this try. */
-static bool commit(struct spate_local_append *a, uint64_t at, uint64_t total, size_t first_len)
+static inline bool commit(struct spate_local_append *a, uint64_t at, uint64_t total, size_t first_len)
 {
     struct spate_local_record *first = spate_local_record_at(&a->seg, at);
     uint64_t claimed = spate_local_word(SPATE_LOCAL_CLAIM, a->slot, a->gen, (uint32_t)total);
@@ -333,6 +216,119 @@ static bool commit(struct spate_local_append *a, uint64_t at, uint64_t total, si
                                                    memory_order_relaxed);
 }
 
+/* A claim that cannot be filled: nobody waits for it. */
+static void give_up(struct spate_local_append *a, uint64_t at, uint64_t total)
+{
+    uint64_t claimed = spate_local_word(SPATE_LOCAL_CLAIM, a->slot, a->gen, (uint32_t)total);
+
+    atomic_compare_exchange_strong(&spate_local_record_at(&a->seg, at)->word, &claimed,
+                                   spate_local_word(SPATE_LOCAL_PAD, 0, 0, (uint32_t)total));
+}
+
+/* Publishes what stands in `spill`. SPATE_END: its file was removed while we slept, with the claim. */
+static enum spate_rc append_spill(struct spate_local_append *a, const struct spate_record *in,
+                                  struct spate_local_spill *spill, uint64_t *end, struct spate_err *err)
+{
+    const struct spate_record ref = {
+        .key = in->key,
+        .value = spate_slice((const char *)&spill->ref, sizeof spill->ref),
+        .ts_us = in->ts_us,
+    };
+    const size_t len = ref.key.len + ref.value.len;
+    const uint64_t total = spate_local_footprint(len);
+    bool committed;
+
+    do {
+        uint64_t at = 0;
+        uint32_t idx = 0;
+        enum spate_rc rc = claim(a, total, 1, &at, &idx, err);
+        if (rc != SPATE_OK)
+            return rc;
+        SPATE_FAILPOINT(local_claimed);
+        populate(a, at + total);
+        /* Before the commit: who sees the record finds the file. */
+        rc = spate_local_spill_call(spill, a->seg.base + at, err);
+        if (rc != SPATE_OK) {
+            give_up(a, at, total);
+            return rc;
+        }
+        fill(spate_local_record_at(&a->seg, at), &ref, SPATE_LOCAL_SPILL, a->seg.base + at, idx, 0,
+             a->unchecked);
+        SPATE_FAILPOINT(local_filled);
+        committed = commit(a, at, total, len);
+        if (spate_local_segment_cut(&a->seg))
+            return spate_local_segment_was_cut(&a->seg, false, err);
+        *end = a->seg.base + at + total;
+    } while (!committed);
+    return SPATE_OK;
+}
+
+/* A segment says of how much it can, else retention has nothing to take but all at once. */
+static uint64_t spill_share(const struct spate_local_append *a)
+{
+    return a->topic->manifest.is_volatile ? a->seg.cap : 4 * a->seg.cap;
+}
+
+/* Makes the file. Of a volatile topic, in shared memory, what is past makes room for what is new. */
+static enum spate_rc make_spill(struct spate_local_append *a, struct spate_slice value,
+                                struct spate_local_spill *spill, struct spate_err *err)
+{
+    const struct spate_local_topic *topic = a->topic;
+    uint64_t missing;
+    enum spate_rc rc = spate_local_spill_make(spill, topic, value, &missing, err);
+
+    if (rc == SPATE_AGAIN && !topic->manifest.is_volatile)
+        return spate_local_roll_no_disk_room(a, missing, "a large value needs a file of its own");
+    if (rc != SPATE_AGAIN)
+        return rc;
+    if (spate_local_spill_bytes(topic->hot_fd, 0, UINT64_MAX) < missing)
+        return spate_local_roll_no_hot_room(a, missing);
+    rc = spate_local_roll_early(a, err);
+    if (rc == SPATE_OK)
+        rc = spate_local_roll_forget(a, a->seg.base, err);
+    if (rc == SPATE_OK)
+        rc = spate_local_spill_make(spill, topic, value, &missing, err);
+    return rc == SPATE_AGAIN ? spate_local_roll_no_hot_room(a, missing) : rc;
+}
+
+/* One value that no segment takes. */
+static enum spate_rc append_large(struct spate_local_append *a, const struct spate_record *in, uint64_t *end,
+                                  struct spate_err *err)
+{
+    struct spate_local_spill spill;
+    enum spate_rc rc = SPATE_OK;
+
+    if (a->spilled > 0 && a->spilled + in->value.len > spill_share(a))
+        rc = spate_local_roll_early(a, err);
+    do {
+        /* Not for nothing: the log may have no place for the record that would tell of it. */
+        if (rc != SPATE_FAIL && rc != SPATE_AGAIN)
+            rc = spate_local_roll_way(a, spate_local_footprint(in->key.len + sizeof spill.ref), err);
+        if (rc == SPATE_OK)
+            rc = make_spill(a, in->value, &spill, err);
+        if (rc != SPATE_OK)
+            return rc;
+        rc = append_spill(a, in, &spill, end, err);
+        if (rc == SPATE_OK)
+            spate_local_spill_keep(&spill);
+        else
+            spate_local_spill_drop(&spill);
+    } while (rc == SPATE_END);
+    if (rc == SPATE_OK)
+        a->spilled += in->value.len;
+    return rc;
+}
+
+/* What comes after a commit. */
+static void tell(struct spate_local_append *a, uint64_t offset)
+{
+    SPATE_FAILPOINT(local_committed);
+    spate_local_segment_pass(&a->seg, offset);
+    spate_local_bell_ring(&a->topic->bell->tip);
+    if (a->errand)
+        spate_local_steward_tell(a->errand);
+}
+
 enum spate_rc spate_local_append(struct spate_local_append *a, const struct spate_record *records,
                                  size_t count, size_t *taken, uint64_t ends[SPATE_LOCAL_BATCH],
                                  struct spate_err *err)
@@ -344,6 +340,13 @@ enum spate_rc spate_local_append(struct spate_local_append *a, const struct spat
         uint32_t idx = 0;
         size_t n = 0;
         rc = gather(a, records, count, &n, &total, err);
+        if (rc == SPATE_OK && n == 0) {
+            rc = append_large(a, &records[0], ends, err);
+            *taken = rc == SPATE_OK;
+            if (rc == SPATE_OK)
+                tell(a, ends[0] - a->seg.base);
+            return rc;
+        }
         if (rc == SPATE_OK)
             rc = claim(a, total, n, &at, &idx, err);
         if (rc != SPATE_OK)
@@ -359,7 +362,8 @@ enum spate_rc spate_local_append(struct spate_local_append *a, const struct spat
                                    : i == 0     ? SPATE_LOCAL_BATCH_FIRST
                                    : i == n - 1 ? SPATE_LOCAL_BATCH_LAST
                                                 : 0;
-            fill(record, &records[i], a->seg.base + offset, idx + (uint32_t)i, flags, a->unchecked);
+            fill(record, &records[i], SPATE_LOCAL_DATA, a->seg.base + offset, idx + (uint32_t)i, flags,
+                 a->unchecked);
             if (i > 0) /* out of sight until the first one is committed */
                 atomic_store_explicit(&record->word,
                                       spate_local_word(SPATE_LOCAL_COMMIT, a->slot, a->gen, (uint32_t)len),
@@ -373,13 +377,40 @@ enum spate_rc spate_local_append(struct spate_local_append *a, const struct spat
             return spate_local_segment_was_cut(&a->seg, false, err);
         if (!committed)
             continue;
-        SPATE_FAILPOINT(local_committed);
         *taken = n;
-        spate_local_segment_pass(&a->seg, offset);
-        spate_local_bell_ring(&a->topic->bell->tip);
-        if (a->errand)
-            spate_local_steward_tell(a->errand);
+        tell(a, offset);
         return SPATE_OK;
     }
     return rc;
+}
+
+bool spate_local_append_one(struct spate_local_append *a, const struct spate_record *in, uint64_t *end)
+{
+    const size_t len = in->key.len + in->value.len;
+    const uint64_t total = spate_local_footprint(len);
+    uint64_t at;
+    uint32_t idx;
+
+    if (!a->seg.at || in->value.len == 0 || in->value.len > a->max_inline || in->key.len > UINT16_MAX ||
+        len > a->max_inline)
+        return false;
+    /* What is not mapped yet, or is to be given back, is the other's business. */
+    const uint64_t tail = spate_local_tail_bytes(
+        atomic_load_explicit(&spate_local_header(&a->seg)->tail, memory_order_relaxed));
+    if (tail + total > a->populated || tail > a->seg.passed + 2 * SPATE_LOCAL_PASS)
+        return false;
+    if (take(a, total, 1, &at, &idx) != TOOK)
+        return false;
+    SPATE_FAILPOINT(local_claimed);
+    struct spate_local_record *record = spate_local_record_at(&a->seg, at);
+    fill(record, in, SPATE_LOCAL_DATA, a->seg.base + at, idx, 0, a->unchecked);
+    SPATE_FAILPOINT(local_filled);
+    if (!commit(a, at, total, len) || spate_local_segment_cut(&a->seg))
+        return false;
+    SPATE_FAILPOINT(local_committed);
+    *end = a->seg.base + at + total;
+    spate_local_bell_ring(&a->topic->bell->tip);
+    if (a->errand)
+        spate_local_steward_tell(a->errand);
+    return true;
 }

@@ -22,7 +22,8 @@ struct spate_local_append {
     struct spate_local_segment seg;    /* the one that is written */
     uint64_t populated;                /* offset in seg up to which pages are mapped */
     uint32_t slot, gen;
-    size_t max_record;
+    uint64_t spilled;  /* bytes of the values that this writer spilled since it entered seg */
+    size_t max_inline; /* a record's longest key plus value in the segment itself */
     struct spate_log_limit complained;
 };
 
@@ -33,7 +34,8 @@ void spate_local_append_fini(struct spate_local_append *append);
 SPATE_CHECKED enum spate_rc spate_local_append_enter(struct spate_local_append *append,
                                                      struct spate_err *err);
 
-/* The longest key plus value that a record of such a topic holds in itself. */
+/* The longest key plus value that a record of such a topic holds in itself; what is longer spills
+ * (bus/local/spill.h). */
 size_t spate_local_append_most(const struct spate_local_topic *topic);
 
 /* Publishes the first records of `records` that go together: *taken of them, whose ends stand in ends[]. At
@@ -44,5 +46,10 @@ SPATE_CHECKED enum spate_rc spate_local_append(struct spate_local_append *append
                                                const struct spate_record *records, size_t count,
                                                size_t *taken, uint64_t ends[SPATE_LOCAL_BATCH],
                                                struct spate_err *err);
+
+/* One record, where nothing stands in the way: a few dozen instructions. false: it is not published;
+ * spate_local_append does it, or says why not. */
+bool spate_local_append_one(struct spate_local_append *append, const struct spate_record *record,
+                            uint64_t *end);
 
 #endif

@@ -11,10 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+bool spate_local_segment_keep;
 void (*spate_local_segment_hook)(const char *where);
 
 static void hook(const char *where)
@@ -28,18 +30,36 @@ void spate_local_segment_name(uint64_t base, char out[SPATE_LOCAL_FILE])
     snprintf(out, SPATE_LOCAL_FILE, "%016" PRIx64 ".seg", base);
 }
 
-enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap, struct spate_err *err)
+int spate_local_temp_make(int dir, const char *what, char name[SPATE_LOCAL_TEMP])
 {
     static _Atomic unsigned serial;
-    char name[SPATE_LOCAL_FILE], temp[64];
+    struct stat st;
+
+    for (;;) {
+        snprintf(name, SPATE_LOCAL_TEMP, ".%s.%d.%u.tmp", what, (int)getpid(), atomic_fetch_add(&serial, 1));
+        const int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
+        if (fd < 0 && errno == EEXIST)
+            continue; /* of a process with our pid: before, or in another container */
+        if (fd < 0)
+            return -1;
+        while (flock(fd, LOCK_EX) != 0 && errno == EINTR)
+            ;
+        if (fstat(fd, &st) == 0 && st.st_nlink > 0)
+            return fd;
+        close(fd); /* swept in the moment between making and locking it */
+    }
+}
+
+enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap, struct spate_err *err)
+{
+    char name[SPATE_LOCAL_FILE], what[20], temp[SPATE_LOCAL_TEMP];
     struct spate_local_segment_header header;
 
     spate_local_segment_name(base, name);
     if (faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
         return SPATE_OK;
-    snprintf(temp, sizeof temp, ".%016" PRIx64 ".%d.%u.tmp", base, (int)getpid(),
-             atomic_fetch_add(&serial, 1));
-    const int fd = openat(dir, temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
+    snprintf(what, sizeof what, "%016" PRIx64, base);
+    const int fd = spate_local_temp_make(dir, what, temp);
     if (fd < 0)
         return errno == ENOSPC || errno == EDQUOT
                    ? SPATE_AGAIN
@@ -141,7 +161,9 @@ enum spate_rc spate_local_segment_map(int dir, uint64_t base, uint64_t cap, enum
                           "the segment %s has %lld bytes, expected %" PRIu64 ": it was cut. %s", name,
                           (long long)st.st_size, whole, remedy(how == SPATE_LOCAL_MAP_ARCHIVE));
     }
-    void *at = mmap(NULL, whole, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    const bool keep = spate_local_segment_keep && how != SPATE_LOCAL_MAP_ARCHIVE;
+    void *at = mmap(NULL, whole, write ? PROT_READ | PROT_WRITE : PROT_READ,
+                    MAP_SHARED | (keep ? MAP_POPULATE : 0), fd, 0);
     if (at == MAP_FAILED) {
         const int why = errno;
         close(fd);
@@ -152,6 +174,7 @@ enum spate_rc spate_local_segment_map(int dir, uint64_t base, uint64_t cap, enum
                                         .cap = cap,
                                         .size = cap,
                                         .fd = -1,
+                                        .passed = keep ? cap : 0,
                                         .blocks = (uint64_t)st.st_blocks,
                                         .ino = st.st_ino,
                                         .guard = spate_local_guard_add(at, whole, write)};
@@ -263,26 +286,32 @@ enum spate_rc spate_local_segment_prev(int dir, uint64_t pos, uint64_t *base, st
     return search(dir, &(struct search){.pos = pos, .up = false}, base, err);
 }
 
-struct removal {
-    int dir;
-    bool all;
-};
-
-static void remove_one(void *arg, const char *name)
+static void remove_any(void *arg, const char *name)
 {
-    const struct removal *r = arg;
+    unlinkat(*(const int *)arg, name, 0);
+}
+
+/* Who makes it has it locked; so it is left alone while its maker lives. */
+static void remove_temp(void *arg, const char *name)
+{
+    const int dir = *(const int *)arg;
     const size_t len = strlen(name);
 
-    if (r->all || (name[0] == '.' && len > 4 && strcmp(name + len - 4, ".tmp") == 0))
-        unlinkat(r->dir, name, 0);
+    if (name[0] != '.' || len <= 4 || strcmp(name + len - 4, ".tmp") != 0)
+        return;
+    const int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) == 0)
+        unlinkat(dir, name, 0);
+    if (fd >= 0)
+        close(fd);
 }
 
 void spate_local_segment_sweep(int dir)
 {
-    walk(dir, remove_one, &(struct removal){.dir = dir, .all = false});
+    walk(dir, remove_temp, &dir);
 }
 
 void spate_local_segment_clear(int dir)
 {
-    walk(dir, remove_one, &(struct removal){.dir = dir, .all = true});
+    walk(dir, remove_any, &dir);
 }

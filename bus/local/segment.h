@@ -19,7 +19,7 @@ struct spate_local_segment {
     uint64_t base, cap;
     uint64_t size;   /* bytes of records that the file had when it was looked at; an archive file grows */
     int fd;          /* kept open for archive files (size), else -1 */
-    uint64_t passed; /* offset below which this mapping's pages were given back */
+    uint64_t passed; /* offset below which this mapping's pages were given back; cap: they are all kept */
     uint64_t blocks; /* that the file had when it was mapped ... */
     ino_t ino;       /* ... and which file it was */
     struct spate_local_guard *guard;
@@ -52,6 +52,11 @@ static inline bool spate_local_record_touch(const struct spate_local_record *rec
  * SIGBUS). SPATE_OK: it exists now, whoever made it. SPATE_AGAIN: no room for it. */
 SPATE_CHECKED enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap,
                                                        struct spate_err *err);
+
+/* Maps all pages of a hot segment when it is entered, and keeps them: no page fault and no kernel call on the
+ * way, for as much memory as a segment has in each process that maps it. For programs that measure, or that
+ * have a processor of their own; set before anything is opened. */
+extern bool spate_local_segment_keep;
 
 enum spate_local_map { SPATE_LOCAL_MAP_WRITE, SPATE_LOCAL_MAP_READ, SPATE_LOCAL_MAP_ARCHIVE };
 
@@ -94,6 +99,10 @@ SPATE_CHECKED enum spate_rc spate_local_segment_next(int dir, uint64_t pos, uint
 SPATE_CHECKED enum spate_rc spate_local_segment_prev(int dir, uint64_t pos, uint64_t *base,
                                                      struct spate_err *err);
 
+/* A new file under a temporary name, `.<what>.<pid>.<number>.tmp`, that no sweep removes while its descriptor
+ * is open. -1, with errno: it cannot be made. */
+#define SPATE_LOCAL_TEMP 64
+int spate_local_temp_make(int dir, const char *what, char name[SPATE_LOCAL_TEMP]);
 void spate_local_segment_sweep(int dir); /* removes temp files that crashes left */
 void spate_local_segment_clear(int dir); /* removes every file: a hot tier that is no longer valid */
 

@@ -3,6 +3,8 @@
 
 #include "bus/local/archive.h"
 #include "bus/local/place.h"
+#include "bus/local/segment.h"
+#include "core/failpoint.h"
 #include "core/hash.h"
 
 #include <dirent.h>
@@ -12,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -31,31 +32,6 @@ static bool pos_of(const char *name, uint64_t *pos)
         return false;
     *pos = strtoull(name, NULL, 16);
     return true;
-}
-
-/* An empty file that no sweep removes: the lock says that its maker lives. Returns an errno. */
-static int begin(struct spate_local_spill *spill)
-{
-    static _Atomic unsigned serial;
-    struct stat st;
-
-    for (;;) {
-        snprintf(spill->name, sizeof spill->name, ".spill.%d.%u.tmp", (int)getpid(),
-                 atomic_fetch_add(&serial, 1));
-        spill->fd = openat(spill->dir, spill->name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
-        if (spill->fd < 0 && errno == EEXIST)
-            continue; /* of a process with our pid: before, or in another container */
-        if (spill->fd < 0)
-            return errno;
-        while (flock(spill->fd, LOCK_EX) != 0 && errno == EINTR)
-            ;
-        if (fstat(spill->fd, &st) == 0 && st.st_nlink > 0)
-            break;
-        close(spill->fd); /* swept in the moment between making and locking it */
-        spill->fd = -1;
-    }
-    spate_local_open_up(spill->dir, spill->fd);
-    return 0;
 }
 
 /* Takes all the room first: a disk that fills up on the way would stay full until the file is gone. */
@@ -123,9 +99,18 @@ enum spate_rc spate_local_spill_make(struct spate_local_spill *spill, const stru
         *spill = (struct spate_local_spill){
             .dir = spate_local_spill_dir(topic), .fd = -1, .ref = {.length = value.len}};
         *missing = value.len;
-        if ((why = begin(spill)) == 0 && (why = reserve(spill, value.len, missing)) == 0 &&
-            (why = write_value(spill, value, sync)) == 0)
+        spill->fd = spate_local_temp_make(spill->dir, "spill", spill->name);
+        why = spill->fd < 0 ? errno : 0;
+        if (why == 0)
+            spate_local_open_up(spill->dir, spill->fd);
+        if (why == 0)
+            why = SPATE_FAILPOINT_FAILS(local_spill) ? ENOSPC : reserve(spill, value.len, missing);
+        if (why == 0)
+            why = write_value(spill, value, sync);
+        if (why == 0) {
+            SPATE_FAILPOINT(local_spilled);
             return SPATE_OK;
+        }
         spate_local_spill_drop(spill);
         if (why == ENOSPC || why == EDQUOT)
             return SPATE_AGAIN;
@@ -150,6 +135,7 @@ enum spate_rc spate_local_spill_call(struct spate_local_spill *spill, uint64_t p
                           strerror(errno));
     }
     strcpy(spill->name, name);
+    SPATE_FAILPOINT(local_spill_called);
     return SPATE_OK;
 }
 

@@ -12,8 +12,7 @@
 #ifndef SPATE_BUS_LOCAL_SPILL_H
 #define SPATE_BUS_LOCAL_SPILL_H
 
-#include "bus/local/layout.h"
-#include "bus/local/sigbus.h"
+#include "bus/local/segment.h"
 #include "bus/local/topic.h"
 #include "core/slice.h"
 
@@ -22,7 +21,7 @@
 #include <stdint.h>
 
 #define SPATE_LOCAL_SPILL_MOST ((size_t)INT32_MAX) /* key and value together: both in the writer's memory */
-#define SPATE_LOCAL_SPILL_NAME 64
+#define SPATE_LOCAL_SPILL_NAME SPATE_LOCAL_TEMP
 
 /* Behind the key in the record, in the machine's byte order. */
 struct spate_local_spill_ref {

@@ -8,6 +8,7 @@
 #include "bus/local/lock.h"
 #include "bus/local/recovery.h"
 #include "bus/local/retain.h"
+#include "bus/local/spill.h"
 #include "bus/local/steward.h"
 #include "core/alloc.h"
 #include "core/clock.h"
@@ -37,7 +38,6 @@ struct writer {
     unsigned slot, gen;
     struct spate_local_append append;
     bool appending; /* append is initialised */
-    size_t max_record;
     struct spate_local_errand errand;
     struct spate_local_steward *steward; /* but for an owned, volatile topic */
     struct promise *promises;            /* ring of promise_cap, in the order of publishing */
@@ -128,11 +128,32 @@ static enum spate_rc follow(struct writer *w, struct spate_err *err)
     return enter(w, err);
 }
 
+/* A lone record while nothing is the matter. */
+static inline bool publish_one(struct writer *w, const struct spate_record *record)
+{
+    const bool promise = record->token != 0 && !is_volatile(w);
+    uint64_t end;
+
+    if (!w->appending || (promise && w->promise_count == w->promise_cap) ||
+        (w->steward && (spate_local_steward_error(w->steward) ||
+                        (is_shared(w) && atomic_load_explicit(&w->errand.asleep, memory_order_relaxed)))) ||
+        !spate_local_append_one(&w->append, record, &end))
+        return false;
+    if (promise)
+        w->promises[(w->promise_head + w->promise_count++) & (w->promise_cap - 1)] =
+            (struct promise){.end = end, .token = record->token};
+    return true;
+}
+
 static enum spate_rc publish(struct spate_writer *base, const struct spate_record *records, size_t count,
                              size_t *taken, struct spate_err *err)
 {
     struct writer *w = (struct writer *)base;
 
+    if (count == 1 && publish_one(w, records)) {
+        *taken = 1;
+        return SPATE_OK;
+    }
     *taken = 0;
     const enum spate_rc rc = follow(w, err);
     return rc == SPATE_OK ? append_all(w, records, count, taken, err) : rc;
@@ -214,7 +235,8 @@ static struct spate_bus_pos writer_durable(struct spate_writer *base)
 
 static size_t max_record(struct spate_writer *base)
 {
-    return ((struct writer *)base)->max_record;
+    (void)base;
+    return SPATE_LOCAL_SPILL_MOST;
 }
 
 static int64_t retention_ms(struct spate_writer *base)
@@ -397,7 +419,6 @@ static enum spate_rc enter(struct writer *w, struct spate_err *err)
     w->errand.flags = w->flags;
     spate_local_append_init(&w->append, &w->topic, tended ? &w->errand : NULL, w->slot, w->gen);
     w->append.promises = !tended;
-    w->max_record = w->append.max_record;
     w->appending = true;
     rc = spate_local_append_enter(&w->append, err);
     if (rc != SPATE_OK)
