@@ -112,7 +112,7 @@ static enum spate_rc raise_detached(struct spate_local_cursor *c, struct spate_e
         return rc == SPATE_END ? refuse_foreign(c, err) : rc;
     }
     spate_local_segment_look(&c->seg);
-    const uint64_t sound = spate_local_scan(&c->seg, 0, true, &ended);
+    const uint64_t sound = spate_local_scan(&c->seg, 0, -1, &ended);
     c->limit = c->seg.base + sound + (ended && sound < c->seg.cap ? SPATE_LOCAL_UNIT : 0);
     return c->pos < c->limit ? SPATE_OK : SPATE_AGAIN;
 }

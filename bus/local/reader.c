@@ -214,7 +214,7 @@ static uint64_t archive_end(const struct reader *r)
         spate_local_segment_map(r->at.topic.durable_fd, base, cap, SPATE_LOCAL_MAP_ARCHIVE, &seg, &ignored) !=
             SPATE_OK)
         return r->at.topic.manifest.first;
-    const uint64_t at = spate_local_scan(&seg, 0, true, &ended);
+    const uint64_t at = spate_local_scan(&seg, 0, -1, &ended);
     uint64_t end = base + at;
     if (ended && at < cap &&
         spate_local_end_next(spate_local_record_at(&seg, at), end, base, cap, &next_base, &ignored) ==

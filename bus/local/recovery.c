@@ -1,6 +1,7 @@
 /* bus/local/recovery.c - after a power cut, and after the shared memory was lost. */
 #include "bus/local/recovery.h"
 
+#include "bus/local/spill.h"
 #include "core/failpoint.h"
 #include "core/log.h"
 
@@ -10,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-uint64_t spate_local_scan(const struct spate_local_segment *seg, uint64_t from, bool crc, bool *ended)
+uint64_t spate_local_scan(const struct spate_local_segment *seg, uint64_t from, int spills, bool *ended)
 {
     uint64_t at = from, size, next;
     struct spate_err ignored = {.verdict = SPATE_RETRY};
@@ -22,7 +23,9 @@ uint64_t spate_local_scan(const struct spate_local_segment *seg, uint64_t from, 
         const uint64_t pos = seg->base + at;
         switch (spate_local_step(record, seg->size - at, &size, &len)) {
         case SPATE_LOCAL_STEP_RECORD:
-            if (crc && !spate_local_record_good(record, pos, len))
+            if (!spate_local_record_good(record, pos, len) ||
+                (record->type == SPATE_LOCAL_SPILL && spills >= 0 &&
+                 !spate_local_spill_sound(spills, pos, record, len, true)))
                 return at;
             break;
         case SPATE_LOCAL_STEP_PAD:
@@ -53,7 +56,7 @@ static enum spate_rc cut(struct spate_local_topic *topic, uint64_t base, uint64_
         return spate_fail(err, SPATE_RETRY, "the newest segment vanished during recovery");
     if (rc != SPATE_OK)
         return spate_err_context(err, "topic %s below %s", topic->name, topic->place->path);
-    const uint64_t at = spate_local_scan(&seg, 0, true, &ended);
+    const uint64_t at = spate_local_scan(&seg, 0, topic->durable_fd, &ended);
     spate_local_segment_unmap(&seg);
 
     spate_local_segment_name(base, name);
@@ -73,6 +76,8 @@ static enum spate_rc cut(struct spate_local_topic *topic, uint64_t base, uint64_
         return spate_fail(err, why == ENOSPC ? SPATE_RETRY : SPATE_FATAL,
                           "cannot end the segment %s of topic %s below %s: %s", name, topic->name,
                           topic->place->path, strerror(why));
+    /* No record says of them. Only now, so that whatever stops this is done again. */
+    spate_local_spill_remove(topic->durable_fd, base + at, next);
     spate_log(SPATE_LOG_INFO, "bus-recovered", "topic=%s end=%016" PRIx64 " next=%016" PRIx64, topic->name,
               base + at, next);
     return SPATE_OK;
@@ -104,6 +109,8 @@ enum spate_rc spate_local_recover(struct spate_local_topic *topic, struct spate_
     SPATE_FAILPOINT(local_recover);
     if (has_archive && (rc = cut(topic, archived, next, err)) != SPATE_OK)
         return rc;
+    if (!has_archive)
+        spate_local_spill_remove(topic->durable_fd, 0, next);
     SPATE_FAILPOINT(local_cut);
     spate_local_segment_clear(topic->hot_fd);
     rc = spate_local_segment_create(topic->hot_fd, next, m->cap, err);

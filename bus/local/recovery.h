@@ -14,8 +14,9 @@
 SPATE_CHECKED enum spate_rc spate_local_recover(struct spate_local_topic *topic, struct spate_err *err);
 
 /* How many bytes of `seg` at its beginning are sound; *ended: an END or the full segment follows, so that
- * nothing needs to be cut. With `crc` false only the structure is looked at. */
-uint64_t spate_local_scan(const struct spate_local_segment *seg, uint64_t from, bool crc, bool *ended);
+ * nothing needs to be cut. `spills`: the directory of the files of large values, which have to be sound as
+ * well; -1: these are not looked at. */
+uint64_t spate_local_scan(const struct spate_local_segment *seg, uint64_t from, int spills, bool *ended);
 
 /* Bases are reserved in the manifest this many at a time, because it is synced before one is used. */
 #define SPATE_LOCAL_RESERVE 16

@@ -3,6 +3,7 @@
 
 #include "bus/local/broken.h"
 #include "bus/local/lock.h"
+#include "bus/local/spill.h"
 #include "core/clock.h"
 #include "core/failpoint.h"
 
@@ -94,6 +95,7 @@ enum spate_rc spate_local_repair(struct spate_local_repair *r, const struct spat
         if (!atomic_compare_exchange_strong(&record->word, &word,
                                             spate_local_word(SPATE_LOCAL_PAD, 0, 0, (uint32_t)total)))
             return SPATE_OK; /* it was committed after all */
+        spate_local_spill_remove_one(r->spill_fd, seg->base + offset);
     }
     atomic_fetch_add(&ctl->pads, 1);
     if (lives)

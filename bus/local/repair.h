@@ -17,6 +17,7 @@ extern int spate_local_repair_claim_ms; /* 1000 */
 struct spate_local_repair {
     int lock_fd;        /* borrowed; whose slot is free is dead */
     int hot_fd;         /* borrowed; where the segment stands */
+    int spill_fd;       /* borrowed; where the files of large values stand */
     unsigned slot, gen; /* our own: lives, though our own lock is not seen by us */
     bool alone;         /* nobody writes, not even we: all that is open was left by the dead */
     uint64_t pos, word; /* what blocks ... */

@@ -299,6 +299,14 @@ static uint64_t walk(int dir, uint64_t from, uint64_t upto, bool remove)
     return bytes;
 }
 
+void spate_local_spill_remove_one(int dir, uint64_t pos)
+{
+    char name[SPATE_LOCAL_SPILL_NAME];
+
+    name_of(pos, name);
+    unlinkat(dir, name, 0);
+}
+
 void spate_local_spill_remove(int dir, uint64_t from, uint64_t upto)
 {
     walk(dir, from, upto, true);

@@ -79,6 +79,8 @@ SPATE_CHECKED enum spate_rc spate_local_spill_unmap(const struct spate_local_top
 bool spate_local_spill_sound(int dir, uint64_t pos, const struct spate_local_record *record, uint32_t len,
                              bool read);
 
+/* The file of a position whose claim was padded over, if there is one. */
+void spate_local_spill_remove_one(int dir, uint64_t pos);
 /* The files of positions from `from` on and below `upto`: removes them; counts the bytes that they take. */
 void spate_local_spill_remove(int dir, uint64_t from, uint64_t upto);
 uint64_t spate_local_spill_bytes(int dir, uint64_t from, uint64_t upto);

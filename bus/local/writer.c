@@ -306,6 +306,7 @@ static struct spate_local_repair as_us(const struct writer *w)
 {
     return (struct spate_local_repair){.lock_fd = w->lock_fd,
                                        .hot_fd = w->topic.hot_fd,
+                                       .spill_fd = spate_local_spill_dir(&w->topic),
                                        .slot = w->slot,
                                        .gen = w->gen,
                                        .alone = !is_shared(w)};
