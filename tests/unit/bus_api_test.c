@@ -8,8 +8,10 @@
 #include <cmocka.h>
 
 #include "bus/api/spate_bus.h"
+#include "bus/local/named.h"
 #include "tests/support/bus_scratch.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <sys/wait.h>
 
@@ -211,6 +213,152 @@ static void topics_are_listed(void **state)
     assert_string_equal(names, "a ");
 }
 
+static void readers_with_a_name_are_known_and_unique(void **state)
+{
+    struct spatebus_error why;
+    struct spate_local_named_view view;
+    struct spate_err err = {0};
+    const struct spate_local_place place = {.path = scratch.path, .hot = scratch.hot};
+
+    (void)state;
+    struct spatebus_writer *writer = writer_of("orders", 0);
+    put(writer, "one");
+    put(writer, "two");
+    struct spatebus_reader *reader = spatebus_reader_open(bus, "orders", SPATEBUS_TIP, SPATEBUS_OLDEST, &why);
+    struct spatebus_reader *second = spatebus_reader_open(bus, "orders", SPATEBUS_TIP, SPATEBUS_OLDEST, &why);
+    assert_int_equal(spatebus_enlist(reader, "audit", 1, &why), SPATEBUS_OK);
+    assert_int_equal(spatebus_enlist(second, "audit", 0, &why), SPATEBUS_FAIL);
+    assert_int_equal(why.code, SPATEBUS_E_RETRY);
+    assert_int_equal(spatebus_enlist(second, "no name", 0, &why), SPATEBUS_FAIL);
+    assert_int_equal(why.code, SPATEBUS_E_FATAL);
+    expect(reader, "one");
+    const uint64_t end = spatebus_reader_end(reader);
+    spatebus_passed(reader, end);
+    spatebus_passed(second, 1); /* nothing where nobody is enlisted */
+    assert_int_equal(spate_local_named_look(&place, "audit", "orders", &view, &err), SPATE_OK);
+    assert_true(view.alive && view.holds);
+    assert_int_equal(view.mark.pos, end);
+    spatebus_reader_close(reader);
+    assert_int_equal(spatebus_enlist(second, "audit", 0, &why), SPATEBUS_OK);
+    assert_int_equal(spate_local_named_look(&place, "audit", "orders", &view, &err), SPATE_OK);
+    assert_true(view.alive && !view.holds);
+    spatebus_reader_close(second);
+    spatebus_writer_close(writer);
+}
+
+/* The line of a topic's manifest that begins with `name`. */
+static void expect_rule(const char *topic, const char *name, const char *value)
+{
+    char path[400], line[200], want[200];
+    bool found = false;
+
+    snprintf(path, sizeof path, "%s/%s/manifest", scratch.path, topic);
+    snprintf(want, sizeof want, "%s %s\n", name, value);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file))
+        found = found || strcmp(line, want) == 0;
+    fclose(file);
+    if (!found)
+        fail_msg("%s does not say \"%s %s\"", path, name, value);
+}
+
+static void what_the_options_say_is_kept(void **state)
+{
+    struct spatebus_error why;
+    const struct spatebus_options options = {.size = sizeof options,
+                                             .hot = scratch.hot,
+                                             .segment_bytes = 1 << 20,
+                                             .retention_ms = 3600000,
+                                             .retention_bytes = 5 << 20};
+    const unsigned shared = SPATEBUS_CREATE | SPATEBUS_SHARED;
+
+    (void)state;
+    spatebus_writer_close(writer_of("owned", 0));
+    expect_rule("owned", "retention_ms", "604800000");
+    expect_rule("owned", "retention_bytes", "0");
+    spatebus_writer_close(writer_of("shared", SPATEBUS_SHARED));
+    struct spatebus *other = spatebus_open(scratch.path, &options, &why);
+    spatebus_writer_close(spatebus_writer_open(other, "owned", 0, &why));
+    expect_rule("owned", "retention_ms", "3600000");
+    expect_rule("owned", "retention_bytes", "5242880");
+    spatebus_writer_close(spatebus_writer_open(other, "shared", shared, &why));
+    expect_rule("shared", "retention_ms", "604800000"); /* a guest changes nothing ... */
+    spatebus_writer_close(spatebus_writer_open(other, "shared", shared | SPATEBUS_RULE, &why));
+    expect_rule("shared", "retention_ms", "3600000"); /* ... unless it says so */
+    spatebus_close(other);
+}
+
+enum { WRITERS = 3, READERS = 2, EACH = 3000 };
+
+struct crowd {
+    struct spatebus_writer *writer;
+    struct spatebus_reader *reader;
+    unsigned number;
+    uint64_t seen[WRITERS];
+};
+
+static void *write_all(void *arg)
+{
+    struct crowd *one = arg;
+    struct spatebus_error why;
+    uint64_t value[2] = {one->number, 0};
+    int rc = SPATEBUS_OK;
+
+    for (value[1] = 1; rc != SPATEBUS_FAIL && value[1] <= EACH; value[1]++) {
+        const struct spatebus_record record = {.value = value, .value_len = sizeof value};
+        while ((rc = spatebus_publish(one->writer, &record, 1, NULL, &why)) == SPATEBUS_AGAIN)
+            spatebus_poll(one->writer, 1, NULL, NULL, NULL);
+    }
+    while (rc != SPATEBUS_FAIL &&
+           (rc = spatebus_flush(one->writer, 1000, NULL, NULL, &why)) == SPATEBUS_AGAIN)
+        ;
+    return rc == SPATEBUS_OK ? NULL : one;
+}
+
+static void *read_all(void *arg)
+{
+    struct crowd *one = arg;
+    struct spatebus_message m;
+    struct spatebus_error why;
+    uint64_t value[2];
+
+    for (int left = WRITERS * EACH; left > 0; left--) {
+        if (spatebus_next(one->reader, &m, 20000, &why) != SPATEBUS_OK || m.value_len != sizeof value)
+            return one;
+        memcpy(value, m.value, sizeof value);
+        if (value[0] >= WRITERS || value[1] != ++one->seen[value[0]])
+            return one;
+    }
+    return NULL;
+}
+
+/* Under ThreadSanitizer as well (L15). */
+static void threads_with_handles_of_their_own_do_not_meet(void **state)
+{
+    struct crowd crowd[WRITERS + READERS] = {{.writer = NULL}};
+    pthread_t threads[WRITERS + READERS];
+    struct spatebus_error why;
+    void *failed;
+
+    (void)state;
+    for (unsigned i = 0; i < WRITERS; i++)
+        crowd[i] = (struct crowd){.writer = writer_of("crowd", SPATEBUS_SHARED), .number = i};
+    for (unsigned i = WRITERS; i < WRITERS + READERS; i++)
+        crowd[i].reader = spatebus_reader_open(bus, "crowd", i % 2 ? SPATEBUS_TIP : SPATEBUS_DURABLE,
+                                               SPATEBUS_OLDEST, &why);
+    for (unsigned i = 0; i < WRITERS + READERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, i < WRITERS ? write_all : read_all, &crowd[i]), 0);
+    for (unsigned i = 0; i < WRITERS + READERS; i++) {
+        assert_int_equal(pthread_join(threads[i], &failed), 0);
+        assert_null(failed);
+    }
+    for (unsigned i = 0; i < WRITERS + READERS; i++) {
+        spatebus_reader_close(crowd[i].reader);
+        spatebus_writer_close(crowd[i].writer);
+    }
+}
+
 /* What a child says of its parent's handles; 0: all as promised. */
 static int in_child(struct spatebus_writer *writer, struct spatebus_reader *reader)
 {
@@ -275,6 +423,9 @@ int main(void)
         BUS_TEST(a_volatile_topic_has_nothing_to_flush),
         BUS_TEST(each_failure_says_what_to_do),
         BUS_TEST(topics_are_listed),
+        BUS_TEST(readers_with_a_name_are_known_and_unique),
+        BUS_TEST(what_the_options_say_is_kept),
+        BUS_TEST(threads_with_handles_of_their_own_do_not_meet),
         BUS_TEST(L14_a_forked_child_is_refused_and_disturbs_nothing),
     };
 
