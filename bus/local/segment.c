@@ -109,7 +109,8 @@ static const char *remedy(bool archived)
     return archived
                ? "Put it back from a copy, or move it away: then what it held is lost, and whoever misses "
                  "it says so"
-               : "Stop all that uses this bus and remove the topic's directory in shared memory: it is made "
+               : "Stop all that uses this bus and remove the topic's directory in shared memory (`spate bus "
+                 "ls` prints the command): it is made "
                  "anew from what is durable";
 }
 
