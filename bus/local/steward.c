@@ -2,6 +2,7 @@
 #include "bus/local/steward.h"
 
 #include "bus/bus.h"
+#include "bus/local/aid.h"
 #include "bus/local/bell.h"
 #include "bus/local/lock.h"
 #include "bus/local/retain.h"
@@ -27,6 +28,7 @@
 #define FULL_NAP_MS  50 /* between two attempts while the disk is full */
 #define BLOCKED_MS   1  /* between two looks at what is open */
 #define QUEUE_MS     5  /* between two attempts to become the one that works */
+#define STILL_MS     8  /* without progress of the one that works, until others repair what blocks it */
 #define LINGER_MS    50 /* without work, until the lock of a SHARED topic is given back */
 #define LOOK_MS      50 /* between two looks whether the hot tier is still the one that others see */
 #define COMPLAIN_MS  10000
@@ -37,10 +39,12 @@ struct spate_local_steward {
     struct spate_local_archive archive;
     struct spate_local_repair repair;
     struct spate_local_retain retain;
+    struct spate_local_aid aid;
     bool owns;
     bool working;      /* the steward's lock is ours, archive is initialised */
     uint64_t made;     /* the base that was made ahead of time */
-    uint64_t told;     /* the watermark that the writer was told of */
+    uint64_t told;     /* the watermark that the writer was told of ... */
+    int64_t told_ms;   /* ... and when that moved */
     int64_t looked_ms; /* when the hot tier was looked at */
     int64_t idle_ms;   /* since when there was nothing to do; 0: there was */
     struct spate_log_limit complained, failed_retain;
@@ -290,7 +294,18 @@ static enum spate_rc work_round(struct spate_local_steward *s, bool stop)
     return rc;
 }
 
-/* Sleeps until the writer wants something, without a place in any bell. */
+/* The one that works may be frozen: what blocks readers of the tip is repaired all the same. What goes wrong
+ * here, it will meet as well. */
+static void help(struct spate_local_steward *s)
+{
+    struct spate_err ignored = {.verdict = SPATE_RETRY};
+
+    if (spate_local_aid(&s->aid, &s->topic, &s->repair, reached(s), &ignored) == SPATE_FAIL)
+        spate_local_aid_fini(&s->aid);
+}
+
+/* Sleeps until the writer wants something, without a place in any bell. Somebody else's writer may hang, and
+ * its steward with it: looked at once a second. */
 static void sleep_unwanted(struct spate_local_steward *s)
 {
     const struct timespec most = {.tv_sec = 1};
@@ -299,6 +314,10 @@ static void sleep_unwanted(struct spate_local_steward *s)
     if (!wanted(s) && !atomic_load(&s->stop))
         syscall(SYS_futex, &s->errand->asleep, FUTEX_WAIT_PRIVATE, 1, &most, NULL, 0);
     atomic_store(&s->errand->asleep, 0);
+    if (spate_local_topic_tip(&s->topic) > reached(s))
+        help(s);
+    else
+        spate_local_aid_fini(&s->aid);
 }
 
 /* Another steward works: its progress is our writer's. */
@@ -308,11 +327,14 @@ static void queue(struct spate_local_steward *s)
     const uint32_t ticket = spate_local_bell_prepare(door);
 
     if (wanted(s))
-        spate_local_bell_sleep(door, ticket, QUEUE_MS);
+        spate_local_bell_sleep(door, ticket, s->aid.pos > reached(s) ? BLOCKED_MS : QUEUE_MS);
     const uint64_t now = reached(s);
     if (now != s->told) {
         s->told = now;
+        s->told_ms = spate_clock_ms();
         signal_writer(s);
+    } else if (spate_clock_ms() - s->told_ms >= STILL_MS) {
+        help(s);
     }
 }
 
@@ -348,6 +370,7 @@ static enum spate_rc begin(struct spate_local_steward *s, bool stop)
     }
     if ((s->errand->flags & SPATE_TOPIC_RULE) != 0 && !s->owns) /* it may have joined while another worked */
         rule(s);
+    spate_local_aid_fini(&s->aid);
     spate_local_archive_init(&s->archive, &s->topic);
     spate_local_retain_init(&s->retain);
     s->working = true;
@@ -373,10 +396,13 @@ static void *work(void *arg)
         if (rc == SPATE_FAIL)
             break;
         if (rc == SPATE_END && stop)
-            return NULL;
+            break;
     }
+    spate_local_aid_fini(&s->aid);
     if (s->working)
         give_back(s);
+    if (rc != SPATE_FAIL)
+        return NULL;
     atomic_store(&s->failed, true);
     signal_writer(s);
     return NULL;
