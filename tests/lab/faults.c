@@ -76,6 +76,17 @@ static void freeze(uint64_t us)
     kill(getpid(), SIGSTOP); /* the supervisor wakes us */
 }
 
+/* Somebody has to be left who repairs. */
+static bool too_many_frozen(void)
+{
+    const int writers = fault.lab->plan->writers;
+    int frozen = 0;
+
+    for (int i = 0; i < writers; i++)
+        frozen += atomic_load(&fault.lab->board->writers[i].frozen);
+    return frozen > 0 && frozen >= (writers - 1) / 2;
+}
+
 static bool hit(enum spate_failpoint point)
 {
     if ((int)point != atomic_load_explicit(&fault.point, memory_order_relaxed) ||
@@ -86,10 +97,12 @@ static bool hit(enum spate_failpoint point)
     const uint64_t dice = lab_random(&fault.seed);
     const bool dies = !plan->threads && fault.kills && (plan->freezes == 0 || dice % 2);
 
-    atomic_fetch_add(&fault.lab->board->hits[point], 1);
-    if (dies)
-        kill(getpid(), SIGKILL);
-    freeze(lab_random(&fault.seed) % longest);
+    if (dies || !too_many_frozen()) {
+        atomic_fetch_add(&fault.lab->board->hits[point], 1);
+        if (dies)
+            kill(getpid(), SIGKILL);
+        freeze(lab_random(&fault.seed) % longest);
+    }
     draw();
     return false;
 }

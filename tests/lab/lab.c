@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PACE_US 15000 /* between two faults from outside, on average half of it */
+#define PACE_US 40000 /* between two faults from outside, on average half of it */
 
 struct actor {
     pid_t pid;
@@ -91,11 +91,13 @@ static void look_after(struct crowd *c, int i)
     while (a->pid > 0 && waitpid(a->pid, &status, WNOHANG | WUNTRACED) == a->pid) {
         if (WIFSTOPPED(status)) {
             a->stopped = true;
+            atomic_store(&w->frozen, 1);
             a->wake_us = spate_clock_us() + (int64_t)atomic_load(&w->freeze_us);
             c->out->freezes++;
             continue;
         }
         a->pid = 0;
+        atomic_store(&w->frozen, 0);
         if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
             c->out->kills++;
         else if (WIFSIGNALED(status) || WEXITSTATUS(status) != 0)
@@ -104,6 +106,7 @@ static void look_after(struct crowd *c, int i)
     }
     if (a->pid > 0 && a->stopped && spate_clock_us() >= a->wake_us) {
         a->stopped = false;
+        atomic_store(&w->frozen, 0);
         kill(a->pid, SIGCONT);
     }
 }

@@ -76,7 +76,8 @@ struct lab_writer {
     _Atomic uint64_t bytes;               /* of the log, of what was taken */
     _Atomic uint64_t count;
     _Atomic uint64_t freeze_us; /* how long the freeze is to last that it is about to enter */
-    _Atomic uint32_t unknowns;  /* of what follows, are filled */
+    _Atomic int frozen;
+    _Atomic uint32_t unknowns; /* of what follows, are filled */
     struct {
         uint64_t first, last;
     } unknown[LAB_UNKNOWN];

@@ -21,7 +21,7 @@ static bool understood(struct lab_plan *plan, const char *word)
     else if (strcmp(word, "all") == 0)
         plan->points = lab_points_all;
     else if (strcmp(word, "short") == 0)
-        plan->claim_ms = 4, plan->freeze_ms = (int)lab_number("FREEZE_MS", 20);
+        plan->claim_ms = 4, plan->freeze_ms = 20;
     else if (strcmp(word, "impatient") == 0)
         plan->claim_ms = plan->free_ms = -1;
     else if (strcmp(word, "paced") == 0)
