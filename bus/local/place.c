@@ -83,8 +83,13 @@ static enum spate_rc open_root(const char *path, bool ours, int *fd, struct spat
                  : "%s is not a directory (bus.local.path, bus.local.hot)",
             path);
     if (*fd < 0)
-        return spate_fail(err, SPATE_FATAL, "cannot open the directory %s: %s; this process runs as uid %u",
-                          path, strerror(errno), (unsigned)geteuid());
+        return spate_fail(
+            err, SPATE_FATAL, "cannot open the directory %s: %s; this process runs as uid %u%s", path,
+            strerror(errno), (unsigned)geteuid(),
+            errno == EACCES
+                ? ", and the bus may be read by its owner and its group: `stat -c %U:%G DIRECTORY` "
+                  "names them, `usermod -a -G GROUP USER` lets a user in"
+                : "");
     const enum spate_rc rc = refuse_remote(*fd, path, err);
     if (rc != SPATE_OK) {
         close(*fd);

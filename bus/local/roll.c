@@ -70,8 +70,10 @@ enum spate_rc spate_local_roll_no_hot_room(struct spate_local_append *a, uint64_
                                      .hot = true,
                                      .missing = missing,
                                      .why = "the shared memory is full",
-                                     .remedy = "enlarge it (docker: --shm-size), or set bus.local.hot or "
-                                               "bus.local.segment_bytes"});
+                                     .remedy =
+                                         "make room there, and it goes on by itself; or enlarge it (mount -o "
+                                         "remount,size=1G; docker: --shm-size), or set bus.local.hot or "
+                                         "bus.local.segment_bytes"});
 }
 
 enum spate_rc spate_local_roll_no_disk_room(struct spate_local_append *a, uint64_t missing, const char *why)
@@ -96,16 +98,10 @@ static enum spate_rc closed(struct spate_local_append *a)
         return stalled(a, (struct stall){.level = SPATE_LOG_INFO,
                                          .hot = true,
                                          .why = "the disk does not keep up",
-                                         .remedy = "a faster disk, or wait"});
-    case SPATE_LOCAL_GATE_HOLD:
-        return stalled(
-            a, (struct stall){.level = SPATE_LOG_WARN,
-                              .hot = true,
-                              .why = "the archive is at its limit, and a named reader holds what it has not "
-                                     "passed",
-                              .remedy = "start that reader (spate bus readers shows it), or let it go (spate "
-                                        "bus release NAME)"});
-    default: /* the steward is about to promise more; if it cannot, it says so */
+                                         .remedy = "nothing is lost: the writer waits for the disk of "
+                                                   "bus.local.path; if this stays, a faster one"});
+    case SPATE_LOCAL_GATE_HOLD: /* the steward has said who holds it (bus-held): shared memory it is not */
+    default:                    /* the steward is about to promise more; if it cannot, it says so */
         atomic_fetch_add(&ctl->stalls, 1);
         return SPATE_AGAIN;
     }
