@@ -122,18 +122,22 @@ static int by_name(const void *a, const void *b)
 }
 
 /* Of a cluster there are its topics; the rest its own tools show. */
-static enum spate_exit elsewhere(const struct spate_cli_bus *bus, const struct word *word)
+static enum spate_exit only_local(const struct word *word)
+{
+    return spate_cli_misuse(&text,
+                            "%s is for the local bus. On Kafka positions are offsets: kafka-topics.sh "
+                            "--describe and kcat show the "
+                            "topics, and where a sink is stands beside its rows (SELECT sink, pos FROM "
+                            "<schema>.spate_sink) and on "
+                            "its /status",
+                            word->name);
+}
+
+static enum spate_exit list_names(const struct spate_cli_bus *bus)
 {
     struct spate_buf out = {0};
     enum spate_exit result;
 
-    if (word->run != spate_cli_bus_ls)
-        return spate_cli_misuse(
-            &text,
-            "%s is for the local bus. On Kafka positions are offsets: kafka-topics.sh --describe and "
-            "kcat show the topics, and where a sink is stands beside its rows (SELECT sink, pos FROM "
-            "<schema>.spate_sink) and on its /status",
-            word->name);
     spate_buf_puts(&out, bus->json ? "{\"topics\":[" : "");
     for (size_t i = 0; i < bus->topic_count; i++)
         spate_buf_printf(&out, bus->json ? "%s{\"topic\":\"%s\"}" : "%s%s\n", bus->json && i ? "," : "",
@@ -166,7 +170,7 @@ static void as_on_the_bus(struct spate_cli_bus *bus)
         bus->name_escaped[0] = '\0';
 }
 
-static enum spate_exit open_bus(struct spate_cli_bus *bus)
+static enum spate_exit open_bus(struct spate_cli_bus *bus, const struct word *word)
 {
     struct spate_err err = {0};
     enum spate_exit result = spate_cli_stream_bus(&bus->stream, &text);
@@ -188,6 +192,8 @@ static enum spate_exit open_bus(struct spate_cli_bus *bus)
         if (rc != SPATE_OK)
             return spate_cli_failed(&err);
         close(root);
+    } else if (word->run != spate_cli_bus_ls) {
+        return only_local(word);
     }
     if (spate_bus_topics(bus->stream.bus, note_topic, bus, &err) != SPATE_OK)
         return spate_cli_failed(&err);
@@ -221,9 +227,9 @@ enum spate_exit spate_cli_bus(int argc, char **argv)
     }
     result = take_word(&bus, argc - optind, argv + optind, &word);
     if (result == SPATE_EXIT_OK)
-        result = open_bus(&bus);
+        result = open_bus(&bus, word);
     if (result == SPATE_EXIT_OK)
-        result = bus.place ? word->run(&bus) : elsewhere(&bus, word);
+        result = bus.place ? word->run(&bus) : list_names(&bus);
     for (size_t i = 0; i < bus.topic_count; i++)
         free(bus.topics[i]);
     free(bus.topics);

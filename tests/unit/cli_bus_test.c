@@ -754,6 +754,8 @@ static void mistakes_are_told_with_the_way_out(void **state)
         {{"readers", "shup", "-c", file}, "did you mean shop?", 2},
         {{"release", "billing", "-c", file}, "no reader billing is known", 2},
         {{"ls"}, "no bus; name it with", 2},
+        {{"readers", "--bus", "kafka:127.0.0.1:1"}, "readers is for the local bus", 2},
+        {{"inspect", "shop", "--bus", "kafka:127.0.0.1:1"}, "kafka-topics.sh --describe", 2},
         {{"ls", "--bus", "/nonexistent/bus"}, "there is no bus at /nonexistent/bus", 1},
     };
 
