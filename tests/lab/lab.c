@@ -167,7 +167,7 @@ static void wait_for(struct crowd *c, struct actor *actors, int count, const cha
             if (a->pid <= 0)
                 continue;
             left++;
-            kill(a->pid, SIGCONT);
+            kill(a->pid, failed(c) ? SIGKILL : SIGCONT); /* what is wrong is known */
             if (spate_clock_ms() > deadline) {
                 lab_wrong(&c->lab, "%s %d does not end", what, i);
                 kill(a->pid, SIGKILL);
