@@ -132,6 +132,9 @@ def test_the_command_line_names_brokers(kafka_world):
     """--bus and SPATE_BUS take kafka:HOST:PORT; a position is the driver's name and the offset."""
     flows(kafka_world)
     where = "kafka:" + kafka_world.kafka.brokers
+    listed = kafka_world.run("bus", "ls", "--bus", where, check=0)[1].split()
+    assert {kafka_world.stream, f"{kafka_world.stream}._schemas"} <= set(listed)
+    assert "is for the local bus" in kafka_world.run("bus", "readers", "--bus", where, check=2)[2]
     code, out, err = kafka_world.run("tap", "--bus", where, "--stream", kafka_world.stream, "--from", "oldest", "-n", "1", "--pos", "*.t", check=0)
     position = re.match(r"(kafka:\d+)\t\{", out).group(1)
     _, again, _ = kafka_world.run("tap", "--stream", kafka_world.stream, "--from", position, "-n", "1", "--pos", env={"SPATE_BUS": where}, check=0)
