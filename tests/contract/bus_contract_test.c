@@ -715,6 +715,41 @@ static void lists_its_topics(void **state)
     assert_int_equal(seen.topics, 3);
 }
 
+/* A name is for people and changes nothing of what is read. Only the local bus can hold; the others say so, and
+ * go on without. */
+static void a_reader_may_have_a_name(void **state)
+{
+    struct fixture *f = *state;
+    const bool holds = strcmp(f->bus->ops->name, "local") == 0;
+    struct acks acks = {.in_order = true};
+    struct spate_err err = {0};
+    struct spate_writer *w = open_writer(f, "log", SPATE_TOPIC_CREATE);
+
+    put(w, "k", "first", 1);
+    put(w, "k", "second", 2);
+    put(w, "k", "third", 3);
+    await(w, &acks, 3);
+    struct spate_reader *r = open_reader(f, "log", SPATE_SEE_DURABLE, oldest);
+    spate_reader_passed(r, (struct spate_bus_pos){.at = 1}); /* without a name: nothing */
+    assert_int_equal(spate_reader_enlist(r, "billing", false, &err), SPATE_OK);
+    expect(r, "first");
+    spate_reader_passed(r, get(r).next);
+    if (spate_reader_enlist(r, "billing", true, &err) != (holds ? SPATE_OK : SPATE_FAIL))
+        fail_msg("hold: %s", err.text);
+    if (!holds) {
+        assert_int_equal(err.verdict, SPATE_FATAL);
+        assert_non_null(strstr(err.text, "hold"));
+    }
+    expect(r, "third");
+    spate_reader_close(r);
+    r = open_reader(f, "log", SPATE_SEE_DURABLE, oldest); /* where it goes on is the reader's own to know */
+    err = (struct spate_err){0};
+    assert_int_equal(spate_reader_enlist(r, "billing", false, &err), SPATE_OK);
+    expect(r, "first");
+    spate_reader_close(r);
+    spate_writer_close(w);
+}
+
 static void positions_survive_as_text(void **state)
 {
     struct fixture *f = *state;
@@ -772,6 +807,7 @@ int main(void)
             BUS_TEST(a_volatile_topic_is_never_acknowledged, driver),
             BUS_TEST(waits_no_longer_than_told_and_wakes_for_a_record, driver),
             BUS_TEST(lists_its_topics, driver),
+            BUS_TEST(a_reader_may_have_a_name, driver),
             BUS_TEST(positions_survive_as_text, driver),
         };
         failed += cmocka_run_group_tests_name(driver->name, tests, NULL, NULL);
