@@ -6,6 +6,7 @@
 #define SPATE_TESTS_BENCH_BUS_BENCH_H
 
 #include "bus/local/bell.h"
+#include "bus/local/segment.h"
 #include "tests/support/bus_scratch.h"
 
 #include <errno.h>
@@ -18,11 +19,6 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ  22
-#define MADV_POPULATE_WRITE 23
-#endif
 
 #define BENCH_PROCESSES 64
 
@@ -54,6 +50,7 @@ static inline __attribute__((format(printf, 1, 2))) _Noreturn void bench_die(con
 static inline void bench_init(void)
 {
     setpgid(0, 0);
+    spate_local_segment_keep = true; /* what the first touch of a page costs is not what is measured */
     bench = mmap(NULL, sizeof *bench, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (bench == MAP_FAILED)
         bench_die("mmap: %s", strerror(errno));
@@ -116,24 +113,6 @@ static inline bool bench_run(int count, void (*run)(void *arg, int i), void *arg
         good = waitpid(pids[i], &status, 0) == pids[i] && status == 0 && good;
     }
     return good;
-}
-
-/* Maps the pages of every segment that this process has mapped, as a writer's steward does ahead of it. What
- * a first touch costs is not what is measured here. */
-static inline void bench_touch(void)
-{
-    FILE *maps = fopen("/proc/self/maps", "r");
-    char line[512], rights[5];
-
-    while (maps && fgets(line, sizeof line, maps)) {
-        unsigned long from, to;
-        if (strstr(line, ".seg") && sscanf(line, "%lx-%lx %4s", &from, &to, rights) == 3 &&
-            madvise((void *)from, to - from, rights[1] == 'w' ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) !=
-                0)
-            fprintf(stderr, "cannot map pages ahead: %s\n", strerror(errno));
-    }
-    if (maps)
-        fclose(maps);
 }
 
 static inline struct spate_bus *bench_bus(const struct bus_scratch *s)

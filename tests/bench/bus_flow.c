@@ -15,6 +15,10 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 #define BUFFER (1 << 20) /* of a pipe or a socket */
 
 struct run {
@@ -72,7 +76,6 @@ static void bus_write(const struct run *run, int me)
     const uint64_t count = share(run);
 
     bench_meet(&bench->open, (uint64_t)run->writers);
-    bench_touch();
     if (!is(run, "drain"))
         begin(run);
     const uint64_t cpu = bench_cpu_ns();
@@ -106,7 +109,6 @@ static void bus_read(const struct run *run, int me)
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     struct spate_bus *bus = bench_bus(&run->scratch);
     struct spate_reader *r = bench_reader(bus, "flow");
-    bench_touch();
     begin(run);
     for (uint64_t left = share(run) * (uint64_t)run->writers; left > 0;) {
         const enum spate_rc rc = spate_reader_next(r, &m, &err);

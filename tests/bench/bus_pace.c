@@ -73,7 +73,6 @@ static void write_all(struct run *run, int me)
 
     prctl(PR_SET_TIMERSLACK, 1);
     bench_meet(&bench->open, (uint64_t)run->writers);
-    bench_touch();
     bench_meet(&bench->ready, (uint64_t)(run->writers + run->readers));
     const uint64_t from = bench_now() + 20000000 + step * (uint64_t)me / (uint64_t)run->writers;
     for (uint64_t n = 0; n < count; n++) {
@@ -116,7 +115,6 @@ static void read_bus(const struct run *run, int me)
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     struct spate_bus *bus = bench_bus(&run->scratch);
     struct spate_reader *r = bench_reader(bus, "pace");
-    bench_touch();
     bench_meet(&bench->ready, (uint64_t)(run->writers + run->readers));
     for (uint64_t left = share(run) * (uint64_t)run->writers; left > 0; left--) {
         enum spate_rc rc;

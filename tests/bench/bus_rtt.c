@@ -95,7 +95,6 @@ static void open_bus(struct side *s)
     s->w = bench_writer(s->bus, topics[s->me], SPATE_TOPIC_VOLATILE);
     bench_meet(&bench->open, 2);
     s->r = bench_reader(s->bus, topics[1 - s->me]);
-    bench_touch();
 }
 
 static void process(void *arg, int me)
