@@ -709,6 +709,43 @@ static void looking_changes_no_byte(void **state)
     assert_true(before != digest(path, digest(hot, 0)));
 }
 
+/* Whoever may write there may leave anything there. */
+static void litter_and_damage_of_one_topic_hide_no_other(void **state)
+{
+    static const char *const names[] = {"ffffffffffffffc0.seg", "0000000000000001.seg",
+                                        "0000000000300000.seg", "0000000000000040.spill",
+                                        ".hidden.tmp",          "notes.txt"};
+    const char *file = connector_file();
+    char name[200];
+    struct run run;
+
+    (void)state;
+    spate_writer_close(writer_of("shop", 0));
+    spate_writer_close(writer_of("spoilt", 0));
+    for (size_t i = 0; i < SPATE_COUNT(names); i++) {
+        snprintf(name, sizeof name, "%s/%s/%s", i % 2 ? path : hot, "shop", names[i]);
+        const int fd = open(name, O_WRONLY | O_CREAT, 0640);
+        assert_int_equal(write(fd, names, i * 7), (ssize_t)(i * 7));
+        close(fd);
+    }
+    snprintf(name, sizeof name, "%s/shop/0000000000400000.seg", path);
+    assert_int_equal(symlink("/etc/passwd", name), 0);
+    snprintf(name, sizeof name, "%s/shop/0000000000500000.seg", path);
+    assert_int_equal(mkfifo(name, 0640), 0);
+    snprintf(name, sizeof name, "%s/spoilt/manifest", path);
+    assert_int_equal(truncate(name, 20), 0);
+    run = RUN("ls", "-c", file);
+    assert_int_equal(run.code, SPATE_EXIT_FAILED);
+    must_say(&run, "spoilt");
+    must_say(&run, "shop ");
+    forget(&run);
+    run = RUN("inspect", "shop", "--verify", "-c", file);
+    assert_int_equal(run.code, SPATE_EXIT_FAILED);
+    must_say(&run, "shorter than a header");
+    assert_null(strstr(run.out.data, "root:"));
+    forget(&run);
+}
+
 static void names_are_as_people_know_them(void **state)
 {
     const char *file = connector_file();
@@ -788,6 +825,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_writer_elsewhere_is_told, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(a_record_by_its_position_without_its_value, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(looking_changes_no_byte, make_bus, remove_bus),
+        cmocka_unit_test_setup_teardown(litter_and_damage_of_one_topic_hide_no_other, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(names_are_as_people_know_them, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(mistakes_are_told_with_the_way_out, make_bus, remove_bus),
     };
