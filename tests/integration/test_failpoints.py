@@ -87,6 +87,12 @@ class Lab:
         self.world.src(f"INSERT INTO t SELECT {self.base} + g, 'in pieces', repeat('z', 200000) FROM generate_series(1, 80) g")
         self.world.src("UPDATE t SET filler = 'small again' WHERE length(filler) > 100000")
 
+    def large_values(self):
+        """Each in a file of its own."""
+        self.base += 1000
+        self.world.src(f"INSERT INTO t SELECT {self.base} + g, 'spills', repeat('s', 400000) FROM generate_series(1, 3) g")
+        self.world.src("UPDATE t SET filler = 'small again' WHERE length(filler) > 300000")
+
     def touch(self):
         """Changes that leave the table as large as it is."""
         self.world.src("UPDATE t SET v = 'touched' WHERE id % 7 = 0")
@@ -353,6 +359,9 @@ CASES = {
     "local_rolled": [working(1, Lab.large_round)],
     "local_file_made": [opening(), working(1, Lab.large_round)],
     "local_file_renamed": [opening(), working(1, Lab.large_round)],
+    "local_spill": [working(3, Lab.large_values)],
+    "local_spilled": [working(3, Lab.large_values)],
+    "local_spill_called": [working(3, Lab.large_values)],
     "local_write": [working(3)],
     "local_sync": [working(3)],
     "local_synced": [working(3)],
@@ -451,7 +460,7 @@ def test_a_place_that_fails_is_tried_again(lab, names, seed):
         lab.connector, lab.sink = (new, lab.sink) if process == "connector" else (lab.connector, new)
 
         def failed():
-            lab.round()
+            (lab.large_values if name == "local_spill" else lab.round)()
             return f" name={name} action=fail hit={hit}\n" in new.text()
 
         scratch.until(failed, lambda: f"{name}@{hit} is met:\n{new.tail()}", 20, 0.1)
