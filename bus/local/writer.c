@@ -4,6 +4,7 @@
  * is the same for both. The steward beside it (bus/local/steward.h) makes things durable. */
 #include "bus/local/append.h"
 #include "bus/local/bell.h"
+#include "bus/local/broken.h"
 #include "bus/local/local.h"
 #include "bus/local/lock.h"
 #include "bus/local/recovery.h"
@@ -348,7 +349,7 @@ static enum spate_rc take_over(struct writer *w, struct spate_err *err)
     spate_local_segment_sweep(w->topic.hot_fd);
     spate_local_segment_sweep(w->topic.durable_fd);
     const struct spate_local_repair as = as_us(w);
-    rc = spate_local_steward_settle(&w->topic, &as, err);
+    rc = SPATE_BROKEN(KEEP_CLAIM) ? SPATE_OK : spate_local_steward_settle(&w->topic, &as, err);
     if (rc == SPATE_OK)
         rc = spate_local_topic_promise(&w->topic, err);
     if (rc == SPATE_OK)
@@ -374,7 +375,7 @@ static enum spate_rc join(struct writer *w, int64_t deadline, struct spate_err *
     if (rc != SPATE_OK)
         return rc == SPATE_END || err->verdict == SPATE_RETRY ? SPATE_AGAIN : rc;
     take_slot(w);
-    for (upto = spate_local_topic_tip(&w->topic); reached(w) < upto;
+    for (upto = spate_local_topic_tip(&w->topic); reached(w) < upto && !SPATE_BROKEN(KEEP_CLAIM);
          nanosleep(&(struct timespec){.tv_nsec = OPEN_NAP_MS * 1000000L}, NULL)) {
         if (!spate_local_lock_alone(w->lock_fd, SPATE_LOCAL_LOCK_STEWARD))
             return SPATE_AGAIN; /* it died, or had nothing more to do: our turn */
