@@ -51,7 +51,7 @@ def bus_size(world):
 
 
 def test_large_rows(world):
-    """Rows of several megabytes pass with bounded memory; one that the bus cannot carry is named."""
+    """Rows of several megabytes pass with bounded memory."""
     world.src("CREATE TABLE t (id int PRIMARY KEY, small int, v text)")
     world.connector()
     sink = world.sink(world.sink_file("team", {"t": {"from": "public.t"}}))
@@ -60,8 +60,7 @@ def test_large_rows(world):
     world.src("UPDATE t SET small = small + 1; UPDATE t SET id = id + 10 WHERE id = 2")
     world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")])
     assert watch.stop() < 2 * SINK_KB
+    # More than any segment takes, and than Kafka does: a file of its own (test_room).
     world.src("INSERT INTO t VALUES (99, 0, repeat('x', 17 * 1024 * 1024))")
-    connector = world.connector_process
-    assert connector.wait_exit() in (1, 4)
-    line = connector.wait_log(r"[^\n]*public\.t[^\n]*bytes[^\n]*").group(0)
-    assert "segment_bytes" in line or "column list" in line
+    world.wait_equal([("SELECT * FROM t", "SELECT * FROM team.t")])
+    assert world.connector_process.running()
