@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <time.h>
 
 const char *spate_cli_bus_kind(const struct spate_local_seen *seen, char out[SPATE_KIND])
 {
@@ -31,8 +32,23 @@ static const char *gate_word(const struct spate_local_seen *seen)
     }
 }
 
-/* A holder's limit is told as soon as it stands ahead, the disk's when the last segment is full: in between
- * it is only busy. What the manifest promises is renewed ahead of need. */
+#define STILL_MS 1000
+#define LOOK_MS  50
+
+/* At full speed the log is now and then as far ahead of the disk as it may be; only a disk that does not move
+ * is worth a word. */
+static bool stands_still(const struct spate_local_seen *seen)
+{
+    for (int waited_ms = 0; waited_ms < STILL_MS; waited_ms += LOOK_MS) {
+        if (spate_local_look_durable(seen) != seen->durable)
+            return false;
+        nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
+    }
+    return true;
+}
+
+/* A holder's limit is told as soon as it stands ahead, the disk's when the last segment is full. What the
+ * manifest promises is renewed ahead of need. */
 static bool at_the_gate(const struct spate_local_seen *seen)
 {
     const uint64_t cap = seen->topic.manifest.cap, head = seen->hot ? atomic_load(&seen->ctl.head) : 0;
@@ -40,7 +56,8 @@ static bool at_the_gate(const struct spate_local_seen *seen)
     if (!seen->hot || seen->writer_count == 0 || head + cap <= atomic_load(&seen->ctl.gate))
         return false;
     return atomic_load(&seen->ctl.gate_why) == SPATE_LOCAL_GATE_HOLD ||
-           (atomic_load(&seen->ctl.gate_why) == SPATE_LOCAL_GATE_DISK && seen->tip >= head + cap);
+           (atomic_load(&seen->ctl.gate_why) == SPATE_LOCAL_GATE_DISK && seen->tip >= head + cap &&
+            stands_still(seen));
 }
 
 bool spate_cli_bus_stopped(const struct spate_local_seen *seen, struct spate_buf *out)

@@ -131,6 +131,25 @@ static void look_segment(struct spate_local_seen *seen, struct spate_local_seen_
     segment->indices = sealed != 0 ? sealed : tail >> SPATE_LOCAL_TAIL_SHIFT;
 }
 
+static bool read_ctl(const struct spate_local_topic *topic, struct spate_local_ctl *ctl)
+{
+    const int fd = openat(topic->hot_fd, "ctl", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+    if (fd < 0)
+        return false;
+    const bool whole = pread(fd, ctl, sizeof *ctl, 0) == (ssize_t)sizeof *ctl;
+    close(fd);
+    return whole && ctl->magic == SPATE_LOCAL_CTL_MAGIC && ctl->generation == topic->manifest.generation &&
+           ctl->cap == topic->manifest.cap;
+}
+
+uint64_t spate_local_look_durable(const struct spate_local_seen *seen)
+{
+    struct spate_local_ctl ctl;
+
+    return seen->hot && read_ctl(&seen->topic, &ctl) ? atomic_load(&ctl.durable) : seen->durable;
+}
+
 static void look_hot(struct spate_local_seen *seen)
 {
     struct spate_local_topic *topic = &seen->topic;
@@ -142,16 +161,7 @@ static void look_hot(struct spate_local_seen *seen)
         return;
     topic->hot_fd = openat(root, topic->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     close(root);
-    const int fd = topic->hot_fd < 0 || hot_id != topic->manifest.hot
-                       ? -1
-                       : openat(topic->hot_fd, "ctl", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd >= 0) {
-        seen->hot = pread(fd, &seen->ctl, sizeof seen->ctl, 0) == (ssize_t)sizeof seen->ctl &&
-                    seen->ctl.magic == SPATE_LOCAL_CTL_MAGIC &&
-                    seen->ctl.generation == topic->manifest.generation &&
-                    seen->ctl.cap == topic->manifest.cap;
-        close(fd);
-    }
+    seen->hot = topic->hot_fd >= 0 && hot_id == topic->manifest.hot && read_ctl(topic, &seen->ctl);
     if (!seen->hot && topic->hot_fd >= 0) {
         close(topic->hot_fd);
         topic->hot_fd = -1;

@@ -57,6 +57,8 @@ SPATE_CHECKED enum spate_rc spate_local_look(struct spate_local_seen *seen,
                                              const struct spate_local_place *place, const char *topic,
                                              struct spate_err *err);
 void spate_local_look_fini(struct spate_local_seen *seen);
+/* How far the log is durable by now; what the look saw where that cannot be told. */
+uint64_t spate_local_look_durable(const struct spate_local_seen *seen);
 
 /* The header of the record that stands at `pos`, or of the next one behind what is padded there: *at says
  * where. SPATE_END: there is none (yet). SPATE_FAIL: the position is no record's, or what stands there is
