@@ -2,7 +2,7 @@
  * steward.
  *
  * They are bytes of writers.lck in the durable root (so that two hot roots cannot both own a topic), tied to
- * the open file: they die with the process, whatever kills it (B4). Nothing on the way of a record takes one.
+ * the open file: they die with the process, whatever kills it. Nothing on the way of a record takes one.
  *
  *   byte 0        who owns the topic holds it alone; the writers of a SHARED topic hold it together
  *   byte 1..255   a writer's slot; an owner has slot 0 and no other byte

@@ -29,7 +29,6 @@
 #define BLOCKED_MS   1  /* between two looks at what is open */
 #define QUEUE_MS     5  /* between two attempts to become the one that works */
 #define STILL_MS     8  /* without progress of the one that works, until others repair what blocks it */
-#define LINGER_MS    50 /* without work, until the lock of a SHARED topic is given back */
 #define LOOK_MS      50 /* between two looks whether the hot tier is still the one that others see */
 #define COMPLAIN_MS  10000
 
@@ -46,7 +45,6 @@ struct spate_local_steward {
     uint64_t told;     /* the watermark that the writer was told of ... */
     int64_t told_ms;   /* ... and when that moved */
     int64_t looked_ms; /* when the hot tier was looked at */
-    int64_t idle_ms;   /* since when there was nothing to do; 0: there was */
     struct spate_log_limit complained, failed_retain;
     pthread_t thread;
     int event_fd;
@@ -236,15 +234,6 @@ static void give_back(struct spate_local_steward *s)
         spate_local_lock_release(s->repair.lock_fd, SPATE_LOCAL_LOCK_STEWARD);
 }
 
-static bool idle_for_long(struct spate_local_steward *s)
-{
-    const int64_t now = spate_clock_ms();
-
-    if (s->idle_ms == 0)
-        s->idle_ms = now;
-    return !s->owns && now - s->idle_ms > LINGER_MS;
-}
-
 /* Sleeps until something is published, by whomever. */
 static enum spate_rc rest(struct spate_local_steward *s)
 {
@@ -272,14 +261,13 @@ static enum spate_rc work_round(struct spate_local_steward *s, bool stop)
     atomic_store(&s->errand->roused, false);
     rc = tend(&s->archive, &s->repair, &blocked, &s->err);
     if (rc == SPATE_END && !stop) {
-        if (idle_for_long(s))
+        if (!s->owns) /* not a moment longer than there is work: frozen with the lock, we stop the others */
             return SPATE_END;
         rc = rest(s);
         if (rc == SPATE_END)
             return SPATE_OK;
     }
     if (rc == SPATE_OK) {
-        s->idle_ms = 0;
         spate_local_topic_gate(&s->topic, s->retain.blocked);
         spate_local_bell_ring(&s->topic.bell->durable);
         signal_writer(s);
@@ -374,7 +362,6 @@ static enum spate_rc begin(struct spate_local_steward *s, bool stop)
     spate_local_archive_init(&s->archive, &s->topic);
     spate_local_retain_init(&s->retain);
     s->working = true;
-    s->idle_ms = 0;
     s->repair.since_us = 0;
     return SPATE_OK;
 }

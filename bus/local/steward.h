@@ -4,7 +4,7 @@
  *
  * One steward of a topic works at a time: it holds the steward's lock. An owner's does so from open to close.
  * The writers of a SHARED topic have one each, which asks for the lock while something that its writer
- * published is not durable (volatile: not final) yet, and lets go when nothing came for some milliseconds. So
+ * published is not durable (volatile: not final) yet, and gives it back at once. So
  * when the one that works is killed, another goes on; one that is stopped (SIGSTOP) stops the archive, and
  * with it, after SPATE_LOCAL_HOT_MOST segments, the topic.
  *
