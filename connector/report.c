@@ -159,8 +159,10 @@ static void derive_health(struct spate_connector_facts *facts, int64_t now_ms)
             because(facts, "the data plane has not turned for %" PRId64 " s: it hangs", silent_ms / 1000);
         } else if (stuck_ms > SPATE_CONNECTOR_STUCK_MS) {
             because(facts,
-                    "the bus has made nothing durable for %" PRId64 " s, and %" PRId64 " changes wait for it",
-                    stuck_ms / 1000, facts->now.lag_changes);
+                    "the bus has made nothing durable for %" PRId64 " s, and %" PRId64
+                    " changes wait for it%s",
+                    stuck_ms / 1000, facts->now.lag_changes,
+                    strcmp(facts->bus, "local") == 0 ? ": `spate bus ls` says what stops it" : "");
         } else {
             facts->now.ready = 1;
             because(facts, "streaming");

@@ -248,6 +248,10 @@ static void health_knows_a_data_plane_that_hangs_and_a_bus_that_is_stuck(void **
     assert_true(f.now.live);
     assert_false(f.now.ready);
     assert_non_null(strstr(f.now.reason, "made nothing durable for 30 s"));
+    assert_null(strstr(f.now.reason, "spate bus"));
+    strcpy(f.bus, "local");
+    spate_connector_report_derive(&f, 1, 1001 + SPATE_CONNECTOR_STUCK_MS);
+    assert_non_null(strstr(f.now.reason, "wait for it: `spate bus ls` says what stops it"));
 }
 
 /* A hung data plane is one thing; one that waits for the bus at start has nothing to turn. */
