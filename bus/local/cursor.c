@@ -181,19 +181,44 @@ static enum spate_rc jump(struct spate_local_cursor *c, uint64_t other, struct s
     return SPATE_OK;
 }
 
+/* Does nobody write the segment that ends there any more? Then its file in the hot tier, if there is one, may
+ * be a ghost: a writer that was stopped on its way to making it made it anew, empty, after it was archived
+ * and removed. */
+static bool is_past(const struct spate_local_cursor *c, uint64_t end)
+{
+    return end <= atomic_load(&c->topic.ctl->first) || end <= atomic_load(&c->topic.ctl->durable);
+}
+
+/* SPATE_END: the hot tier does not have it, or it is to be looked for in the archive first. */
+static enum spate_rc map_hot(struct spate_local_cursor *c, uint64_t base, struct spate_err *err)
+{
+    const uint64_t cap = c->topic.manifest.cap;
+
+    if (c->topic.hot_fd < 0 || !c->topic.ctl || is_past(c, base + cap))
+        return SPATE_END;
+    const enum spate_rc rc =
+        spate_local_segment_map(c->topic.hot_fd, base, cap, SPATE_LOCAL_MAP_READ, &c->seg, err);
+    if (rc != SPATE_OK || !is_past(c, base + cap))
+        return rc;
+    spate_local_segment_unmap(&c->seg); /* it came to be past between the look and the mapping */
+    return SPATE_END;
+}
+
 /* Maps the segment that holds pos. SPATE_AGAIN: it does not exist (yet). May move pos: past bases that never
  * came to be, or, with a gap to report, to the oldest that is kept. */
 static enum spate_rc enter(struct spate_local_cursor *c, struct spate_err *err)
 {
     const uint64_t cap = c->topic.manifest.cap, base = spate_local_base_of(c->pos, cap);
     uint64_t other;
-    enum spate_rc rc = SPATE_END;
+    enum spate_rc rc = map_hot(c, base, err);
 
-    if (c->topic.hot_fd >= 0 && c->topic.ctl)
-        rc = spate_local_segment_map(c->topic.hot_fd, base, cap, SPATE_LOCAL_MAP_READ, &c->seg, err);
     c->archived = rc == SPATE_END;
     if (rc == SPATE_END)
         rc = spate_local_segment_map(c->topic.durable_fd, base, cap, SPATE_LOCAL_MAP_ARCHIVE, &c->seg, err);
+    if (rc == SPATE_END && c->topic.ctl && c->pos >= spate_local_cursor_first(c) && is_past(c, base + cap)) {
+        rc = spate_local_segment_map(c->topic.hot_fd, base, cap, SPATE_LOCAL_MAP_READ, &c->seg, err);
+        c->archived = rc != SPATE_OK;
+    }
     if (rc == SPATE_OK) {
         if (c->archived)
             c->limit = 0;
