@@ -30,10 +30,10 @@ const struct spate_option spate_bus_options[] = {
      .offset = AT(local_segment_bytes),
      .min = INT64_C(1) << 20,
      .max = INT64_C(1) << 30,
-     .doc = "Size of one segment file, a power of two; fixed when a topic is made. A record may be a quarter "
-            "of it, "
-            "at most 16MiB, and up to four segments stand in shared memory. By default 64MiB (4MiB for the "
-            "topics beside the stream), less when the shared memory is small."},
+     .doc = "Size of one segment file, a power of two; fixed when a topic is made. Up to four segments "
+            "stand in shared memory. A message of more than a quarter of it, or of more than 16MiB, has a "
+            "file of its own below local.path. By default 64MiB (4MiB for the topics beside the stream), "
+            "less when the shared memory is small."},
     {.key = "local.retention",
      .type = SPATE_OPT_DURATION,
      .offset = AT(local_retention_ms),
