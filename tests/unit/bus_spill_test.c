@@ -490,6 +490,70 @@ static void a_recovery_ends_the_log_before_a_value_that_is_not_there(void **stat
     spate_writer_close(w);
 }
 
+/* Many writers: one opens while another is making a file. */
+static void a_sweep_leaves_what_somebody_is_making(void **state)
+{
+    struct fixture *f = *state;
+    char name[SPATE_LOCAL_TEMP], other[SPATE_LOCAL_TEMP];
+    const int dir = open(f->scratch.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const int fd = spate_local_temp_make(dir, "spill", name);
+
+    assert_true(dir >= 0 && fd >= 0);
+    close(spate_local_temp_make(dir, "spill", other)); /* whoever made it is dead */
+    spate_local_segment_sweep(dir);
+    assert_int_equal(faccessat(dir, name, F_OK, 0), 0);
+    assert_int_not_equal(faccessat(dir, other, F_OK, 0), 0);
+    close(fd);
+    spate_local_segment_sweep(dir);
+    assert_int_not_equal(faccessat(dir, name, F_OK, 0), 0);
+    close(dir);
+}
+
+static void what_no_file_takes_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct spate_writer *w = open_writer(f, 0);
+    const size_t most = spate_writer_max_record(w);
+    struct spate_err err = {0};
+    size_t taken = 9;
+
+    for (int key = 0; key < 2; key++) { /* their bytes are not looked at */
+        const struct spate_record record = {.key = spate_slice("k", (size_t)key),
+                                            .value = spate_slice(f->value, most + 1 - (size_t)key)};
+        assert_int_equal(spate_writer_publish(w, &record, 1, &taken, &err), SPATE_FAIL);
+        assert_int_equal(err.verdict, SPATE_QUARANTINE);
+        assert_int_equal(taken, 0);
+    }
+    assert_int_equal(files(f->scratch.path, ".tmp", NULL), 0);
+    spate_writer_close(w);
+}
+
+/* Retention takes whole segments, so none may tell of more than its share. */
+static void a_segment_tells_of_so_many_bytes_and_no_more(void **state)
+{
+    struct fixture *f = *state;
+    struct bus_log_acks acks = {0};
+    struct spate_err err = {0};
+    struct spate_writer *w = open_writer(f, 0);
+    const int dir = open(f->scratch.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const int log = openat(dir, "log", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    publish(f, w, 1, 60, &acks); /* five of six megabytes, and others */
+    check(bus_log_settle(w, 60, &acks, &err), &err);
+    uint64_t all = 0;
+    for (uint64_t base = CAP; base <= spate_writer_end(w).at; base += CAP) {
+        const uint64_t bytes = spate_local_spill_bytes(log, base, base + CAP);
+        assert_true(bytes <= 4 * CAP || bytes < MOST + 8192); /* or one that is larger */
+        all += bytes;
+    }
+    assert_true(all > 5 * MOST);
+    assert_int_equal(all, spate_local_spill_bytes(log, 0, UINT64_MAX));
+    close(log);
+    close(dir);
+    spate_writer_close(w);
+    expect_all(f, SPATE_SEE_DURABLE, 1, 60);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
 int main(void)
@@ -504,6 +568,9 @@ int main(void)
         TEST(a_record_that_lies_of_its_file_is_refused),
         TEST(nothing_is_left_of_a_value_that_found_no_room),
         TEST(a_recovery_ends_the_log_before_a_value_that_is_not_there),
+        TEST(a_sweep_leaves_what_somebody_is_making),
+        TEST(what_no_file_takes_is_refused),
+        TEST(a_segment_tells_of_so_many_bytes_and_no_more),
     };
     return cmocka_run_group_tests_name("bus_spill", tests, NULL, NULL);
 }
