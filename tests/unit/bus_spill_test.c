@@ -554,6 +554,53 @@ static void a_segment_tells_of_so_many_bytes_and_no_more(void **state)
     expect_all(f, SPATE_SEE_DURABLE, 1, 60);
 }
 
+/* L6 for large values: a reader has their segment mapped still, and their files are gone. */
+static void L6_what_retention_took_is_a_gap(void **state)
+{
+    enum { LAST = 160 };
+    struct fixture *f = *state;
+    struct bus_log_acks acks = {0};
+    struct spate_err err = {0};
+    struct spate_message m;
+    uint64_t n = 1, gaps = 0, lost = 0, next = 0;
+    bool after_gap = false;
+
+    spate_bus_close(f->bus);
+    f->scratch.config.local_retention_bytes = 24 << 20;
+    check(spate_bus_open(&f->scratch.config, &f->bus, &err), &err);
+    struct spate_writer *w = open_writer(f, 0);
+    publish(f, w, 1, 12, &acks);
+    check(bus_log_settle(w, 12, &acks, &err), &err);
+    struct spate_reader *r = open_reader(f, SPATE_SEE_DURABLE);
+    check(bus_log_next(r, &m, &err), &err);
+    next = m.next.at;
+    publish(f, w, 13, LAST, &acks);
+    check(bus_log_settle(w, LAST, &acks, &err), &err);
+    while (n < LAST) {
+        check(bus_log_next(r, &m, &err), &err);
+        if (m.kind == SPATE_MESSAGE_GAP) {
+            assert_false(after_gap);
+            after_gap = true;
+            gaps++;
+            assert_int_equal(m.pos.at, next);
+        } else {
+            const uint64_t seen = (uint64_t)m.ts_us;
+            assert_true(after_gap ? seen > n : seen == n + 1);
+            assert_true(m.pos.at == next || (!after_gap && m.pos.at > next));
+            assert_int_equal(m.value.len, length_of(seen));
+            assert_true(spate_slice_eq(m.value, fill_value(f->value, seen)));
+            lost += seen - n - 1;
+            n = seen;
+            after_gap = false;
+        }
+        next = m.next.at;
+    }
+    assert_true(gaps > 0 && lost > 0);
+    assert_true(files(f->scratch.path, ".spill", NULL) < LAST / 12 * 7);
+    spate_reader_close(r);
+    spate_writer_close(w);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
 int main(void)
@@ -571,6 +618,7 @@ int main(void)
         TEST(a_sweep_leaves_what_somebody_is_making),
         TEST(what_no_file_takes_is_refused),
         TEST(a_segment_tells_of_so_many_bytes_and_no_more),
+        TEST(L6_what_retention_took_is_a_gap),
     };
     return cmocka_run_group_tests_name("bus_spill", tests, NULL, NULL);
 }
