@@ -7,6 +7,7 @@
 
 #define AGAIN_MS    5000
 #define COMPLAIN_MS 60000
+#define RARELY_MS   3600000
 
 enum spate_rc spate_known_check(const struct spate_sink_config *config, struct spate_err *err)
 {
@@ -40,7 +41,7 @@ static enum spate_rc take_name(struct spate_sink *sink, struct spate_err *err)
         return spate_err_context(err, "%s says hold", sink->config->path);
     }
     /* Of who has the name: a predecessor that does not die, or another sink of the same name. */
-    if (spate_log_due(&sink->known_log, now, COMPLAIN_MS, &hidden))
+    if (spate_log_due(&sink->known_log, now, sink->config->hold ? COMPLAIN_MS : RARELY_MS, &hidden))
         spate_log_err(sink->config->hold ? SPATE_LOG_WARN : SPATE_LOG_INFO, "not-known-on-bus", &why);
     return SPATE_OK;
 }

@@ -352,8 +352,9 @@ static enum spate_rc take_over(struct writer *w, struct spate_err *err)
     rc = SPATE_BROKEN(KEEP_CLAIM) ? SPATE_OK : spate_local_steward_settle(&w->topic, &as, err);
     if (rc == SPATE_OK)
         rc = spate_local_topic_promise(&w->topic, err);
+    /* What a holder stopped stays so until the steward has looked: not a segment more at each restart. */
     if (rc == SPATE_OK)
-        spate_local_topic_gate(&w->topic, false);
+        spate_local_topic_gate(&w->topic, atomic_load(&w->topic.ctl->gate_why) == SPATE_LOCAL_GATE_HOLD);
     return rc == SPATE_AGAIN ? no_room(w, err) : rc;
 }
 

@@ -128,7 +128,7 @@ static void account(struct reader *r, const struct spate_message *m, uint64_t *l
         r->gaps++;
         if (world->at[n] < m->pos.at)
             snprintf(r->wrong, sizeof r->wrong, "record %" PRIu64 " stands before the gap and never came", n);
-        for (; n <= world->count && world->at[n] != 0 && world->at[n] < m->next.at; n++)
+        for (; n <= atomic_load(&world->written) && world->at[n] < m->next.at; n++)
             r->lost++;
         *last = n - 1;
         return;
