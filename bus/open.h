@@ -50,6 +50,19 @@ SPATE_CHECKED enum spate_rc spate_topic_escape(const char *name, char *out, size
 /* The inverse, for showing a name to people; false: no such topic name was ever made from a name. */
 bool spate_topic_unescape(const char *topic, char *out, size_t size);
 
+/* Who reads a connector's stream under a name, and what is held for them (spate_reader_enlist). */
+struct spate_bus_holds { /* -1, or empty: not known, or there is none (Kafka: all of it) */
+    int64_t readers;     /* names that a process has now */
+    int64_t holders;     /* names that hold, whether a process has them or not */
+    int64_t bytes;       /* from the lowest position that is held to what is durable */
+    int64_t limit_bytes; /* as many are kept before the writer has to wait */
+    int64_t age_us;      /* of the record at that position */
+    char by[130];        /* whose position that is */
+};
+/* Looks, and disturbs nobody. Blocks: reads a few small files. */
+void spate_bus_look_holds(const struct spate_bus_config *config, const char *connector,
+                          struct spate_bus_holds *holds);
+
 /* What is wrong with the bus that a configuration means, or will be one day, for a process that publishes the
  * stream of this connector (`writes`) or reads it: reachable, rights, room, topics and their settings. Writes
  * nothing. Blocks: on the brokers, for some seconds. */

@@ -5,6 +5,7 @@
 #define SPATE_CONNECTOR_REPORT_H
 
 #include "bus/bus.h"
+#include "bus/open.h"
 #include "connector/watch.h"
 #include "core/buf.h"
 #include "core/err.h"
@@ -57,6 +58,7 @@ struct spate_connector_facts {
     struct spate_slot_look look;
     uint64_t sessions, retries;
     struct spate_memory memory;
+    struct spate_bus_holds holds;
 
     struct {
         char text[1000], sqlstate[6], verdict[12];

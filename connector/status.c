@@ -25,6 +25,7 @@ struct mark {
 };
 
 struct spate_status {
+    const struct spate_connector_config *config;
     pthread_mutex_t lock; /* of facts */
     struct spate_connector_facts facts;
     struct spate_http *http;
@@ -44,6 +45,7 @@ void spate_status_facts(struct spate_status *status, struct spate_connector_fact
     *facts = status->facts;
     pthread_mutex_unlock(&status->lock);
     spate_memory_look(&facts->memory);
+    spate_bus_look_holds(&status->config->bus, facts->connector, &facts->holds);
     spate_connector_report_derive(facts, spate_clock_wall_us(), spate_clock_ms());
 }
 
@@ -117,6 +119,7 @@ struct spate_status *spate_status_open(const struct spate_connector_config *conf
     struct spate_status *status = spate_zalloc(sizeof *status);
     int64_t now_us = spate_clock_wall_us();
 
+    status->config = config;
     pthread_mutex_init(&status->lock, NULL);
     TAKE(connector, config->name);
     TAKE(version, spate_version);

@@ -231,14 +231,22 @@ static void look_ends(struct spate_local_seen *seen)
     }
 }
 
+enum spate_rc spate_local_look_page(struct spate_local_seen *seen, const struct spate_local_place *place,
+                                    const char *topic, struct spate_err *err)
+{
+    *seen = (struct spate_local_seen){.topic = {.durable_fd = -1, .hot_fd = -1}};
+    const enum spate_rc rc = spate_local_topic_open(&seen->topic, place, topic, err);
+    if (rc == SPATE_OK)
+        look_hot(seen);
+    return rc;
+}
+
 enum spate_rc spate_local_look(struct spate_local_seen *seen, const struct spate_local_place *place,
                                const char *topic, struct spate_err *err)
 {
-    *seen = (struct spate_local_seen){.topic = {.durable_fd = -1, .hot_fd = -1}};
-    enum spate_rc rc = spate_local_topic_open(&seen->topic, place, topic, err);
+    enum spate_rc rc = spate_local_look_page(seen, place, topic, err);
     if (rc != SPATE_OK)
         return rc;
-    look_hot(seen);
     look_writers(seen);
     /* The hot tier first: what leaves it meanwhile is in the archive already. */
     if (seen->topic.hot_fd >= 0)

@@ -56,6 +56,10 @@ struct spate_local_seen {
 SPATE_CHECKED enum spate_rc spate_local_look(struct spate_local_seen *seen,
                                              const struct spate_local_place *place, const char *topic,
                                              struct spate_err *err);
+/* The manifest and ctl alone. */
+SPATE_CHECKED enum spate_rc spate_local_look_page(struct spate_local_seen *seen,
+                                                  const struct spate_local_place *place, const char *topic,
+                                                  struct spate_err *err);
 void spate_local_look_fini(struct spate_local_seen *seen);
 /* How far the log is durable by now; what the look saw where that cannot be told. */
 uint64_t spate_local_look_durable(const struct spate_local_seen *seen);
@@ -68,6 +72,12 @@ SPATE_CHECKED enum spate_rc spate_local_look_at(const struct spate_local_seen *s
                                                 struct spate_err *err);
 /* How many records lie from `pos` up to `end`, at most. -1: that cannot be told. */
 int64_t spate_local_look_between(const struct spate_local_seen *seen, uint64_t pos, uint64_t end);
+
+struct spate_bus_holds;
+/* The named readers of a topic, and how near they bring it to its limit (bus/open.h). It looks at no segment
+ * but the one that is held. */
+void spate_local_look_holds(const struct spate_local_place *place, const char *topic,
+                            struct spate_bus_holds *holds);
 
 /* What a walk through one file of a segment finds. */
 struct spate_local_walk {

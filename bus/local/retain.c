@@ -57,7 +57,7 @@ enum spate_rc spate_local_retain_rule(struct spate_local_topic *topic, unsigned 
     return spate_local_manifest_write(topic, err);
 }
 
-static uint64_t limit_of(const struct spate_local_manifest *rules, int dir)
+uint64_t spate_local_retain_limit(const struct spate_local_manifest *rules, int dir)
 {
     struct statvfs fs;
 
@@ -82,7 +82,7 @@ static enum spate_rc read_rules(struct spate_local_retain *r, const struct spate
         return spate_fail(err, SPATE_RETRY, "the log of topic %s was removed or begun anew meanwhile",
                           topic->name);
     r->rules = fresh->manifest;
-    r->limit = limit_of(&r->rules, topic->durable_fd);
+    r->limit = spate_local_retain_limit(&r->rules, topic->durable_fd);
     return SPATE_OK;
 }
 

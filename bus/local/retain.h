@@ -64,6 +64,10 @@ SPATE_CHECKED enum spate_rc spate_local_retain_step(struct spate_local_retain *r
 SPATE_CHECKED enum spate_rc spate_local_retain_rule(struct spate_local_topic *topic, unsigned flags,
                                                     struct spate_err *err);
 
+/* How many bytes the archive below `dir` may take by these rules; UINT64_MAX: as many as there is room for.
+ */
+uint64_t spate_local_retain_limit(const struct spate_local_manifest *rules, int dir);
+
 /* For spate_writer_retention_ms: INT64_MAX when age removes nothing. */
 int64_t spate_local_retain_ms(const struct spate_local_manifest *manifest);
 

@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import urllib.request
 
 from tests.support import scratch
 
@@ -28,7 +29,7 @@ def until(condition, what):
 def test_what_stands_on_the_bus_and_who_is_there(world):
     world.src("CREATE TABLE t (id int PRIMARY KEY, v text)")
     world.tgt("CREATE SCHEMA billing; CREATE TABLE billing.t (id int PRIMARY KEY, v text)")
-    connector = world.connector()
+    connector = world.connector(file=world.connector_file(status={"listen": "127.0.0.1:0"}))
     sink = world.sink(world.sink_file("billing", T))
     world.src("INSERT INTO t SELECT g, 'a' FROM generate_series(1, 1000) g")
     world.wait_rows("SELECT count(*) FROM billing.t", [(1000,)], sink=sink)
@@ -42,6 +43,9 @@ def test_what_stands_on_the_bus_and_who_is_there(world):
 
     # A sink that stands still falls behind, in bytes, records and seconds; and catches up.
     assert until(lambda: reader(world, "billing").get("alive"), "the sink is known by its name")
+    address = connector.wait_log(r"event=status-listening .*?address=(\S+)").group(1)
+    page = json.loads(urllib.request.urlopen(f"http://{address}/status", timeout=10).read())
+    assert (page["bus_readers"], page["bus_holders"], page["bus_held_bytes"], page["bus_held_by"]) == (1, 0, None, None)
     os.kill(sink.pid, signal.SIGSTOP)
     world.src("INSERT INTO t SELECT g, 'b' FROM generate_series(1001, 3000) g")
     until(lambda: reader(world, "billing")["lag_records"] >= 2000, "it falls behind")

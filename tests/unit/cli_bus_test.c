@@ -417,6 +417,7 @@ static void what_stops_a_topic_is_said_with_the_remedy(void **state)
                                             .local_segment_bytes = SEGMENT,
                                             .local_retention_bytes = SEGMENT};
     const char *file = connector_file();
+    struct spate_bus_holds holds;
     struct spate_err err = {0};
     struct run run = {0};
     const int64_t deadline = spate_clock_ms() + 20000;
@@ -453,11 +454,22 @@ static void what_stops_a_topic_is_said_with_the_remedy(void **state)
     forget(&run);
     run = RUN("ls", "--json", "-c", file);
     must_say(&run, "\"gate_why\":\"hold\"");
+    spate_bus_look_holds(&config, "shop", &holds); /* what the connector's pages show */
+    assert_true(holds.readers == 1 && holds.holders == 1 && holds.limit_bytes == SEGMENT);
+    assert_true(holds.bytes >= holds.limit_bytes && holds.age_us >= 0);
+    assert_string_equal(holds.by, "billing");
     must_say(&run, "\"retention_bytes\":1048576");
     forget(&run);
     free(value);
     spate_reader_close(reader);
     spate_writer_close(writer);
+    run = RUN("release", "billing", "-c", file);
+    assert_int_equal(run.code, 0);
+    forget(&run);
+    spate_bus_look_holds(&config, "shop", &holds);
+    assert_true(holds.readers == 0 && holds.holders == 0 && holds.bytes == -1 && holds.by[0] == '\0');
+    spate_bus_look_holds(&config, "nowhere", &holds);
+    assert_true(holds.readers == -1 && holds.holders == -1);
     run = RUN("ls", "-c", file); /* where nobody writes, nobody waits */
     assert_null(strstr(run.out.data, "!"));
     forget(&run);
