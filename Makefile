@@ -112,6 +112,9 @@ $(BUILD)/tests/unit/buslab_%.o $(BUILD)/tests/support/buslab_%.o: CFLAGS_ALL += 
 LAB_LD.tsan := -Wl,--wrap=mmap,--wrap=munmap
 $(BUILD)/tests/unit/buslab_% $(BUILD)/tests/support/buslab_%: LDFLAGS_ALL += $(LAB_LD.$(VARIANT))
 
+# The program that makes what a power cut leaves.
+$(BUILD)/tests/unit/buslab_outage_test: | $(BUILD)/tests/support/bus_outage
+
 # Objects that were compiled in another way do not mix.
 $(BUILD)/how: FORCE
 	@mkdir -p $(@D)

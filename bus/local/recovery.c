@@ -1,6 +1,7 @@
 /* bus/local/recovery.c - after a power cut, and after the shared memory was lost. */
 #include "bus/local/recovery.h"
 
+#include "bus/local/broken.h"
 #include "bus/local/spill.h"
 #include "core/failpoint.h"
 #include "core/log.h"
@@ -23,9 +24,10 @@ uint64_t spate_local_scan(const struct spate_local_segment *seg, uint64_t from, 
         const uint64_t pos = seg->base + at;
         switch (spate_local_step(record, seg->size - at, &size, &len)) {
         case SPATE_LOCAL_STEP_RECORD:
-            if (!spate_local_record_good(record, pos, len) ||
-                (record->type == SPATE_LOCAL_SPILL && spills >= 0 &&
-                 !spate_local_spill_sound(spills, pos, record, len, true)))
+            if ((!spate_local_record_good(record, pos, len) ||
+                 (record->type == SPATE_LOCAL_SPILL && spills >= 0 &&
+                  !spate_local_spill_sound(spills, pos, record, len, true))) &&
+                !SPATE_BROKEN(NO_CUT))
                 return at;
             break;
         case SPATE_LOCAL_STEP_PAD:
@@ -96,7 +98,9 @@ enum spate_rc spate_local_recover(struct spate_local_topic *topic, struct spate_
     if (rc == SPATE_FAIL)
         return rc;
     const bool has_archive = rc == SPATE_OK;
-    const uint64_t next = (has_archive && archived > m->highest ? archived : m->highest) + m->cap;
+    uint64_t next = (has_archive && archived > m->highest ? archived : m->highest) + m->cap;
+    if (SPATE_BROKEN(SAME_BASE) && has_archive)
+        next = archived + m->cap;
 
     /* First the promise that no base up to this one is handed out again, then anything that rests on it. */
     m->highest = next + (SPATE_LOCAL_RESERVE - 1) * m->cap;

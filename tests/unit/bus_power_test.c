@@ -224,7 +224,7 @@ static void copy_log(const struct pristine *p, struct bus_scratch *to, const uns
     close(dir);
 }
 
-static void a_power_cut_takes_nothing_that_was_durable(void **state)
+static void L3_L4_a_power_cut_takes_nothing_that_was_durable(void **state)
 {
     const struct pristine *p = *state;
     const char *env = getenv("SPATE_POWER_CUTS"), *env_seed = getenv("SEED");
@@ -369,7 +369,7 @@ static void readers_need_only_the_archive_and_follow_a_recovery(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_power_cut_takes_nothing_that_was_durable, make_pristine,
+        cmocka_unit_test_setup_teardown(L3_L4_a_power_cut_takes_nothing_that_was_durable, make_pristine,
                                         drop_pristine),
         cmocka_unit_test(a_kill_is_no_recovery),
         cmocka_unit_test(readers_need_only_the_archive_and_follow_a_recovery),
