@@ -126,7 +126,7 @@ static void account(struct reader *r, const struct spate_message *m, uint64_t *l
 
     if (m->kind == SPATE_MESSAGE_GAP) {
         r->gaps++;
-        if (world->at[n] < m->pos.at)
+        if (n <= atomic_load(&world->written) && world->at[n] < m->pos.at)
             snprintf(r->wrong, sizeof r->wrong, "record %" PRIu64 " stands before the gap and never came", n);
         for (; n <= atomic_load(&world->written) && world->at[n] < m->next.at; n++)
             r->lost++;
