@@ -233,6 +233,11 @@ static enum spate_rc enter(struct spate_local_cursor *c, struct spate_err *err)
         return SPATE_OK;
     }
     rc = nearest(c, c->pos, &other, err);
+    if (rc == SPATE_OK &&
+        c->pos < spate_local_cursor_first(c)) { /* made, filled and gone since the look above */
+        lapped(c, spate_local_cursor_first(c));
+        return SPATE_OK;
+    }
     if (rc == SPATE_END)
         return SPATE_AGAIN;
     if (rc == SPATE_OK && other % cap != 0)
@@ -309,9 +314,15 @@ enum spate_rc spate_local_cursor_find(struct spate_local_cursor *c, struct spate
         switch (spate_local_step(record, c->seg.size - offset, &size, len)) {
         case SPATE_LOCAL_STEP_OPEN:
             trust(c);
-            if (c->see == SPATE_SEE_TIP && !c->archived && !spate_local_segment_cut(&c->seg))
+            if (c->see != SPATE_SEE_TIP || c->archived || spate_local_segment_cut(&c->seg))
+                return damaged(c, err);
+            if (c->seg.base >= spate_local_cursor_first(c))
                 return SPATE_AGAIN;
-            return damaged(c, err);
+            /* Forgotten with somebody's claim in it, which nobody repairs any more. */
+            lapped(c, spate_local_cursor_first(c));
+            if (c->gap)
+                return SPATE_OK;
+            continue;
         case SPATE_LOCAL_STEP_PAD:
             c->pos += size;
             continue;
