@@ -8,29 +8,29 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* Exactly the fields under the checksum, without a hole between them. */
-struct sealed_fields {
-    uint64_t pos;
-    uint32_t len, idx;
-    uint64_t ts_ns;
-    uint32_t keyhash;
-    uint16_t keylen;
-    uint8_t type, flags;
-};
-static_assert(sizeof(struct sealed_fields) == 32, "no padding under the checksum");
+/* Two numbers as they stand one behind the other in memory. As one word, because a word that is read back
+ * over the smaller ones it was written as waits for them. */
+static inline uint64_t behind(uint32_t first, uint32_t second)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return first | (uint64_t)second << 32;
+#else
+    return (uint64_t)first << 32 | second;
+#endif
+}
 
+/* The fields under the checksum, as they stand in memory without a hole between them: position; len, idx;
+ * ts_ns; keyhash, then keylen, type, flags. */
 uint32_t spate_local_record_crc(const struct spate_local_record *record, uint64_t pos, uint32_t len,
                                 const void *key, const void *value, size_t value_len)
 {
-    const struct sealed_fields fields = {.pos = pos,
-                                         .len = len,
-                                         .idx = record->idx,
-                                         .ts_ns = record->ts_ns,
-                                         .keyhash = record->keyhash,
-                                         .keylen = record->keylen,
-                                         .type = record->type,
-                                         .flags = record->flags};
-    uint32_t crc = spate_crc32c(0, &fields, sizeof fields);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    const uint32_t kind = record->keylen | (uint32_t)record->type << 16 | (uint32_t)record->flags << 24;
+#else
+    const uint32_t kind = (uint32_t)record->keylen << 16 | (uint32_t)record->type << 8 | record->flags;
+#endif
+    const uint64_t fields[4] = {pos, behind(len, record->idx), record->ts_ns, behind(record->keyhash, kind)};
+    uint32_t crc = spate_crc32c(0, fields, sizeof fields);
 
     if (record->keylen > 0)
         crc = spate_crc32c(crc, key, record->keylen);
