@@ -43,6 +43,30 @@ void spate_local_append_fini(struct spate_local_append *append)
     spate_local_segment_unmap(&append->seg);
 }
 
+void spate_local_append_abandon(struct spate_local_append *a)
+{
+    const struct spate_local_ctl *ctl = a->topic->ctl;
+    uint64_t at = atomic_load(a->topic->manifest.is_volatile ? &ctl->settled : &ctl->durable), size;
+    uint32_t len;
+
+    if (!a->seg.at || at >= a->seg.base + a->seg.cap)
+        return;
+    for (at = at > a->seg.base ? at - a->seg.base : 0; at < a->seg.cap; at += size) {
+        struct spate_local_record *record = spate_local_record_at(&a->seg, at);
+        uint64_t word = atomic_load(&record->word);
+        const enum spate_local_step step = spate_local_step(record, a->seg.cap - at, &size, &len);
+        if (step == SPATE_LOCAL_STEP_RECORD || step == SPATE_LOCAL_STEP_PAD)
+            continue;
+        size = spate_local_len_of(word);
+        if (step != SPATE_LOCAL_STEP_OPEN || size == 0 || size % SPATE_LOCAL_UNIT != 0)
+            return; /* the end, or somebody's room whose length nobody knows yet: a repair's business */
+        if (word == spate_local_word(SPATE_LOCAL_CLAIM, a->slot, a->gen, (uint32_t)size) &&
+            atomic_compare_exchange_strong(&record->word, &word,
+                                           spate_local_word(SPATE_LOCAL_PAD, 0, 0, (uint32_t)size)))
+            atomic_fetch_add(&a->topic->ctl->pads, 1);
+    }
+}
+
 enum take { TOOK, FENCED, ENDED };
 
 /* Takes `total` bytes for `count` records. TOOK: the region is CLAIMed at *at, with indices from *idx.

@@ -30,6 +30,9 @@ struct spate_local_append {
 void spate_local_append_init(struct spate_local_append *append, struct spate_local_topic *topic,
                              struct spate_local_errand *errand, uint32_t slot, uint32_t gen);
 void spate_local_append_fini(struct spate_local_append *append);
+/* Pads what this writer has claimed and never committed: its publish() was left by a jump out of a signal
+ * handler. Nobody has to wait for it then (L14). */
+void spate_local_append_abandon(struct spate_local_append *append);
 /* Maps the head, so that what is wrong with it is known before the first record. */
 SPATE_CHECKED enum spate_rc spate_local_append_enter(struct spate_local_append *append,
                                                      struct spate_err *err);

@@ -59,6 +59,8 @@ static bool is_volatile(const struct writer *w)
 /* Gives up what is mapped; the locks stay. */
 static void leave(struct writer *w)
 {
+    if (w->appending)
+        spate_local_append_abandon(&w->append);
     spate_local_steward_stop(w->steward);
     w->steward = NULL;
     if (w->appending)
