@@ -14,8 +14,7 @@
 #include "core/memory.h"
 
 #define SIZE  (INT64_C(16) << 20)
-#define SLACK (INT64_C(4) << 20) /* of what the test itself does meanwhile; a sanitizer keeps books as well  \
-                                  */
+#define SLACK (INT64_C(4) << 20) /* for what the test itself does meanwhile, or a sanitizer */
 
 static void touch(void *at)
 {
