@@ -98,8 +98,8 @@ class Topic:
             base = at = target - target % self.cap  # walked to the target from here: what is no record's place is found out
             fd, archived = self.segment(base)
             if fd is None:
-                self.look()
                 nearest = min((b for b in self.bases() if b >= base), default=base)
+                self.look()  # afterwards: the floor moves before files go
                 if target < self.first_kept or nearest == base:  # retention took it, or what held it is gone; or it is not there yet
                     yield (target, self.first_kept) if target < self.first_kept else None
                 target = max(target, self.first_kept, nearest)  # bases between may never have come to be
@@ -123,7 +123,7 @@ class Topic:
                     if not live and at < durable or state > END:
                         sys.exit(f"the log at {self.archive} is damaged at {at:016x}")
                     yield None
-                    if self.look():  # another generation: the same place in it
+                    if self.look() or base < self.first_kept:  # another generation: the same place in it; or forgotten, half written
                         target = max(target, at)
                         break
                     continue

@@ -340,3 +340,24 @@ def test_a_value_that_no_segment_takes_is_read_by_both(talk, bus):
     for reader in (Following([talk, "read", bus.path, "t", spilled]), python_reader(bus, "t", spilled)):
         assert reader.process.wait(20) == 1
         assert "damaged" in reader.lines()[-1] and spilled in reader.lines()[-1]
+
+
+def test_L6_a_reader_that_is_slower_than_the_writer_hears_of_each_loss(talk, bus):
+    """Where a number is missing there is a gap, and nowhere else; the positions of a gap are where the log was left and entered."""
+    talker = Talker(talk, bus, "t", 0, "volatile")
+    talker.say("0 " + "x" * 1500)
+    following = python_reader(bus, "t", "oldest", "tip")
+    following.wait(lambda lines: lines, "it follows")
+    talker.say(*(f"{number} " + "x" * 1500 for number in range(1, 12000)), "12000")
+    lines = following.wait(lambda lines: lines and json.loads(lines[-1]).get("value") == "12000", "the end is read")
+    number, at, gaps = -1, None, 0
+    for line in map(json.loads, lines):
+        if "value" in line:
+            said = int(line["value"].split()[0])
+            assert said == number + 1 or at == line["pos"] and said > number, (number, said)
+            number, at = said, None
+        else:
+            assert at is None or at == line["pos"]
+            at, gaps = line["next"], gaps + 1
+    assert gaps > 0
+    talker.kill()
