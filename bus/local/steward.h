@@ -4,9 +4,10 @@
  *
  * One steward of a topic works at a time: it holds the steward's lock. An owner's does so from open to close.
  * The writers of a SHARED topic have one each, which asks for the lock while something that its writer
- * published is not durable (volatile: not final) yet, and gives it back at once. So
- * when the one that works is killed, another goes on; one that is stopped (SIGSTOP) stops the archive, and
- * with it, after SPATE_LOCAL_HOT_MOST segments, the topic.
+ * published is not durable (volatile: not final) yet, and gives it back at once. So when the one that works
+ * is killed, another goes on. While it is frozen (SIGSTOP) the others still pad over what blocks the readers
+ * of the tip (bus/local/aid.h), but nothing becomes durable, and after SPATE_LOCAL_HOT_MOST segments nothing
+ * more is taken: two that archive at once could put an older file over a newer one.
  *
  * Thread: _start, _stop, _fd, _clear and _error belong to the writer's thread. Blocks: _stop waits for one
  * last pass. */
