@@ -118,6 +118,27 @@ static int write_all(int fd, const unsigned char *at, uint64_t len, uint64_t off
     return 0;
 }
 
+/* Of a segment that is still written the words go on changing while they are copied. */
+static int write_header(const struct spate_local_archive *a, int fd)
+{
+    const struct spate_local_segment_header *hot = spate_local_header(&a->hot);
+    union {
+        struct spate_local_segment_header header;
+        unsigned char bytes[SPATE_LOCAL_HEADER];
+    } page;
+
+    memset(&page, 0, sizeof page);
+    page.header.magic = hot->magic;
+    page.header.base = hot->base;
+    page.header.cap = hot->cap;
+    page.header.unit = hot->unit;
+    page.header.crc = hot->crc;
+    page.header.created_ns = hot->created_ns;
+    atomic_init(&page.header.tail, atomic_load(&hot->tail));
+    atomic_init(&page.header.sealed, atomic_load(&hot->sealed));
+    return write_all(fd, page.bytes, sizeof page, 0);
+}
+
 /* Writes a new file of this segment with its first `upto` bytes and puts it in place, all of it synced. The
  * hot segment has every byte of it, because it is removed only when all is archived. Returns an errno. */
 static int make_file(struct spate_local_archive *a, uint64_t upto)
@@ -131,7 +152,9 @@ static int make_file(struct spate_local_archive *a, uint64_t upto)
     if (fd < 0)
         return errno;
     spate_local_open_up(dir, fd);
-    int why = write_all(fd, a->hot.at, SPATE_LOCAL_HEADER + upto, 0);
+    int why = write_header(a, fd);
+    if (why == 0)
+        why = write_all(fd, a->hot.at + SPATE_LOCAL_HEADER, upto, SPATE_LOCAL_HEADER);
     if (why == 0 && sync_data(fd) != 0)
         why = errno;
     SPATE_FAILPOINT(local_file_made);
@@ -205,7 +228,7 @@ static int put(struct spate_local_archive *a, uint64_t upto, bool ended)
     if (why == 0)
         why = write_all(a->fd, a->hot.at + SPATE_LOCAL_HEADER + from, upto - from, SPATE_LOCAL_HEADER + from);
     if (why == 0 && ended) /* the final tail and count, for whoever looks at the file */
-        why = write_all(a->fd, a->hot.at, SPATE_LOCAL_HEADER, 0);
+        why = write_header(a, a->fd);
     if (why == 0 && (SPATE_FAILPOINT_FAILS(local_sync) ? (errno = EIO) : sync_data(a->fd)) != 0) {
         why = errno;
         distrust(a);
