@@ -43,36 +43,40 @@ static void flag_words(unsigned flags, struct spate_buf *out)
             spate_buf_printf(out, "%s%s", out->len ? " " : "", names[i]);
 }
 
-static void show_record(const struct spate_local_record *record, uint64_t at, bool json,
-                        struct spate_buf *out)
+static void show_record(const struct spate_local_seen *seen, const struct spate_local_record *record,
+                        uint64_t at, bool json, struct spate_buf *out)
 {
-    const uint64_t word = atomic_load(&record->word);
-    const uint32_t len = spate_local_len_of(word);
-    const char *type = record->type == SPATE_LOCAL_SPILL ? "spill" : "data";
+    const uint64_t word = atomic_load(&record->word),
+                   next = at + spate_local_footprint(spate_local_len_of(word));
+    uint64_t value = spate_local_len_of(word) - record->keylen;
+    struct spate_local_spill_ref ref;
     struct spate_buf flags = {0};
-    char when[SPATE_TIMESTAMP_LEN + 1];
+    char when[SPATE_TIMESTAMP_LEN + 1], file[64] = "";
 
+    if (spate_local_look_spilled(seen, at, record, &ref)) {
+        value = ref.length;
+        snprintf(file, sizeof file, "%016" PRIx64 ".spill", at);
+    }
     flag_words(record->flags, &flags);
     stamp(record->ts_ns, when);
     if (json)
         spate_buf_printf(out,
                          "{\"position\":\"local:%016" PRIx64 "\",\"next\":\"local:%016" PRIx64
-                         "\",\"type\":\"%s\",\"flags\":\"%s\",\"time\":\"%s\",\"index\":%" PRIu32
-                         ",\"key_bytes\":%u,\"value_bytes\":%" PRIu32 ",\"key_hash\":%" PRIu32
-                         ",\"crc\":\"%08" PRIx32 "\",\"slot\":%u,\"gen\":%u}\n",
-                         at, at + spate_local_footprint(len), type, spate_buf_str(&flags), when, record->idx,
-                         record->keylen, len - record->keylen, record->keyhash, record->crc,
-                         (unsigned)(word >> 44 & 0xfff), (unsigned)(word >> 32 & 0xfff));
+                         "\",\"flags\":\"%s\",\"time\":\"%s\",\"index\":%" PRIu32
+                         ",\"key_bytes\":%u,\"value_bytes\":%" PRIu64
+                         ",\"value_file\":%s%s%s,\"key_hash\":%" PRIu32 ",\"crc\":\"%08" PRIx32
+                         "\",\"slot\":%u,\"gen\":%u}\n",
+                         at, next, spate_buf_str(&flags), when, record->idx, record->keylen, value,
+                         file[0] ? "\"" : "", file[0] ? file : "null", file[0] ? "\"" : "", record->keyhash,
+                         record->crc, (unsigned)(word >> 44 & 0xfff), (unsigned)(word >> 32 & 0xfff));
     else
-        spate_buf_printf(
-            out,
-            "position  %016" PRIx64 "\nnext      %016" PRIx64 "\ntype      %s\nflags     %s\n"
-            "time      %s\nindex     %" PRIu32 "\nkey       %u bytes, hash %08" PRIx32 "\nvalue     %" PRIu32
-            " bytes%s\ncrc       %08" PRIx32 "\nwriter    slot %u, gen %u\n",
-            at, at + spate_local_footprint(len), type, flags.len ? spate_buf_str(&flags) : "none", when,
-            record->idx, record->keylen, record->keyhash, len - record->keylen,
-            record->type == SPATE_LOCAL_SPILL ? " here (the value is in a file beside the segment)" : "",
-            record->crc, (unsigned)(word >> 44 & 0xfff), (unsigned)(word >> 32 & 0xfff));
+        spate_buf_printf(out,
+                         "position  %016" PRIx64 "\nnext      %016" PRIx64 "\nflags     %s\ntime      %s\n"
+                         "index     %" PRIu32 "\nkey       %u bytes, hash %08" PRIx32 "\nvalue     %" PRIu64
+                         " bytes%s%s\ncrc       %08" PRIx32 "\nwriter    slot %u, gen %u\n",
+                         at, next, flags.len ? spate_buf_str(&flags) : "none", when, record->idx,
+                         record->keylen, record->keyhash, value, file[0] ? " in the file " : "", file,
+                         record->crc, (unsigned)(word >> 44 & 0xfff), (unsigned)(word >> 32 & 0xfff));
     spate_buf_fini(&flags);
 }
 
@@ -95,7 +99,7 @@ static enum spate_exit inspect_at(const struct spate_cli_bus *bus, const struct 
                          pos, seen->topic.name, seen->first, seen->tip);
         return spate_cli_failed(&err);
     }
-    show_record(&record, at, bus->json, out);
+    show_record(seen, &record, at, bus->json, out);
     return SPATE_EXIT_OK;
 }
 
@@ -191,7 +195,7 @@ static void facts(const struct spate_local_seen *seen, struct spate_buf *out)
                      spate_quantity_bytes(seen->archive_bytes, disk),
                      spate_quantity_bytes(seen->hot_bytes, memory));
     if (seen->spills > 0)
-        spate_buf_printf(out, ", %s of it in %" PRIu64 " files of large values",
+        spate_buf_printf(out, ", %s of it in files of large values (%" PRIu64 ")",
                          spate_quantity_bytes(seen->spill_bytes, spill), seen->spills);
     spate_buf_printf(out, "\npositions  oldest %016" PRIx64, seen->first);
     if (!m->is_volatile)

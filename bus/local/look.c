@@ -326,6 +326,28 @@ enum spate_rc spate_local_look_at(const struct spate_local_seen *seen, uint64_t 
     return rc;
 }
 
+bool spate_local_look_spilled(const struct spate_local_seen *seen, uint64_t pos,
+                              const struct spate_local_record *header, struct spate_local_spill_ref *ref)
+{
+    const struct spate_local_seen_segment *segment = segment_with(seen, pos);
+    int fd = -1;
+
+    if (!segment || header->type != SPATE_LOCAL_SPILL ||
+        spate_local_len_of(atomic_load(&header->word)) != header->keylen + sizeof *ref)
+        return false;
+    if (segment->hot)
+        fd = open_segment(seen, segment->base, false);
+    if (fd < 0)
+        fd = open_segment(seen, segment->base, true);
+    if (fd < 0)
+        return false;
+    const off_t at =
+        (off_t)(SPATE_LOCAL_HEADER + pos - segment->base + SPATE_LOCAL_RECORD_HEADER + header->keylen);
+    const bool whole = pread(fd, ref, sizeof *ref, at) == (ssize_t)sizeof *ref;
+    close(fd);
+    return whole;
+}
+
 /* The end of a generation is not sealed, and its file may have been cut: its records are counted. */
 static int64_t indices_of(const struct spate_local_seen *seen, const struct spate_local_seen_segment *segment,
                           unsigned *walks)

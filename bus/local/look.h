@@ -12,6 +12,7 @@
 #include "bus/local/layout.h"
 #include "bus/local/lock.h"
 #include "bus/local/segment.h"
+#include "bus/local/spill.h"
 #include "bus/local/topic.h"
 
 #include <stdbool.h>
@@ -70,6 +71,10 @@ uint64_t spate_local_look_durable(const struct spate_local_seen *seen);
 SPATE_CHECKED enum spate_rc spate_local_look_at(const struct spate_local_seen *seen, uint64_t pos,
                                                 struct spate_local_record *header, uint64_t *at,
                                                 struct spate_err *err);
+/* What the record says of the file that has its value; false: it has its value itself, or cannot be read now.
+ */
+bool spate_local_look_spilled(const struct spate_local_seen *seen, uint64_t pos,
+                              const struct spate_local_record *header, struct spate_local_spill_ref *ref);
 /* How many records lie from `pos` up to `end`, at most. -1: that cannot be told. */
 int64_t spate_local_look_between(const struct spate_local_seen *seen, uint64_t pos, uint64_t end);
 

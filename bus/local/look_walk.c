@@ -1,7 +1,6 @@
 /* bus/local/look_walk.c - one file of a segment, record by record. */
 #include "bus/local/look.h"
 
-#include "bus/local/spill.h"
 #include "core/alloc.h"
 
 #include <errno.h>

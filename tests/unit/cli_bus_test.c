@@ -562,6 +562,48 @@ static void what_was_cut_in_memory_has_its_remedy(void **state)
     forget(&run);
 }
 
+static void values_in_files_of_their_own_are_counted_and_verified(void **state)
+{
+    const char *file = connector_file();
+    struct spate_writer *writer = writer_of("shop", 0);
+    struct run run;
+    char name[160], at[32];
+
+    (void)state;
+    publish(writer, 2, 100);
+    const uint64_t pos = spate_writer_end(writer).at;
+    publish(writer, 1, 3000000);
+    publish(writer, 2, 100);
+    settle(writer);
+    run = RUN("inspect", "shop", "--verify", "-c", file);
+    assert_int_equal(run.code, 0);
+    must_say(&run, "of it in files of large values (1)");
+    forget(&run);
+    snprintf(at, sizeof at, "%016" PRIx64, pos);
+    run = RUN("inspect", "shop", "--at", at, "-c", file);
+    snprintf(name, sizeof name, "value     3000000 bytes in the file %s.spill", at);
+    must_say(&run, name);
+    forget(&run);
+    run = RUN("ls", "-c", file, "--json");
+    assert_int_equal(number(&run, "\"topic\":\"shop\"", "\"spills\":", 10), 1);
+    assert_true(number(&run, "\"topic\":\"shop\"", "\"archive_bytes\":", 10) > 3000000);
+    forget(&run);
+    spate_writer_close(writer);
+
+    snprintf(name, sizeof name, "%s/shop/%s.spill", path, at);
+    const int fd = open(name, O_WRONLY);
+    assert_int_equal(pwrite(fd, "#", 1, 2000000), 1);
+    close(fd);
+    run = RUN("inspect", "shop", "--verify", "-c", file);
+    assert_int_equal(run.code, SPATE_EXIT_FAILED);
+    must_say(&run, "the file of its value");
+    forget(&run);
+    assert_int_equal(unlink(name), 0);
+    run = RUN("inspect", "shop", "--verify", "-c", file);
+    assert_int_equal(run.code, SPATE_EXIT_FAILED);
+    forget(&run);
+}
+
 static void what_is_not_durable_may_be_torn(void **state)
 {
     const char *file = connector_file();
@@ -833,6 +875,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_stops_a_topic_is_said_with_the_remedy, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(damage_is_found_by_verify_alone, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(what_was_cut_in_memory_has_its_remedy, make_bus, remove_bus),
+        cmocka_unit_test_setup_teardown(values_in_files_of_their_own_are_counted_and_verified, make_bus,
+                                        remove_bus),
         cmocka_unit_test_setup_teardown(what_is_not_durable_may_be_torn, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(a_writer_elsewhere_is_told, make_bus, remove_bus),
         cmocka_unit_test_setup_teardown(a_record_by_its_position_without_its_value, make_bus, remove_bus),
