@@ -12,11 +12,13 @@
 #include "core/log.h"
 #include "core/version.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SAME(ours, theirs, a, b)                                                                             \
     _Static_assert(offsetof(struct ours, a) == offsetof(struct theirs, b), #a " is where " #b " is")
@@ -136,6 +138,19 @@ void spatebus_log_to(spatebus_log_fn *fn, void *arg)
     spate_log_to(fn, arg);
 }
 
+/* A program may change its directory while the bus is open. */
+static char *absolute(const char *path)
+{
+    char here[PATH_MAX];
+
+    if (!path || path[0] == '/' || path[0] == '\0' || !getcwd(here, sizeof here))
+        return path ? spate_strdup(path) : NULL;
+    const size_t size = strlen(here) + strlen(path) + 2;
+    char *whole = spate_alloc(size);
+    snprintf(whole, size, "%s/%s", here, path);
+    return whole;
+}
+
 struct spatebus *spatebus_open(const char *path, const struct spatebus_options *options,
                                struct spatebus_error *error)
 {
@@ -154,7 +169,11 @@ struct spatebus *spatebus_open(const char *path, const struct spatebus_options *
     }
     if (options)
         memcpy(&all, options, options->size);
-    if (spate_local_bus_open(path, all.hot, all.segment_bytes, &in, &err) != SPATE_OK) {
+    char *at_path = absolute(path), *at_hot = absolute(all.hot);
+    const enum spate_rc rc = spate_local_bus_open(at_path, at_hot, all.segment_bytes, &in, &err);
+    free(at_path);
+    free(at_hot);
+    if (rc != SPATE_OK) {
         fail(error, &err);
         return NULL;
     }

@@ -16,6 +16,8 @@
 
 /* A writer that lives for so long without a hot tier of ours has another one. */
 #define FOREIGN_MOST_MS 5000
+/* Between two looks whether the archive is where it was. */
+#define PLACE_LOOK_MS 1000
 
 static void leave(struct spate_local_cursor *c, uint64_t pos)
 {
@@ -391,6 +393,11 @@ enum spate_rc spate_local_cursor_renew(struct spate_local_cursor *c, struct spat
     if (!c->topic.ctl || now - c->looked_ms < SPATE_LOCAL_LOOK_MS)
         return SPATE_AGAIN; /* a detached one looks by itself */
     c->looked_ms = now;
+    if (now - c->placed_ms >= PLACE_LOOK_MS) { /* where nobody writes, nobody else would say so */
+        c->placed_ms = now;
+        if (spate_local_topic_gone(&c->topic, err) == SPATE_FAIL)
+            return SPATE_FAIL;
+    }
     if (spate_local_topic_current(&c->topic))
         return c->seg.at && !c->archived && !spate_local_segment_whole(&c->seg, c->topic.hot_fd)
                    ? was_cut(c, err)

@@ -31,6 +31,7 @@ struct spate_local_cursor {
     uint64_t gap;       /* of a gap to report: its first position; 0: none */
     int64_t foreign_ms; /* since when a writer lives whose hot tier is not ours; 0: no */
     int64_t looked_ms;  /* when it last looked whether the hot tier came or went */
+    int64_t placed_ms;  /* and whether the archive is still in its place */
 };
 
 /* Opens the topic and attaches where there is something to attach to. SPATE_END: no such topic. On any result

@@ -361,3 +361,17 @@ def test_L6_a_reader_that_is_slower_than_the_writer_hears_of_each_loss(talk, bus
             at, gaps = line["next"], gaps + 1
     assert gaps > 0
     talker.kill()
+
+
+def test_who_only_reads_hears_as_well_that_the_bus_was_removed(talk, bus):
+    """Nobody writes any more: there is no other word of it."""
+    talker = Talker(talk, bus)
+    talker.say("a line")
+    talker.end()
+    following = [Following([talk, "read", bus.path, "t", "0"]), python_reader(bus, "t")]
+    for each in following:
+        each.wait(lambda lines: lines, "the line is read")
+    shutil.rmtree(bus.path)
+    for each in following:
+        assert each.process.wait(20) == 1
+        assert "removed or moved" in each.lines()[-1]

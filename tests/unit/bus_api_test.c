@@ -195,6 +195,26 @@ static void each_failure_says_what_to_do(void **state)
     spatebus_close(NULL);
 }
 
+static void a_relative_path_is_meant_from_where_it_was_opened(void **state)
+{
+    char here[400], relative[200];
+    struct spatebus_error why;
+
+    (void)state;
+    assert_non_null(getcwd(here, sizeof here));
+    spatebus_writer_close(writer_of("orders", 0));
+    assert_int_equal(chdir(scratch.path), 0);
+    snprintf(relative, sizeof relative, "../%s", strrchr(scratch.path, '/') + 1);
+    const struct spatebus_options options = {.size = sizeof options, .hot = scratch.hot};
+    struct spatebus *near = spatebus_open(relative, &options, &why);
+    assert_int_equal(chdir(here), 0);
+    struct spatebus_reader *reader =
+        spatebus_reader_open(near, "orders", SPATEBUS_TIP, SPATEBUS_OLDEST, &why);
+    assert_non_null(reader);
+    spatebus_reader_close(reader);
+    spatebus_close(near);
+}
+
 static void note_name(void *arg, const char *topic)
 {
     strcat(strcat(arg, topic), " ");
@@ -422,6 +442,7 @@ int main(void)
         BUS_TEST(tokens_come_back_once_and_flush_waits_for_all),
         BUS_TEST(a_volatile_topic_has_nothing_to_flush),
         BUS_TEST(each_failure_says_what_to_do),
+        BUS_TEST(a_relative_path_is_meant_from_where_it_was_opened),
         BUS_TEST(topics_are_listed),
         BUS_TEST(readers_with_a_name_are_known_and_unique),
         BUS_TEST(what_the_options_say_is_kept),
