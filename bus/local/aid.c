@@ -14,6 +14,10 @@ static enum spate_rc enter(struct spate_local_aid *a, const struct spate_local_t
         return SPATE_END;
     enum spate_rc rc = spate_local_segment_map(topic->hot_fd, spate_local_base_of(a->pos, cap), cap,
                                                SPATE_LOCAL_MAP_WRITE, &a->seg, err);
+    if (rc == SPATE_OK && a->seg.base < atomic_load(&topic->ctl->first)) {
+        spate_local_segment_unmap(&a->seg); /* made anew by somebody who slept */
+        rc = SPATE_END;
+    }
     if (rc == SPATE_END && a->pos < head) { /* gone already: all of it was final */
         a->pos = head;
         rc = spate_local_segment_map(topic->hot_fd, head, cap, SPATE_LOCAL_MAP_WRITE, &a->seg, err);

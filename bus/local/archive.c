@@ -282,6 +282,10 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
     trim(a);
     if (!a->hot.at) {
         rc = spate_local_segment_map(a->topic->hot_fd, base, a->cap, SPATE_LOCAL_MAP_WRITE, &a->hot, err);
+        if (rc == SPATE_OK && a->topic->manifest.is_volatile && base < atomic_load(&a->topic->ctl->first)) {
+            spate_local_segment_unmap(&a->hot); /* forgotten, and made anew by somebody who slept (roll.c) */
+            rc = SPATE_END;
+        }
         if (rc == SPATE_END && a->topic->manifest.is_volatile)
             return skip(a, base);
         if (rc == SPATE_END && a->pos != base)

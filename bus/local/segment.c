@@ -42,11 +42,10 @@ int spate_local_temp_make(int dir, const char *what, char name[SPATE_LOCAL_TEMP]
             continue; /* of a process with our pid: before, or in another container */
         if (fd < 0)
             return -1;
-        while (flock(fd, LOCK_EX) != 0 && errno == EINTR)
-            ;
-        if (fstat(fd, &st) == 0 && st.st_nlink > 0)
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &st) == 0 && st.st_nlink > 0)
             return fd;
-        close(fd); /* swept in the moment between making and locking it */
+        unlinkat(dir, name, 0); /* found by a sweep before it was locked; its process may sleep for long */
+        close(fd);
     }
 }
 

@@ -87,6 +87,17 @@ static bool wanted(const struct spate_local_steward *s)
     return atomic_load(&s->errand->roused) || atomic_load(&s->errand->written) > reached(s);
 }
 
+/* Somebody else's steward may have done what the writer waits for. */
+static void report(struct spate_local_steward *s)
+{
+    const uint64_t written = atomic_load(&s->errand->written);
+
+    if (s->told >= written || reached(s) < written)
+        return;
+    s->told = written;
+    signal_writer(s);
+}
+
 static enum spate_rc replaced(const struct spate_local_topic *topic, struct spate_err *err)
 {
     return spate_fail(err, SPATE_RETRY,
@@ -194,18 +205,24 @@ static void rule(struct spate_local_steward *s)
         spate_log_err(SPATE_LOG_WARN, "bus-retention-failed", &err);
 }
 
+/* SPATE_FAIL: nobody else sees what this process has mapped. */
+static enum spate_rc look(struct spate_local_steward *s)
+{
+    const int64_t now = spate_clock_ms();
+
+    if (now - s->looked_ms < LOOK_MS)
+        return SPATE_OK;
+    s->looked_ms = now;
+    return spate_local_topic_current(&s->topic) ? SPATE_OK : replaced(&s->topic, &s->err);
+}
+
 /* Everything beside the records. */
 static enum spate_rc keep_house(struct spate_local_steward *s)
 {
-    const int64_t now = spate_clock_ms();
-    enum spate_rc rc;
+    enum spate_rc rc = look(s);
 
-    if (now - s->looked_ms >= LOOK_MS) {
-        s->looked_ms = now;
-        if (!spate_local_topic_current(&s->topic))
-            return replaced(&s->topic, &s->err);
-    }
-    rc = spate_local_topic_promise(&s->topic, &s->err);
+    if (rc == SPATE_OK)
+        rc = spate_local_topic_promise(&s->topic, &s->err);
     if (rc == SPATE_AGAIN)
         complain(s);
     if (rc == SPATE_FAIL)
@@ -293,7 +310,7 @@ static void help(struct spate_local_steward *s)
 }
 
 /* Sleeps until the writer wants something, without a place in any bell. Somebody else's writer may hang, and
- * its steward with it: looked at once a second. */
+ * its steward with it, or have died before its records were durable: looked at once a second. */
 static void sleep_unwanted(struct spate_local_steward *s)
 {
     const struct timespec most = {.tv_sec = 1};
@@ -302,14 +319,16 @@ static void sleep_unwanted(struct spate_local_steward *s)
     if (!wanted(s) && !atomic_load(&s->stop))
         syscall(SYS_futex, &s->errand->asleep, FUTEX_WAIT_PRIVATE, 1, &most, NULL, 0);
     atomic_store(&s->errand->asleep, 0);
-    if (spate_local_topic_tip(&s->topic) > reached(s))
+    if (spate_local_topic_tip(&s->topic) <= reached(s))
+        spate_local_aid_fini(&s->aid);
+    else if (spate_local_lock_alone(s->repair.lock_fd, SPATE_LOCAL_LOCK_STEWARD))
         help(s);
     else
-        spate_local_aid_fini(&s->aid);
+        atomic_store(&s->errand->roused, true);
 }
 
 /* Another steward works: its progress is our writer's. */
-static void queue(struct spate_local_steward *s)
+static enum spate_rc queue(struct spate_local_steward *s)
 {
     struct spate_local_doorbell *door = &s->topic.bell->durable;
     const uint32_t ticket = spate_local_bell_prepare(door);
@@ -320,10 +339,12 @@ static void queue(struct spate_local_steward *s)
     if (now != s->told) {
         s->told = now;
         s->told_ms = spate_clock_ms();
+        atomic_store(&s->errand->roused, false); /* a writer at the gate says so at each attempt */
         signal_writer(s);
     } else if (spate_clock_ms() - s->told_ms >= STILL_MS) {
         help(s);
     }
+    return look(s) == SPATE_OK ? SPATE_AGAIN : SPATE_FAIL; /* the other may work on another hot tier */
 }
 
 /* SPATE_OK: the steward's lock is ours now. SPATE_AGAIN: not now. SPATE_END: told to stop, with nothing to
@@ -332,6 +353,7 @@ static enum spate_rc begin(struct spate_local_steward *s, bool stop)
 {
     if (!s->owns) {
         if (!wanted(s)) {
+            report(s);
             if (!stop)
                 sleep_unwanted(s);
             return stop ? SPATE_END : SPATE_AGAIN;
@@ -341,7 +363,7 @@ static enum spate_rc begin(struct spate_local_steward *s, bool stop)
         if (rc == SPATE_AGAIN && stop)
             return SPATE_END; /* whoever has it goes on with ours */
         if (rc == SPATE_AGAIN)
-            queue(s);
+            return queue(s);
         if (rc != SPATE_OK)
             return rc;
         if (!spate_local_topic_current(&s->topic)) {
@@ -350,8 +372,9 @@ static enum spate_rc begin(struct spate_local_steward *s, bool stop)
         }
         spate_local_lock_sign_steward(s->repair.lock_fd);
     }
-    /* Whoever worked before may have changed it. */
-    if (spate_local_manifest_read(&s->topic, &s->err) != SPATE_OK) {
+    /* Whoever worked before may have changed it; or died in the middle of a recovery. */
+    if (spate_local_manifest_read(&s->topic, &s->err) != SPATE_OK ||
+        s->topic.manifest.generation != s->topic.ctl->generation) {
         if (!s->owns)
             spate_local_lock_release(s->repair.lock_fd, SPATE_LOCAL_LOCK_STEWARD);
         return replaced(&s->topic, &s->err);
@@ -363,6 +386,7 @@ static enum spate_rc begin(struct spate_local_steward *s, bool stop)
     spate_local_retain_init(&s->retain);
     s->working = true;
     s->repair.since_us = 0;
+    report(s);
     return SPATE_OK;
 }
 

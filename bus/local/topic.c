@@ -482,10 +482,9 @@ uint64_t spate_local_topic_tip(const struct spate_local_topic *topic)
     return head + (tail < seg.cap ? tail : seg.cap);
 }
 
-bool spate_local_topic_whole(const struct spate_local_topic *topic)
+static bool is_whole(const struct spate_local_topic *topic, uint64_t head)
 {
-    const uint64_t cap = topic->manifest.cap, head = atomic_load(&topic->ctl->head);
-    const uint64_t durable = atomic_load(&topic->ctl->durable);
+    const uint64_t cap = topic->manifest.cap, durable = atomic_load(&topic->ctl->durable);
     const uint64_t from =
         topic->manifest.is_volatile || durable > head ? head : spate_local_base_of(durable, cap);
     struct spate_err ignored = {.verdict = SPATE_RETRY};
@@ -495,6 +494,17 @@ bool spate_local_topic_whole(const struct spate_local_topic *topic)
         if (spate_local_segment_next(topic->hot_fd, at, &base, &ignored) != SPATE_OK || base != at)
             return false;
     return true;
+}
+
+bool spate_local_topic_whole(const struct spate_local_topic *topic)
+{
+    for (;;) {
+        const uint64_t head = atomic_load(&topic->ctl->head);
+        if (is_whole(topic, head))
+            return true;
+        if (atomic_load(&topic->ctl->head) == head) /* else its writers forgot that segment meanwhile */
+            return false;
+    }
 }
 
 enum spate_rc spate_local_topic_promise(struct spate_local_topic *topic, struct spate_err *err)

@@ -114,10 +114,141 @@ static void L6_a_reader_in_a_forgotten_segment_gets_past_a_dead_claim(void **sta
     end(l);
 }
 
+/* Who was stopped on its way to making a segment makes it anew when all others are long past it. The steward
+ * of a volatile topic goes on at the head, and does not wait there. */
+static void L2_a_segment_that_was_made_anew_keeps_no_steward(void **state)
+{
+    struct left left, *l = &left;
+    struct spate_writer *writer = begin(l, SPATE_TOPIC_VOLATILE);
+    struct spate_local_archive archive;
+    const uint64_t forgotten = head(l);
+    uint64_t n = 1;
+    enum spate_rc rc;
+
+    (void)state;
+    roll(l, writer, 3, &n);
+    assert_true(atomic_load(&l->topic.ctl->first) > forgotten);
+    assert_int_equal(atomic_load(&l->topic.ctl->settled), forgotten);
+    OK(spate_local_segment_create(l->topic.hot_fd, forgotten, CAP, &l->err));
+    spate_local_archive_init(&archive, &l->topic);
+    while ((rc = spate_local_archive_step(&archive, &l->err)) == SPATE_OK)
+        ;
+    assert_int_equal(rc, SPATE_END);
+    assert_int_equal(atomic_load(&l->topic.ctl->settled), spate_local_topic_tip(&l->topic));
+    spate_local_archive_fini(&archive);
+    spate_writer_close(writer);
+    end(l);
+}
+
+struct looker {
+    struct left *l;
+    _Atomic bool stop;
+    uint64_t looks, holes;
+};
+
+static void *keep_looking(void *arg)
+{
+    struct looker *looker = arg;
+
+    for (; !atomic_load(&looker->stop); looker->looks++)
+        looker->holes += !spate_local_topic_whole(&looker->l->topic);
+    return NULL;
+}
+
+/* Who opens a topic looks whether its shared memory is whole, while its writers go on and forget what is
+ * past: that is no reason to recover, and lose the rest. */
+static void L10_a_log_that_moves_on_is_whole(void **state)
+{
+    struct left left, *l = &left;
+    struct spate_writer *writer = begin(l, SPATE_TOPIC_VOLATILE);
+    struct looker looker = {.l = l};
+    const int64_t deadline = spate_clock_ms() + 10000;
+    pthread_t thread;
+    uint64_t n = 1;
+
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, keep_looking, &looker), 0);
+    for (int i = 0; i < 200 && spate_clock_ms() < deadline; i++)
+        roll(l, writer, 1, &n);
+    atomic_store(&looker.stop, true);
+    pthread_join(thread, NULL);
+    print_message("%llu looks\n", (unsigned long long)looker.looks);
+    assert_true(looker.looks > 0);
+    assert_int_equal(looker.holes, 0);
+    spate_writer_close(writer);
+    end(l);
+}
+
+static void offer(struct left *l, struct spate_writer *writer, uint64_t token)
+{
+    char value[BUS_LOG_MOST];
+    const struct spate_record record = {
+        .key = spate_slice("key", 3), .value = bus_log_value(token, value), .token = token};
+    size_t taken;
+
+    OK(spate_writer_publish(writer, &record, 1, &taken, &l->err));
+}
+
+/* Two writers share a topic, and the steward of one makes durable what the other published: the other sleeps
+ * in poll, and is woken for it. */
+static void L8_who_waits_for_another_ones_steward_is_woken(void **state)
+{
+    struct left left, *l = &left;
+    struct spate_writer *one = begin(l, SPATE_TOPIC_SHARED), *other;
+    struct bus_log_acks acks = {0};
+    int64_t longest = 0;
+
+    (void)state;
+    OK(spate_bus_writer_open(l->bus, "t", SPATE_TOPIC_SHARED, &other, &l->err));
+    for (uint64_t token = 1; token <= 1000; token++) {
+        put(l, one, token); /* wakes its steward, or keeps it busy */
+        const int64_t before = spate_clock_ms();
+        offer(l, other, token);
+        while (acks.last < token && spate_clock_ms() - before < 3000)
+            if (spate_writer_poll(other, 3000, bus_log_acked, &acks, &l->err) == SPATE_FAIL)
+                fail_msg("%s", l->err.text);
+        const int64_t took = spate_clock_ms() - before;
+        longest = took > longest ? took : longest;
+    }
+    print_message("longest %lld ms\n", (long long)longest);
+    assert_int_equal(acks.last, 1000);
+    assert_true(longest < 1500);
+    spate_writer_close(other);
+    spate_writer_close(one);
+    end(l);
+}
+
+/* A writer that dies before its record is durable, of a topic that another one shares and is silent on: the
+ * silent one's steward makes it durable, and sinks see it. */
+static void L1_what_a_dead_sharer_left_becomes_durable(void **state)
+{
+    struct left left, *l = &left;
+    struct spate_writer *silent = begin(l, SPATE_TOPIC_SHARED);
+    struct spate_local_segment seg;
+    const int64_t deadline = spate_clock_ms() + 10000;
+
+    (void)state;
+    /* As a writer would leave it that was killed at once: taken and claimed by a slot that nobody has. */
+    OK(spate_local_segment_map(l->topic.hot_fd, head(l), CAP, SPATE_LOCAL_MAP_WRITE, &seg, &l->err));
+    const uint64_t at = spate_local_tail_bytes(
+        atomic_fetch_add(&spate_local_header(&seg)->tail, UINT64_C(1) << SPATE_LOCAL_TAIL_SHIFT | 64));
+    atomic_store(&spate_local_record_at(&seg, at)->word, spate_local_word(SPATE_LOCAL_CLAIM, 77, 1, 64));
+    while (atomic_load(&l->topic.ctl->durable) < seg.base + at + 64 && spate_clock_ms() < deadline)
+        usleep(1000);
+    assert_int_equal(atomic_load(&l->topic.ctl->durable), seg.base + at + 64);
+    spate_local_segment_unmap(&seg);
+    spate_writer_close(silent);
+    end(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(L6_a_reader_in_a_forgotten_segment_gets_past_a_dead_claim),
+        cmocka_unit_test(L2_a_segment_that_was_made_anew_keeps_no_steward),
+        cmocka_unit_test(L10_a_log_that_moves_on_is_whole),
+        cmocka_unit_test(L8_who_waits_for_another_ones_steward_is_woken),
+        cmocka_unit_test(L1_what_a_dead_sharer_left_becomes_durable),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
