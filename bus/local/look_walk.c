@@ -12,7 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WINDOW (UINT64_C(1) << 20)
+#define WINDOW      (UINT64_C(1) << 20)
+#define RECORD_MOST (UINT64_C(16) << 20) /* what is longer has a file of its own (bus/local/append.c) */
 
 /* A stretch of the file in memory, beginning on a record's boundary. */
 struct window {
@@ -84,6 +85,10 @@ static bool take(const struct spate_local_seen *seen, struct window *w, uint64_t
 {
     const struct spate_local_record *record = record_at(w, offset);
 
+    if (size > spate_local_footprint(RECORD_MOST)) { /* and nothing is allocated on its word */
+        damaged(walk, "a record of %" PRIu32 " bytes, and none is that long", len);
+        return false;
+    }
     if (crc) {
         if (!need(w, offset, size, false)) {
             damaged(walk, "the file ends inside a record of %" PRIu32 " bytes", len);

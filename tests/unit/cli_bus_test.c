@@ -497,6 +497,7 @@ static void damage_is_found_by_verify_alone(void **state)
     const char *file = connector_file();
     struct spate_writer *writer = writer_of("shop", 0);
     struct run run;
+    char name[160];
 
     (void)state;
     publish(writer, 300, 8000);
@@ -520,6 +521,27 @@ static void damage_is_found_by_verify_alone(void **state)
     must_say(&run, "position 0000000000100000: a record of 8010 bytes does not have its checksum");
     must_say(&run, "put the segment's file back from a copy");
     assert_null(strstr(run.out.data, "SECRET"));
+    forget(&run);
+
+    /* A length that no writer leaves: refused before anything is read, or room made for it. */
+    const struct spate_bus_config large = {
+        .local_path = path, .local_hot = hot, .local_segment_bytes = 128 << 20};
+    struct spate_err err = {0};
+    spate_bus_close(bus);
+    if (spate_bus_open(&large, &bus, &err) != SPATE_OK)
+        fail_msg("%s", err.text);
+    writer = writer_of("wide", 0);
+    publish(writer, 1, 100);
+    settle(writer);
+    spate_writer_close(writer);
+    const uint64_t word = spate_local_word(SPATE_LOCAL_COMMIT, 0, 1, 100 << 20);
+    snprintf(name, sizeof name, "%s/wide/%016x.seg", path, 128 << 20);
+    const int fd = open(name, O_WRONLY);
+    assert_int_equal(pwrite(fd, &word, sizeof word, 4096), (ssize_t)sizeof word);
+    close(fd);
+    run = RUN("inspect", "wide", "--verify", "-c", file);
+    assert_int_equal(run.code, SPATE_EXIT_FAILED);
+    must_say(&run, "a record of 104857600 bytes, and none is that long");
     forget(&run);
 
     spoil("shop", SEGMENT, 0, "#", 0);
