@@ -425,7 +425,7 @@ static void read_topic(struct spate_bus *bus, const char *topic, struct found *f
     struct spate_reader *r;
     struct spate_message m;
     struct spate_err err = {0};
-    enum spate_rc rc;
+    enum spate_rc rc = SPATE_AGAIN;
     uint64_t n, pos = 0, bytes = 0, least = UINT64_MAX;
     enum stream s;
 
@@ -563,8 +563,8 @@ static void make_image(const struct work *w, const char *image, uint64_t seed,
         counters[i] = c[i];
 }
 
-/* Goes on from an image, as after the power is back. */
-static void recover(struct work *image, const uint64_t counters[OUTAGE_COUNTERS], struct found *f)
+/* Goes on from an image, as after the power is back. Whether all writers are open. */
+static bool recover(struct work *image, const uint64_t counters[OUTAGE_COUNTERS], struct found *f)
 {
     struct spate_err err = {0};
 
@@ -576,7 +576,7 @@ static void recover(struct work *image, const uint64_t counters[OUTAGE_COUNTERS]
             while (s > 0)
                 spate_writer_close(image->writers[--s]);
             spate_bus_close(image->bus);
-            return;
+            return false;
         }
         /* L4: no position that anybody was told of is used again. */
         if (spate_writer_end(image->writers[s]).at <= counters[s == ALONE ? HANDED_ALONE : HANDED_MANY])
@@ -594,6 +594,7 @@ static void recover(struct work *image, const uint64_t counters[OUTAGE_COUNTERS]
                      (unsigned long long)counters[s]);
             wrong(f, "lost", text);
         }
+    return true;
 }
 
 /* One cut. NULL: all is well. */
@@ -607,7 +608,7 @@ static const char *cut_once(const struct work *w, uint64_t seed, struct found *f
     bus_scratch_init(&image.scratch, (int64_t)CAP);
     image.scratch.config.local_retention_bytes = (int64_t)KEEPS;
     make_image(w, image.scratch.path, seed, counters);
-    recover(&image, counters, f);
+    bool open = recover(&image, counters, f);
     if (!f->wrong) {
         for (enum stream s = 0; s < STREAMS; s++) {
             image.next[s] = f->last[s] + 1;
@@ -620,12 +621,12 @@ static const char *cut_once(const struct work *w, uint64_t seed, struct found *f
         mkdir(image.scratch.hot, 0700);
         for (enum stream s = 0; s < STREAMS; s++)
             counters[s] = image.next[s] - 1;
-        recover(&image, counters, &again);
-        if (!again.wrong)
-            end(&image);
-        else
+        open = recover(&image, counters, &again);
+        if (again.wrong)
             wrong(f, "after another one", again.text);
     }
+    if (open)
+        end(&image);
     bus_scratch_fini(&image.scratch);
     return f->wrong;
 }
