@@ -5,17 +5,18 @@
  *
  *   cc reader.c $(pkg-config --cflags --libs spate-bus)
  *
- * Results   SPATEBUS_OK, SPATEBUS_AGAIN (not now; nothing is lost), SPATEBUS_FAIL (*error says why; it may be
- *           NULL). What opens gives NULL where it fails.
+ * Results   SPATEBUS_OK, SPATEBUS_AGAIN (not now; nothing is lost), SPATEBUS_FAIL (*error says why; it may
+ *           be NULL). What opens gives NULL where it fails.
  * Threads   a handle belongs to one thread at a time; different handles may be used by different threads. A
- * bus outlives its writers and readers. A writer has a thread of its own, with all signals blocked. Blocks
- * only what takes timeout_ms, for at most that long; opening and closing may wait for the disk. Forking   a
- * handle works in the process that opened it. In a child of fork() each call on it fails with
+ *           bus outlives its writers and readers. A writer has a thread of its own, in which all signals but
+ *           SIGBUS are blocked.
+ * Blocks    only what takes timeout_ms, for at most that long; opening and closing may wait for the disk.
+ * Forking   a handle works in the process that opened it. In a child of fork() each call on it fails with
  *           SPATEBUS_E_FORKED, and closing it there leaves it alone: open your own. Descriptors are
  *           close-on-exec; a child that neither closes nor execs keeps its parent's topics owned.
  * Signals   a SIGBUS handler makes an error of a segment file that somebody cuts while it is mapped; it hands
- *           on what is not the library's (struct spatebus_options, no_guard). Memory: small allocations abort
- *           when there is none left. */
+ *           on what is not the library's (struct spatebus_options, no_guard).
+ * Memory    small allocations abort the process when there is none left. */
 #ifndef SPATE_BUS_H
 #define SPATE_BUS_H
 
@@ -79,12 +80,11 @@ typedef void spatebus_topic_fn(void *arg, const char *topic);
 SPATEBUS_API int spatebus_topics(struct spatebus *bus, spatebus_topic_fn *each, void *arg,
                                  struct spatebus_error *error);
 
-/* --- writing ----------------------------------------------------------------------------------------------
- */
+/* --- writing -------------------------------------------------------------------------------- */
 
 enum {
     SPATEBUS_CREATE = 1,   /* make the topic when it is missing */
-    SPATEBUS_KEEP = 2,     /* of a topic that is made: nothing is ever removed from it */
+    SPATEBUS_KEEP = 2,     /* nothing is ever removed from it; counts as the options' retention does */
     SPATEBUS_VOLATILE = 4, /* in memory only: survives processes, not the machine; nothing is acknowledged */
     SPATEBUS_SHARED = 8,   /* many writers at once; without it this one owns the topic until it is closed */
     SPATEBUS_UNCHECKED = 16, /* of a volatile topic that is made: records carry no checksum */
@@ -131,8 +131,7 @@ SPATEBUS_API size_t spatebus_writer_most(struct spatebus_writer *writer);      /
 SPATEBUS_API void
 spatebus_writer_close(struct spatebus_writer *writer); /* does not wait for the disk: flush */
 
-/* --- reading ----------------------------------------------------------------------------------------------
- */
+/* --- reading -------------------------------------------------------------------------------- */
 
 /* A position is where a record stands in its topic: later ones have greater numbers, none is used twice, and
  * their difference is bytes. Keep `next` of the last message with your results, and open there again. For

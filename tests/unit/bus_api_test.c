@@ -12,6 +12,7 @@
 #include "tests/support/bus_scratch.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/wait.h>
 
@@ -72,6 +73,40 @@ static void expect(struct spatebus_reader *reader, const char *text)
     assert_int_equal(m.key_len, 1);
     assert_memory_equal(m.key, text, 1);
     assert_true(m.next > m.pos);
+}
+
+/* In a process of its own: a handler stays. 0: none was installed, 1: one was. */
+static int guarded(int no_guard)
+{
+    const struct spatebus_options options = {
+        .size = sizeof options, .hot = scratch.hot, .segment_bytes = 1 << 20, .no_guard = no_guard};
+    int status;
+
+    const pid_t child = fork();
+    if (child == 0) {
+        struct sigaction now;
+        signal(SIGBUS, SIG_DFL); /* cmocka has a handler of its own */
+        struct spatebus *own = spatebus_open(scratch.path, &options, NULL);
+        struct spatebus_writer *writer =
+            own ? spatebus_writer_open(own, no_guard ? "bare" : "guarded", SPATEBUS_CREATE, NULL) : NULL;
+        if (!writer || sigaction(SIGBUS, NULL, &now) != 0)
+            _exit(2);
+        const bool installed = (now.sa_flags & SA_SIGINFO) != 0 || now.sa_handler != SIG_DFL;
+        spatebus_writer_close(writer);
+        spatebus_close(own);
+        _exit(installed);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+/* The first test: no mapping was made in this process yet. */
+static void the_handler_of_sigbus_can_be_left_out(void **state)
+{
+    (void)state;
+    assert_int_equal(guarded(1), 0);
+    assert_int_equal(guarded(0), 1);
 }
 
 static void what_is_published_is_read_in_order(void **state)
@@ -438,6 +473,7 @@ int main(void)
 {
 #define BUS_TEST(fn) cmocka_unit_test_setup_teardown(fn, open_bus, close_bus)
     const struct CMUnitTest tests[] = {
+        BUS_TEST(the_handler_of_sigbus_can_be_left_out),
         BUS_TEST(what_is_published_is_read_in_order),
         BUS_TEST(tokens_come_back_once_and_flush_waits_for_all),
         BUS_TEST(a_volatile_topic_has_nothing_to_flush),
