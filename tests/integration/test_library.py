@@ -1,4 +1,5 @@
 """The library for other programs as make install puts it in place, its examples, and the reader that needs no library."""
+import itertools
 import json
 import os
 import random
@@ -375,3 +376,18 @@ def test_who_only_reads_hears_as_well_that_the_bus_was_removed(talk, bus):
     for each in following:
         assert each.process.wait(20) == 1
         assert "removed or moved" in each.lines()[-1]
+
+
+def test_a_reader_may_begin_now(talk, bus):
+    talker = Talker(talk, bus)
+    talker.say("old", "older")
+    both_from(talk, bus, "0", "older")
+    following, number = python_reader(bus, "t", "now"), itertools.count()
+
+    def tick():
+        talker.say(f"tick {next(number)}")
+        return following.lines()
+
+    lines = scratch.until(tick, "what comes is shown", every=0.05)
+    assert all(re.fullmatch(r"tick \d+", json.loads(line)["value"]) for line in lines)
+    talker.kill()
