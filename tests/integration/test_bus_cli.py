@@ -37,7 +37,7 @@ def test_what_stands_on_the_bus_and_who_is_there(world):
     seen = topics(world)
     assert set(seen) == {"shop", "shop._schemas", "shop._control", "shop._peers"}
     assert [w["who"].split(" on ")[0] for w in seen["shop"]["writers"]] == [f"process {connector.pid}"]
-    assert f"process {sink.pid}" in {w["who"].split(" on ")[0] for w in seen["shop._control"]["writers"]}
+    assert f"process {connector.pid}" in {w["who"].split(" on ")[0] for w in seen["shop._control"]["writers"]}
     assert seen["shop._schemas"]["kept"] and seen["shop._peers"]["volatile"] and seen["shop._control"]["shared"]
     assert all(topic["in_memory"] and topic["stopped"] is None for topic in seen.values())
 
