@@ -162,8 +162,10 @@ static enum spate_rc make_dir(const struct spate_local_topic *topic, int root, b
                           "cannot make the directory of topic %s: %s; this process runs as uid %u", name,
                           strerror(errno), (unsigned)geteuid());
     *fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (*fd < 0 && errno == ENOENT)
+    if (*fd < 0 && errno == ENOENT) {
+        err->missing = true;
         return spate_fail(err, SPATE_RETRY, "there is no topic %s yet", name);
+    }
     if (*fd < 0)
         return spate_fail(err, SPATE_FATAL,
                           "cannot open the directory of topic %s: %s; this process runs as uid %u", name,
@@ -229,9 +231,11 @@ enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, unsigned 
                           is_volatile ? "volatile" : "durable");
     if (rc != SPATE_END)
         return rc;
-    if (!create)
+    if (!create) {
+        err->missing = true;
         return spate_fail(err, SPATE_RETRY, "there is no topic %s below %s yet", topic->name,
                           topic->place->path);
+    }
     rc = spate_local_segment_next(topic->durable_fd, 0, &base, err);
     if (rc == SPATE_FAIL)
         return rc;

@@ -1,4 +1,4 @@
-/* Publishes each line of standard input to a topic of the local bus, and ends when all of them are on the disk.
+/* Publishes each line of standard input to a topic of the local bus, and ends when all are on the disk.
  *
  *   cc writer.c -o writer $(pkg-config --cflags --libs spate-bus)
  *   ./writer /var/lib/spate/bus notes <notes.txt */

@@ -212,7 +212,7 @@ static void each_failure_says_what_to_do(void **state)
     assert_null(spatebus_writer_open(bus, "orders", 1u << 20, &why));
     assert_int_equal(why.code, SPATEBUS_E_CALL);
     assert_null(spatebus_writer_open(bus, "missing", 0, &why));
-    assert_int_equal(why.code == SPATEBUS_E_RETRY || why.code == SPATEBUS_E_MISSING, true);
+    assert_int_equal(why.code, SPATEBUS_E_MISSING);
 
     struct spatebus_writer *writer = writer_of("orders", 0);
     assert_null(spatebus_writer_open(bus, "orders", 0, &why)); /* it has an owner */
