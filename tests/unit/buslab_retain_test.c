@@ -32,7 +32,7 @@ static uint64_t records_to_write(void)
 {
     const char *text = getenv("LAB_RECORDS");
 
-    return text ? strtoull(text, NULL, 10) : 60000;
+    return text ? strtoull(text, NULL, 10) : 30000;
 }
 
 static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
@@ -78,7 +78,7 @@ static struct spate_bus *open_bus(struct world *world)
 
 static void nap(void)
 {
-    nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
 /* Publishes one record; false: not now. What stands where, the writer knows exactly: nobody else writes. */
@@ -343,7 +343,7 @@ static struct kept at_the_limit(bool hold, uint64_t count, uint64_t *blocked)
     return kept;
 }
 
-#define L7_RECORDS 30000 /* eleven segments, and three are kept */
+#define L7_RECORDS 20000 /* seven segments, and three are kept */
 
 static void L7_nobody_waits_for_a_reader_at_the_limit(void **state)
 {
