@@ -113,6 +113,15 @@ static enum spate_rc append_all(struct writer *w, const struct spate_record *rec
 
 static enum spate_rc enter(struct writer *w, struct spate_err *err);
 
+/* Is something not durable yet that somebody wants to hear of? */
+static bool is_waiting(const struct writer *w)
+{
+    if (w->promise_count == 0 || !w->topic.ctl)
+        return false;
+    const size_t last = (w->promise_head + w->promise_count - 1) & (w->promise_cap - 1);
+    return w->promises[last].end > atomic_load(&w->topic.ctl->durable);
+}
+
 /* A SHARED topic's shared memory may have been lost and recovered by another writer. Where nothing of ours is
  * at stake this one goes along; else its publisher has to hear of it. */
 static enum spate_rc follow(struct writer *w, struct spate_err *err)
@@ -127,6 +136,11 @@ static enum spate_rc follow(struct writer *w, struct spate_err *err)
     if (!why && w->appending &&
         (!is_shared(w) || !atomic_load(&w->errand.asleep) || spate_local_topic_current(&w->topic)))
         return SPATE_OK;
+    if (is_waiting(w)) /* the steward is about to find out; the next log's watermark says nothing of these */
+        return spate_fail(err, SPATE_RETRY,
+                          "the shared memory of topic %s was removed or replaced under this process before "
+                          "all that it published was durable; opening the topic anew recovers it",
+                          w->topic.name);
     leave(w);
     return enter(w, err);
 }
@@ -426,11 +440,12 @@ static enum spate_rc enter(struct writer *w, struct spate_err *err)
     w->append.promises = !tended;
     w->appending = true;
     rc = spate_local_append_enter(&w->append, err);
-    if (rc != SPATE_OK)
-        return rc;
     const struct spate_local_repair as = as_us(w);
-    return tended ? spate_local_steward_start(&w->topic, &as, !is_shared(w), &w->errand, &w->steward, err)
-                  : SPATE_OK;
+    if (rc == SPATE_OK && tended)
+        rc = spate_local_steward_start(&w->topic, &as, !is_shared(w), &w->errand, &w->steward, err);
+    if (rc != SPATE_OK)
+        leave(w); /* not half of it: nothing would ever be durable */
+    return rc;
 }
 
 enum spate_rc spate_local_writer_open(struct spate_bus *base, const char *topic, unsigned flags,

@@ -11,6 +11,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 
 #include <cmocka.h>
 
@@ -241,6 +242,61 @@ static void L1_what_a_dead_sharer_left_becomes_durable(void **state)
     end(l);
 }
 
+static uint64_t mapped_bytes(void)
+{
+    FILE *file = fopen("/proc/self/statm", "re");
+    unsigned long long pages = 0;
+
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%llu", &pages), 1);
+    fclose(file);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* The shared memory was replaced under a writer that has no room for a thread: it fails. What it takes when
+ * it has room again becomes durable. */
+static void L4_a_writer_that_cannot_begin_anew_does_so_later(void **state)
+{
+    struct left left, *l = &left;
+    struct spate_writer *one = begin(l, SPATE_TOPIC_SHARED), *other;
+    struct bus_log_acks acks = {0};
+    const int64_t deadline = spate_clock_ms() + 10000;
+    struct rlimit before, tight;
+    pthread_attr_t usual, large;
+    char value[BUS_LOG_MOST], hot[160];
+    size_t taken;
+
+    (void)state;
+    snprintf(hot, sizeof hot, "%.120s/t", l->scratch.hot);
+    bus_scratch_remove(hot);
+    OK(spate_bus_writer_open(l->bus, "t", SPATE_TOPIC_SHARED, &other, &l->err));
+    const struct spate_record record = {
+        .key = spate_slice("key", 3), .value = bus_log_value(1, value), .token = 1};
+    /* There is room for segments, and none for a stack. */
+    assert_int_equal(pthread_getattr_default_np(&usual), 0);
+    pthread_attr_init(&large);
+    pthread_attr_setstacksize(&large, 256 << 20);
+    assert_int_equal(pthread_setattr_default_np(&large), 0);
+    assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+    tight = before;
+    tight.rlim_cur = mapped_bytes() + (64 << 20);
+    assert_int_equal(setrlimit(RLIMIT_AS, &tight), 0);
+    const enum spate_rc rc = spate_writer_publish(one, &record, 1, &taken, &l->err);
+    assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+    assert_int_equal(pthread_setattr_default_np(&usual), 0);
+    pthread_attr_destroy(&large);
+    pthread_attr_destroy(&usual);
+    assert_int_equal(rc, SPATE_FAIL);
+    OK(spate_writer_publish(one, &record, 1, &taken, &l->err));
+    while (acks.last < 1 && spate_clock_ms() < deadline)
+        if (spate_writer_poll(one, 100, bus_log_acked, &acks, &l->err) == SPATE_FAIL)
+            fail_msg("%s", l->err.text);
+    assert_int_equal(acks.last, 1);
+    spate_writer_close(other);
+    spate_writer_close(one);
+    end(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -249,6 +305,7 @@ int main(void)
         cmocka_unit_test(L10_a_log_that_moves_on_is_whole),
         cmocka_unit_test(L8_who_waits_for_another_ones_steward_is_woken),
         cmocka_unit_test(L1_what_a_dead_sharer_left_becomes_durable),
+        cmocka_unit_test(L4_a_writer_that_cannot_begin_anew_does_so_later),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
