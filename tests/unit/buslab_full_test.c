@@ -30,7 +30,7 @@
 
 #define CAP   (UINT64_C(1) << 20)
 #define MOST  ((size_t)3 << 20)
-#define QUIET 400 /* ms without progress: it is stuck */
+#define QUIET 250 /* ms without progress: it is stuck */
 
 enum where { HOT, DISK };
 
