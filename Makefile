@@ -62,7 +62,7 @@ BENCHES  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/bench/*.c))
 TOOLS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/support/*.c))
 
 HEADERS  := $(foreach m,$(MODULES),$(wildcard $(m)/*.h $(m)/*/*.h))
-CFILES   := $(foreach m,$(MODULES),$(wildcard $(m)/*.c $(m)/*/*.c)) $(wildcard tests/*/*.c tests/*/*.h)
+CFILES   := $(foreach m,$(MODULES),$(wildcard $(m)/*.c $(m)/*/*.c)) $(wildcard tests/*/*.c tests/*/*.h docs/examples/*.c)
 MAN      := $(patsubst docs/%.md,build/man/%,$(wildcard docs/*.1.md docs/*.3.md))
 
 # libspatebus: the local bus for other programs (bus/api/spate_bus.h). The number after .so. changes when a program
@@ -110,7 +110,7 @@ $(BUILD)/lab/%.o: %.c $(BUILD)/how
 $(BUILD)/tests/unit/buslab_%.o $(BUILD)/tests/support/buslab_%.o: CFLAGS_ALL += $(LAB)
 # A race detector goes by addresses: all threads get the same mapping of a file (tests/lab/mappings.c).
 LAB_LD.tsan := -Wl,--wrap=mmap,--wrap=munmap
-$(BUILD)/tests/unit/buslab_% $(BUILD)/tests/support/buslab_%: LDFLAGS_ALL += $(LAB_LD.$(VARIANT))
+$(BUILD)/tests/unit/buslab_% $(BUILD)/tests/support/buslab_%: private LDFLAGS_ALL += $(LAB_LD.$(VARIANT))
 
 # The program that makes what a power cut leaves.
 $(BUILD)/tests/unit/buslab_outage_test: | $(BUILD)/tests/support/bus_outage

@@ -14,11 +14,11 @@
 #include "tests/support/bus_scratch.h"
 
 static jmp_buf away;
-static enum spate_failpoint leave_at;
+static _Atomic int leave_at = -1; /* publish comes by there in this thread alone */
 
 static bool leave(enum spate_failpoint point)
 {
-    if (point == leave_at)
+    if ((int)point == leave_at)
         longjmp(away, 1);
     return false;
 }
@@ -47,14 +47,12 @@ static void publish_and_leave(struct spate_writer *w, size_t count, enum spate_f
     struct spate_err err = {0};
     size_t taken;
 
-    leave_at = point;
-    spate_failpoint_hook = leave;
+    leave_at = (int)point;
     if (setjmp(away) == 0) {
         (void)!spate_writer_publish(w, some_records(count), count, &taken, &err);
-        spate_failpoint_hook = NULL;
         fail_msg("nobody came by");
     }
-    spate_failpoint_hook = NULL;
+    leave_at = -1;
 }
 
 static void publish_one(struct spate_writer *w, uint64_t n)
@@ -76,12 +74,13 @@ static void leave_with(unsigned flags, enum spate_failpoint point, size_t count,
     struct spate_message m;
     struct spate_err err = {0};
 
+    spate_broken = SPATE_BROKEN_NO_REPAIR; /* before there are threads that read it */
+    spate_failpoint_hook = leave;
     bus_scratch_init(&scratch, INT64_C(1) << 20);
     check(spate_bus_open(&scratch.config, &bus, &err), &err);
     check(spate_bus_writer_open(bus, "log", SPATE_TOPIC_CREATE | flags, &w, &err), &err);
     if (flags & SPATE_TOPIC_SHARED)
         check(spate_bus_writer_open(bus, "log", flags, &other, &err), &err);
-    spate_broken = SPATE_BROKEN_NO_REPAIR;
     publish_one(w, 1);
     if (jumps)
         publish_and_leave(w, count, point);
@@ -101,11 +100,11 @@ static void leave_with(unsigned flags, enum spate_failpoint point, size_t count,
         assert_int_equal(bus_log_number(&m), n);
     }
     assert_int_equal(spate_reader_next(r, &m, &err), SPATE_AGAIN);
-    spate_broken = SPATE_BROKEN_NOTHING;
     spate_reader_close(r);
     spate_writer_close(other);
     spate_bus_close(bus);
     bus_scratch_fini(&scratch);
+    spate_broken = SPATE_BROKEN_NOTHING;
 }
 
 static void L14_a_writer_that_is_closed_pads_its_open_claim(void **state)
