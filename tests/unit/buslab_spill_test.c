@@ -278,11 +278,64 @@ static void L1_L2_victims_with_large_values_in_shared_memory(void **state)
     crowd(SPATE_TOPIC_SHARED | SPATE_TOPIC_VOLATILE);
 }
 
+/* One writer at a time. Whoever opens after a death settles what it left. */
+static void L1_owners_with_large_values(void **state)
+{
+    enum { POINTS = sizeof points / sizeof points[0] };
+    struct lab_plan plan = {.seed = lab_seed()};
+    char path[128], hot[128];
+    struct spate_bus *bus;
+    struct spate_writer *w;
+    struct spate_err err = {0};
+    struct note *notes;
+    uint64_t seed = plan.seed, seen[POINTS + 2] = {0};
+    int status;
+
+    (void)state;
+    if (RACE_DETECTOR)
+        skip();
+    lab_directories(&plan, path, hot);
+    notes = mmap(NULL, sizeof *notes * POINTS, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    with = SIGKILL;
+    for (uint64_t i = 0; i < POINTS; i++) {
+        where = points[i];
+        hit = (int)(1 + lab_random(&seed) % 3);
+        fflush(NULL);
+        const pid_t pid = fork();
+        if (pid == 0)
+            play(&plan, 2 + i, &notes[i]);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status));
+    }
+    check(spate_local_bus_open(plan.path, plan.hot, (int64_t)CAP, &bus, &err), &err);
+    check(spate_bus_writer_open(bus, "log", SPATE_TOPIC_CREATE, &w, &err), &err);
+    struct watch watch = {0};
+    check(spate_bus_reader_open(bus, "log", SPATE_SEE_DURABLE,
+                                (struct spate_start){.from = SPATE_START_OLDEST}, &watch.reader, &err),
+          &err);
+    while (look(&watch, 0)) {
+        assert_true(watch.writer >= 2 && watch.writer < 2 + POINTS);
+        assert_int_equal(watch.seq, ++seen[watch.writer]);
+    }
+    for (uint64_t i = 0; i < POINTS; i++) {
+        assert_true(seen[2 + i] >= atomic_load(&notes[i].taken));
+        assert_true(seen[2 + i] <= atomic_load(&notes[i].tried));
+    }
+    assert_int_equal(files(plan.path, ".tmp"), 0);
+    assert_int_equal(files(plan.path, ".spill"), watch.spilled);
+    munmap(notes, sizeof *notes * POINTS);
+    spate_reader_close(watch.reader);
+    spate_writer_close(w);
+    spate_bus_close(bus);
+    lab_remove(&plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(L1_L2_victims_with_large_values),
         cmocka_unit_test(L1_L2_victims_with_large_values_in_shared_memory),
+        cmocka_unit_test(L1_owners_with_large_values),
     };
     return cmocka_run_group_tests_name("buslab_spill", tests, NULL, NULL);
 }
