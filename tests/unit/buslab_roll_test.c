@@ -106,7 +106,8 @@ static bool freeze(enum spate_failpoint point)
 {
     int expected = (int)point;
 
-    if (atomic_compare_exchange_strong(&freeze_at, &expected, -1))
+    /* The writer's thread, not its steward's. */
+    if (gettid() == getpid() && atomic_compare_exchange_strong(&freeze_at, &expected, -1))
         kill(getpid(), SIGSTOP);
     return false;
 }
@@ -260,26 +261,24 @@ static void meet(struct meeting *m, uint64_t until, int patience_ms)
 }
 
 /* Orders more and more until it freezes there. */
-static uint64_t publish_until_frozen(const struct puppet *p, struct meeting *m)
+static void publish_until_frozen(const struct puppet *p, uint64_t *value, struct meeting *m)
 {
     const int64_t deadline = spate_clock_ms() + 20000;
-    uint64_t value = 0;
     int status;
 
     while (spate_clock_ms() < deadline) {
         struct pollfd answered = {.fd = p->answers, .events = POLLIN};
-        tell(p, (struct order){.what = PUBLISH, .number = 500, .len = 1000, .value = value});
-        value += 500;
+        tell(p, (struct order){.what = PUBLISH, .number = 12, .len = 60000, .value = *value});
+        *value += 12;
         while (poll(&answered, 1, 1) == 0)
             if (waitpid(p->pid, &status, WNOHANG | WUNTRACED) == p->pid) {
                 assert_true(WIFSTOPPED(status));
-                return value;
+                return;
             }
         assert_true(hear(p) > 0);
-        meet(m, value, 10000);
+        meet(m, *value, 10000);
     }
     fail_msg("it does not come by there");
-    return 0;
 }
 
 static void meeting(struct meeting *m, const struct lab_plan *plan)
@@ -326,41 +325,59 @@ static void L10_crashes_and_freezes_in_roll_over(void **state)
     lab_remove(&plan);
 }
 
-/* A writer is frozen while it makes a segment. Others make the same one, fill it and more behind it, and it
- * is removed. Resumed, the writer makes it anew: nobody would ever read there. Returns what was wrong. */
-static uint64_t late_maker(unsigned flags)
+static struct spate_local_ctl *map_ctl(const char *hot)
 {
-    struct lab_plan plan = {.flags = SPATE_TOPIC_SHARED | flags};
-    char path[128], hot[128], name[SPATE_LOCAL_FILE], file[300];
-    struct meeting m;
-    uint64_t last, base = 0;
+    char file[300];
 
-    lab_directories(&plan, path, hot);
-    struct puppet busy = puppet(&plan);
-    assert_true(hear(&busy) > 0);
-    assert_true(publish_by(&busy, OTHERS, 1, 100) > 0); /* its steward is the one that works */
-    struct puppet late = puppet(&plan);
-    assert_true(hear(&late) > 0);
-    meeting(&m, &plan);
-    freeze_by(&late, SPATE_FP_local_segment_made);
-    last = publish_until_frozen(&late, &m);
-    for (int i = 0; i < 6; i++) {
-        base = publish_by(&busy, OTHERS, 1000, 1000);
-        assert_true(base > 0);
-        meet(&m, 0, 10000);
-    }
-    /* What it was making is gone from the shared memory. */
-    snprintf(file, sizeof file, "%s/log", hot);
-    const int dir = open(file, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    snprintf(file, sizeof file, "%s/log/ctl", hot);
+    const int fd = open(file, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    struct spate_local_ctl *ctl = mmap(NULL, sizeof *ctl, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(ctl != MAP_FAILED);
+    close(fd);
+    return ctl;
+}
+
+/* Others fill what it was making, and more, until that is gone from the shared memory. */
+static void go_on_without(const struct puppet *busy, struct meeting *m, const char *hot)
+{
+    char name[SPATE_LOCAL_FILE], file[300];
     const int64_t deadline = spate_clock_ms() + 10000;
     struct spate_err err = {0};
-    uint64_t oldest = 0;
-    while (spate_local_segment_next(dir, 0, &oldest, &err) == SPATE_OK && oldest + 4 * CAP < base)
+    uint64_t oldest = 0, end = 0;
+
+    for (int i = 0; i < 6; i++) {
+        end = publish_by(busy, OTHERS, 1000, 1000);
+        assert_true(end > 0);
+        meet(m, 0, 10000);
+    }
+    snprintf(file, sizeof file, "%s/log", hot);
+    const int dir = open(file, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (spate_local_segment_next(dir, 0, &oldest, &err) == SPATE_OK && oldest + 4 * CAP < end)
         assert_true(spate_clock_ms() < deadline);
     spate_local_segment_name(oldest - CAP, name);
     assert_int_not_equal(faccessat(dir, name, F_OK, 0), 0);
     close(dir);
+}
 
+/* A writer is frozen while it makes a segment. Others make the same one, fill it and more behind it, and it
+ * is removed. Resumed, the writer makes it anew: nobody would ever read there. Returns what was wrong. */
+static uint64_t late_maker(void)
+{
+    struct lab_plan plan = {.flags = SPATE_TOPIC_SHARED | SPATE_TOPIC_VOLATILE};
+    char path[128], hot[128];
+    struct meeting m;
+    uint64_t last = 0;
+
+    lab_directories(&plan, path, hot);
+    struct puppet busy = puppet(&plan);
+    assert_true(hear(&busy) > 0);
+    struct puppet late = puppet(&plan);
+    assert_true(hear(&late) > 0);
+    meeting(&m, &plan);
+    freeze_by(&late, SPATE_FP_local_segment_made);
+    publish_until_frozen(&late, &last, &m);
+    go_on_without(&busy, &m, hot);
     kill(late.pid, SIGCONT);
     assert_true(hear(&late) > 0);
     meet(&m, last, 1500);
@@ -374,15 +391,14 @@ static uint64_t late_maker(unsigned flags)
 static void L10_a_segment_that_is_made_too_late_is_not_used(void **state)
 {
     (void)state;
-    assert_int_equal(late_maker(SPATE_TOPIC_VOLATILE), 0);
-    assert_int_equal(late_maker(0), 0);
+    assert_int_equal(late_maker(), 0);
 }
 
 static void L10_control_without_a_look_at_the_head(void **state)
 {
     (void)state;
     spate_broken = SPATE_BROKEN_NO_HEAD_CHECK;
-    const uint64_t wrong = late_maker(SPATE_TOPIC_VOLATILE);
+    const uint64_t wrong = late_maker();
     spate_broken = SPATE_BROKEN_NOTHING;
     assert_true(wrong > 0);
 }
@@ -394,14 +410,14 @@ struct ends {
     uint64_t pads;
 };
 
-static struct ends crowded_ends(uint64_t rolls)
+static struct ends crowded_ends(uint64_t rolls, int free_ms)
 {
     struct lab_plan plan = {.seed = lab_seed(),
                             .flags = SPATE_TOPIC_SHARED,
                             .writers = 8,
                             .readers = 2,
                             .rolls = rolls,
-                            .free_ms = 400};
+                            .free_ms = free_ms};
     struct lab_outcome out;
     struct ends e = {0};
     char path[128], hot[128], file[300];
@@ -427,7 +443,7 @@ static struct ends crowded_ends(uint64_t rolls)
 
 static void L12_one_end_however_many_want_the_last_bytes(void **state)
 {
-    const struct ends e = crowded_ends((uint64_t)lab_number("LAB_KILLS", 60) / 2);
+    const struct ends e = crowded_ends((uint64_t)lab_number("LAB_KILLS", 60) / 2, 400);
 
     (void)state;
     print_message("# L12: %d segments with an END, %d filled to the last byte\n", e.ends, e.exact);
@@ -442,7 +458,7 @@ static void L12_control_without_an_end(void **state)
 
     (void)state;
     spate_broken = SPATE_BROKEN_NO_END;
-    e = crowded_ends(1);
+    e = crowded_ends(3, 100);
     spate_broken = SPATE_BROKEN_NOTHING;
     assert_true(e.ends == 0 && e.pads > 0);
 }
@@ -486,19 +502,6 @@ static void L12_whoever_is_frozen_over_the_end_goes_on_behind_it(void **state)
 }
 
 /* --- L16: a slot is issued again */
-
-static struct spate_local_ctl *map_ctl(const char *hot)
-{
-    char file[300];
-
-    snprintf(file, sizeof file, "%s/log/ctl", hot);
-    const int fd = open(file, O_RDWR | O_CLOEXEC);
-    assert_true(fd >= 0);
-    struct spate_local_ctl *ctl = mmap(NULL, sizeof *ctl, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    assert_true(ctl != MAP_FAILED);
-    close(fd);
-    return ctl;
-}
 
 /* The first claim that is open in the head; 0: none. */
 static uint64_t open_claim(const char *hot, uint64_t head)
