@@ -8,6 +8,7 @@
 #define SPATE_TESTS_SUPPORT_BUS_HOSTILE_H
 
 #include "bus/local/layout.h"
+#include "bus/local/look.h"
 #include "bus/local/named.h"
 #include "bus/local/segment.h"
 #include "core/hash.h"
@@ -390,6 +391,33 @@ static inline void hostile_write(struct hostile *h, struct spate_bus *bus)
     spate_writer_close(w);
 }
 
+/* Somebody asks what there is, with all that `spate bus` can say. */
+static inline void hostile_look(struct hostile *h)
+{
+    const struct spate_local_place place = {.path = h->scratch.path, .hot = h->scratch.hot};
+    struct spate_local_seen seen;
+    struct spate_local_record header;
+    struct spate_local_spill_ref ref;
+    struct spate_local_walk walk;
+    struct spate_err err = {0};
+    uint64_t at = 0, pos;
+
+    const enum spate_rc rc = spate_local_look(&seen, &place, "log", &err);
+    if (rc == SPATE_FAIL)
+        hostile_words(h, &err);
+    for (size_t i = 0; rc == SPATE_OK && i < seen.segment_count && i < 16; i++) {
+        for (int archived = 0; archived < 2; archived++)
+            (void)!spate_local_look_walk(&seen, seen.segments[i].base, archived, true, &walk, &err);
+        pos = seen.segments[i].base;
+        for (int n = 0; n < 20 && spate_local_look_at(&seen, pos, &header, &at, &err) == SPATE_OK; n++) {
+            (void)spate_local_look_spilled(&seen, at, &header, &ref);
+            (void)spate_local_look_between(&seen, at, seen.tip);
+            pos = at + spate_local_footprint(spate_local_len_of(header.word));
+        }
+    }
+    spate_local_look_fini(&seen);
+}
+
 /* One trial: patches as long as there is input, then everybody who may come. */
 static inline void hostile_trial(struct hostile *h, const unsigned char *data, size_t size)
 {
@@ -400,6 +428,7 @@ static inline void hostile_trial(struct hostile *h, const unsigned char *data, s
     while (in.left > 0)
         hostile_patch(h, &in);
     hostile_good(spate_bus_open(&h->scratch.config, &bus, &err), &err);
+    hostile_look(h);
     hostile_read(h, bus, SPATE_SEE_TIP);
     hostile_read(h, bus, SPATE_SEE_DURABLE);
     hostile_write(h, bus);

@@ -225,7 +225,7 @@ static void L13_random_damage_crashes_nobody(void **state)
 {
     const char *env_seed = getenv("SEED"), *env_trials = getenv("HOSTILE_TRIALS");
     uint64_t seed = env_seed ? strtoull(env_seed, NULL, 10) : (uint64_t)spate_clock_wall_us();
-    const int trials = env_trials ? atoi(env_trials) : 150;
+    const int trials = env_trials ? atoi(env_trials) : 100;
 
     (void)state;
     print_message("SEED=%llu\n", (unsigned long long)seed);
