@@ -123,7 +123,7 @@ class Topic:
                     if not live and at < durable or state > END:
                         sys.exit(f"the log at {self.archive} is damaged at {at:016x}")
                     yield None
-                    if self.look() or base < self.first_kept:  # another generation: the same place in it; or forgotten, half written
+                    if self.look() or base < self.first_kept or base + self.cap <= durable:  # another generation, or forgotten half written
                         target = max(target, at)
                         break
                     continue
