@@ -181,7 +181,7 @@ def cmocka(kind, variant):
     for name in names:
         path = f"{BIN[variant]}/tests/{kind}/{name}"
         if os.path.exists(path):
-            tap(f"{label}/{name}", path, {"SPATE_POWER_CUTS": "20"} if variant == "asan" else None)
+            tap(f"{label}/{name}", path, {"SPATE_POWER_CUTS": "20", "LAB_KILLS": "12"} if variant == "asan" else None)
 
 
 def fuzz_seeds():
