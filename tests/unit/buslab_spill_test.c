@@ -58,7 +58,7 @@ static bool strike(enum spate_failpoint point)
 
 static size_t length_of(uint64_t writer, uint64_t seq)
 {
-    return (writer + seq) % 3 == 0 ? SMALL : LARGE + (size_t)(seq * 64 + writer % 64);
+    return (writer + seq) % 3 == 0 ? SMALL : LARGE + (size_t)(seq % 100 * 64 + writer % 64);
 }
 
 static struct spate_slice value_of(uint64_t writer, uint64_t seq)
