@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define ALIVE_MS   10000
+#define AHEAD      SPATE_LOCAL_UNIT
 #define LOOKS_MOST 64 /* at a file whose marks are being written */
 
 uint64_t spate_local_log_number(const char *log_id)
@@ -163,7 +164,9 @@ static enum spate_rc take_name(int fd, const char *name, const char *topic, stru
 static void write_mark(struct spate_local_named *named)
 {
     struct spate_local_mark *mark = &named->mark;
+    const uint64_t ahead = named->read > mark->pos ? (named->read - mark->pos + AHEAD - 1) / AHEAD : 0;
 
+    mark->ahead = ahead < UINT32_MAX ? (uint32_t)ahead : UINT32_MAX;
     mark->gen++;
     mark->ts_ns = wall_ns();
     mark->crc = spate_crc32c(0, mark, offsetof(struct spate_local_mark, crc));
@@ -234,10 +237,11 @@ void spate_local_named_passed(struct spate_local_named *named, uint64_t pos, uin
     write_mark(named);
 }
 
-void spate_local_named_alive(struct spate_local_named *named, int64_t now_ms)
+void spate_local_named_waits(struct spate_local_named *named, uint64_t read, int64_t now_ms)
 {
-    if (!named->at || now_ms - named->written_ms < ALIVE_MS)
+    if (!named->at || (read == named->read && now_ms - named->written_ms < ALIVE_MS))
         return;
+    named->read = read;
     named->written_ms = now_ms;
     write_mark(named);
 }

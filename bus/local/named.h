@@ -33,8 +33,8 @@ struct spate_local_mark {
     uint64_t log;     /* spate_local_log_number of the log that pos is of */
     uint32_t pid;     /* a hint for people */
     uint32_t flags;
-    uint32_t spare;
-    uint32_t crc; /* crc32c of the 60 bytes before */
+    uint32_t ahead; /* how much further it has read, in units of 64 bytes; ~0: that much or more */
+    uint32_t crc;   /* crc32c of the 60 bytes before */
 };
 static_assert(sizeof(struct spate_local_mark) == 64, "a mark is one line");
 
@@ -67,6 +67,7 @@ struct spate_local_named {
     int fd;                       /* holds the lock; -1: not enlisted */
     struct spate_local_marks *at; /* mapped; NULL: not enlisted */
     struct spate_local_mark mark; /* as written last */
+    uint64_t read;                /* where the reader stands */
     int64_t written_ms;
     struct spate_local_guard *guard; /* others may write the file, and so cut it */
 };
@@ -80,8 +81,9 @@ SPATE_CHECKED enum spate_rc spate_local_named_enlist(struct spate_local_named *n
                                                      uint64_t pos, struct spate_err *err);
 /* All before `pos` is done with; `records` more were read since the last mark. */
 void spate_local_named_passed(struct spate_local_named *named, uint64_t pos, uint64_t records);
-/* The reader waits, and lives: renews the mark's time where that is due. Costs one comparison else. */
-void spate_local_named_alive(struct spate_local_named *named, int64_t now_ms);
+/* The reader has read all before `read`, waits, and lives: says so where that is new, or long ago. Costs a
+ * comparison or two else. */
+void spate_local_named_waits(struct spate_local_named *named, uint64_t read, int64_t now_ms);
 /* Gives the name back; the mark stays. Accepts one that is not enlisted. */
 void spate_local_named_leave(struct spate_local_named *named);
 

@@ -169,7 +169,7 @@ static enum spate_rc wait_reader(struct spate_reader *base, int timeout_ms, stru
     if (ready(r))
         return SPATE_OK;
     if (r->named.at)
-        spate_local_named_alive(&r->named, spate_clock_ms());
+        spate_local_named_waits(&r->named, r->at.pos, spate_clock_ms());
     while (timeout_ms > 0 && spate_clock_ms() < deadline) {
         const struct spate_local_idle_for what = {.bell = &r->at.topic.bell,
                                                   .durable = r->at.see == SPATE_SEE_DURABLE,

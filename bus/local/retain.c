@@ -22,7 +22,7 @@ static const unsigned alarms[] = {80, 50};
 
 void spate_local_retain_init(struct spate_local_retain *r)
 {
-    *r = (struct spate_local_retain){.hold = UINT64_MAX, .limit = UINT64_MAX};
+    *r = (struct spate_local_retain){.hold = UINT64_MAX, .stops = UINT64_MAX, .limit = UINT64_MAX};
 }
 
 void spate_local_retain_fini(struct spate_local_retain *r)
@@ -156,8 +156,12 @@ static void look_at(void *arg, const struct spate_local_named_view *view)
         return;
     holder->seen = true;
     holder->pos = view->mark.pos;
+    holder->waits = view->alive && view->mark.pos + (uint64_t)view->mark.ahead * SPATE_LOCAL_UNIT >=
+                                       atomic_load(&look->topic->ctl->durable);
     if (holder->pos < r->hold)
         r->hold = holder->pos;
+    if (holder->pos < r->stops && !holder->waits)
+        r->stops = holder->pos;
 }
 
 /* How near the limits are because of a holder, in percent. */
@@ -212,11 +216,11 @@ static enum spate_rc look_at_holders(struct look *look, struct spate_err *err)
     const uint64_t before = r->hold;
     size_t left = 0;
 
-    r->hold = UINT64_MAX;
+    r->hold = r->stops = UINT64_MAX;
     for (size_t i = 0; i < r->holder_count; i++)
         r->holders[i].seen = false;
     if (spate_local_named_list(look->topic->place, look->topic->name, look_at, look, err) != SPATE_OK) {
-        r->hold = before;
+        r->hold = r->stops = before;
         return SPATE_FAIL;
     }
     for (size_t i = 0; i < r->holder_count; i++)
@@ -237,7 +241,7 @@ static void complain(const struct look *look)
     unsigned hidden;
 
     for (size_t i = 0; i < r->holder_count; i++)
-        if (r->holders[i].seen && r->holders[i].pos == r->hold)
+        if (r->holders[i].seen && !r->holders[i].waits && r->holders[i].pos == r->stops)
             by = &r->holders[i];
     if (by && spate_log_due(&look->r->complained, look->now_ms, COMPLAIN_MS, &hidden))
         spate_log(
@@ -265,7 +269,7 @@ static size_t due(const struct look *look)
         if (!old && bytes <= r->limit)
             break;
         if (r->hold < kept->at[n + 1].base && !SPATE_BROKEN(NO_HOLD)) {
-            r->blocked = true;
+            r->blocked = r->stops < kept->at[n + 1].base;
             break;
         }
         bytes -= kept->at[n++].bytes;

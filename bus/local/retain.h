@@ -3,11 +3,14 @@
  * The oldest segments go, whole, with the spill files of their records, while the last byte of one is older
  * than the topic's limit or the archive is larger than its limit. The newest always stays. The manifest says
  * so, synced, and ctl too, before anything is unlinked; so a reader that looks for what is gone finds the
- * gap. A segment that a holder (bus/local/named.h) has not passed does not go: then `blocked` is set, and the
- * writer may begin no further segment. The age is that of the segment's file, so a clock that steps back
+ * gap. The age is that of the segment's file, so a clock that steps back
  * removes nothing.
  *
  * A topic that is kept (SPATE_TOPIC_KEEP) loses nothing; of a volatile one there is no archive.
+ *
+ * A segment that a holder (bus/local/named.h) has not passed does not go: then `blocked` is set, and the
+ * writer may begin no further segment. But nobody waits for a holder that lives and has read all that there
+ * is: what it needs is the rest (of a transaction that is larger than the limit), and the log grows beyond.
  * Thread: that of whoever holds the topic's steward lock. Blocks: waits for the disk when something is
  * removed. */
 #ifndef SPATE_BUS_LOCAL_RETAIN_H
@@ -26,6 +29,7 @@ struct spate_local_holder { /* a name that holds; for expiry and alarms */
     char name[SPATE_LOCAL_NAME + 1];
     uint64_t pos;
     bool alive;
+    bool waits;        /* has read all there is, and needs what comes next to be done with what it holds */
     bool seen;         /* at this look */
     int64_t dead_ms;   /* monotonic: since when it is seen dead; 0: it lives */
     uint64_t released; /* gen of the mark that does not hold any longer, when nothing could be written down */
@@ -39,8 +43,10 @@ struct spate_local_retain {
     uint64_t looked; /* base of the segment that was archived into at the last look at the directory */
     int64_t next_ms; /* monotonic: when it is looked at again */
     uint64_t hold;   /* lowest position that a holder needs; UINT64_MAX: none */
-    bool blocked;    /* the archive is at its limit, and what would go is held */
-    bool swept;      /* what a killed predecessor left below the floor is removed */
+    uint64_t
+        stops;    /* the same of those that have something to read: nobody waits for one who waits himself */
+    bool blocked; /* the archive is at its limit, and what would go is held */
+    bool swept;   /* what a killed predecessor left below the floor is removed */
     struct spate_local_holder *holders;
     size_t holder_count;
     struct spate_log_limit complained;

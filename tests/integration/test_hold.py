@@ -90,6 +90,11 @@ def test_L7_a_held_bus_stops_the_reading_and_never_the_keepalives(small):
     assert sender(world)[0][0] == pid
     assert "event=stale" not in sink.text() and "snapshot" not in sink.text().split("event=snapshot-finished")[-1]
 
+    # A transaction that is larger than the limit: who has read all of it that there is keeps nobody waiting.
+    world.src(f"INSERT INTO t SELECT {fill.last} + g, repeat('y', 100000) FROM generate_series(1, 100) g")
+    fill.last += 100
+    world.wait_rows("SELECT count(*) FROM team.t", [(fill.last,)], 60)
+
     # Once more, and now nobody waits for it: what it missed it says, and asks for everything.
     sink.process.send_signal(signal.SIGSTOP)
     before = connector.text().count("event=bus-held ")

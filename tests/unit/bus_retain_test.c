@@ -384,6 +384,38 @@ static void what_a_holder_needs_stays_and_the_writer_waits(void **state)
         assert_null(strstr(at + 1, "event=bus-held ")); /* once in ten seconds */
 }
 
+/* In the middle of a transaction that is larger than the limit: reader and writer would wait for each other.
+ */
+static void nobody_waits_for_a_holder_that_waits_itself(void **state)
+{
+    struct fixture *f = *state;
+    const uint64_t end = atomic_load(&f->topic.ctl->durable);
+    struct spate_local_named open = enlist(f, "open", CAP + 128);
+
+    rule(f, 0, 3 << 20, 0);
+    step(f);
+    assert_true(f->retain.blocked);
+    spate_local_named_waits(&open, end - 64, 1);
+    step(f);
+    assert_true(f->retain.blocked); /* it has something to read */
+    spate_local_named_waits(&open, end, 2);
+    step(f);
+    assert_false(f->retain.blocked);
+    assert_int_equal(atomic_load(&f->topic.ctl->hold), CAP + 128);
+    expect_gone(f, 0); /* and what it needs, if it has to begin again, stays */
+    struct spate_local_named slow = enlist(f, "slow", CAP + 64);
+    step(f);
+    assert_true(f->retain.blocked);
+    spate_local_named_passed(&slow, end, 1);
+    spate_local_named_leave(&slow);
+    step(f);
+    assert_false(f->retain.blocked);
+    spate_local_named_leave(&open); /* whoever is dead does not read what comes next */
+    step(f);
+    assert_true(f->retain.blocked);
+    expect_gone(f, 0);
+}
+
 static void an_old_segment_is_held_as_well(void **state)
 {
     struct fixture *f = *state;
@@ -580,6 +612,7 @@ int main(void)
         T(what_a_killed_predecessor_left_is_removed),
         T(a_guest_rules_only_what_is_new),
         T(what_a_holder_needs_stays_and_the_writer_waits),
+        T(nobody_waits_for_a_holder_that_waits_itself),
         T(an_old_segment_is_held_as_well),
         T(alarms_come_at_50_and_80_percent),
         T(a_dead_holder_is_let_go_and_it_is_said),
