@@ -16,10 +16,12 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
-#define META  "bus.meta"
-#define LIVES "bus.lives" /* every writer has a shared lock on it */
+#define META         "bus.meta"
+#define LOCK_WAIT_MS 2000
+#define LIVES        "bus.lives" /* every writer has a shared lock on it */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BYTE_ORDER_NAME "little"
 #else
@@ -306,6 +308,21 @@ static void settle_mode(const char *made)
         close(fd);
 }
 
+/* Its name is durable before anything in it is. */
+static void sync_above(const char *made)
+{
+    char above[SPATE_LOCAL_PATH];
+    char *slash = strrchr(strcpy(above, made), '/');
+
+    if (slash)
+        slash[slash == above] = '\0';
+    const int fd = open(slash ? above : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return; /* a directory that we may pass through and not read */
+    fsync(fd);
+    close(fd);
+}
+
 /* mkdir -p. */
 static enum spate_rc make_path(const char *path, struct spate_err *err)
 {
@@ -319,12 +336,14 @@ static enum spate_rc make_path(const char *path, struct spate_err *err)
             continue;
         memcpy(part, path, i);
         part[i] = '\0';
-        if (mkdir(part, 0750) == 0)
+        if (mkdir(part, 0750) == 0) {
             settle_mode(part);
-        else if (errno != EEXIST)
+            sync_above(part);
+        } else if (errno != EEXIST) {
             return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL,
                               "cannot make the directory %s: %s; this process runs as uid %u", part,
                               strerror(errno), (unsigned)geteuid());
+        }
     }
     return SPATE_OK;
 }
@@ -360,9 +379,18 @@ static enum spate_rc agree(const struct spate_local_place *place, int durable_fd
     struct meta meta;
     enum spate_rc rc;
 
-    while (flock(hot_fd, LOCK_EX) != 0)
-        if (errno != EINTR)
+    const int64_t deadline = spate_clock_ms() + LOCK_WAIT_MS;
+    while (flock(hot_fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EINTR && errno != EWOULDBLOCK)
             return spate_fail(err, SPATE_FATAL, "cannot lock %s: %s", path, strerror(errno));
+        if (spate_clock_ms() >= deadline) /* who may read the directory may lock it, too */
+            return spate_fail(
+                err, SPATE_RETRY,
+                "somebody keeps a lock on %s, which is held for a moment only when a bus begins; "
+                "`fuser -v %s` shows who",
+                path, path);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000L}, NULL);
+    }
     rc = read_meta(hot_fd, path, &meta, err);
     if (rc == SPATE_OK && meta.bus != 0 && meta.bus != identity(durable_fd))
         rc = refuse_other(place, hot_fd, path, &meta, err);

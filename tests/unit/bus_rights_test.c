@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -375,6 +376,23 @@ static void a_directory_of_a_stranger_is_refused(void **state)
     assert_non_null(strstr(err.text, "belongs to uid 65533"));
 }
 
+/* Who may read the directory may lock it: a bus does not wait for that for ever. */
+static void a_lock_that_somebody_keeps_is_said(void **state)
+{
+    struct fixture *f = *state;
+    struct spate_writer *w;
+    struct spate_err err = {0};
+
+    spate_writer_close(open_writer(f->bus, "log", 0));
+    const int fd = open(f->hot, O_RDONLY | O_DIRECTORY);
+    assert_true(fd >= 0 && flock(fd, LOCK_SH) == 0);
+    assert_int_equal(spate_bus_writer_open(f->bus, "log", 0, &w, &err), SPATE_FAIL);
+    assert_int_equal(err.verdict, SPATE_RETRY);
+    assert_non_null(strstr(err.text, "fuser"));
+    close(fd);
+    spate_writer_close(open_writer(f->bus, "log", 0));
+}
+
 /* Two configurations that name one directory in shared memory: the second bus leaves the first one alone. */
 static void two_buses_do_not_share_their_shared_memory(void **state)
 {
@@ -548,6 +566,7 @@ int main(void)
         TEST(the_group_reads_and_others_are_told),
         TEST(a_link_of_our_name_is_not_followed),
         TEST(a_directory_of_a_stranger_is_refused),
+        TEST(a_lock_that_somebody_keeps_is_said),
         TEST(two_buses_do_not_share_their_shared_memory),
         TEST(a_reader_before_any_writer_is_told_to_wait),
         TEST(the_archive_is_removed_under_everybody),
