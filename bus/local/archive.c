@@ -275,6 +275,7 @@ static enum spate_rc skip(struct spate_local_archive *a, uint64_t base)
 enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spate_err *err)
 {
     const uint64_t base = spate_local_base_of(a->pos, a->cap);
+    const uint64_t head = atomic_load(&a->topic->ctl->head); /* first: it is made before it is the head */
     uint64_t upto = 0;
     bool ended = false;
     enum spate_rc rc;
@@ -288,7 +289,7 @@ enum spate_rc spate_local_archive_step(struct spate_local_archive *a, struct spa
         }
         if (rc == SPATE_END && a->topic->manifest.is_volatile)
             return skip(a, base);
-        if (rc == SPATE_END && a->pos != base)
+        if (rc == SPATE_END && (a->pos != base || head >= base))
             return spate_fail(
                 err, SPATE_RETRY,
                 "a segment of topic %s vanished from shared memory before it was durable; opening the "

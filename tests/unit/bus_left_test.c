@@ -242,6 +242,36 @@ static void L1_what_a_dead_sharer_left_becomes_durable(void **state)
     end(l);
 }
 
+/* The very segment that goes to the disk next is removed, and nothing of it was there yet: the writer hears
+ * that it cannot become durable, instead of waiting for ever. */
+static void L4_a_head_that_was_removed_is_noticed(void **state)
+{
+    struct left left, *l = &left;
+    struct spate_writer *writer = begin(l, SPATE_TOPIC_SHARED);
+    struct bus_log_acks acks = {0};
+    const int64_t deadline = spate_clock_ms() + 10000;
+    enum spate_rc rc = SPATE_AGAIN;
+
+    (void)state;
+    assert_int_equal(atomic_load(&l->topic.ctl->durable), head(l));
+    assert_true(spate_local_segment_remove(l->topic.hot_fd, head(l)));
+    offer(l, writer, 1);
+    while (rc == SPATE_AGAIN && spate_clock_ms() < deadline)
+        rc = spate_writer_poll(writer, 100, bus_log_acked, &acks, &l->err);
+    assert_int_equal(rc, SPATE_FAIL);
+    assert_int_equal(l->err.verdict, SPATE_RETRY);
+    assert_int_equal(acks.last, 0);
+    spate_writer_close(writer);
+    OK(spate_bus_writer_open(l->bus, "t", SPATE_TOPIC_SHARED, &writer, &l->err));
+    offer(l, writer, 1);
+    while (acks.last < 1 && spate_clock_ms() < deadline)
+        if (spate_writer_poll(writer, 100, bus_log_acked, &acks, &l->err) == SPATE_FAIL)
+            fail_msg("%s", l->err.text);
+    assert_int_equal(acks.last, 1);
+    spate_writer_close(writer);
+    end(l);
+}
+
 static uint64_t mapped_bytes(void)
 {
     FILE *file = fopen("/proc/self/statm", "re");
@@ -305,6 +335,7 @@ int main(void)
         cmocka_unit_test(L10_a_log_that_moves_on_is_whole),
         cmocka_unit_test(L8_who_waits_for_another_ones_steward_is_woken),
         cmocka_unit_test(L1_what_a_dead_sharer_left_becomes_durable),
+        cmocka_unit_test(L4_a_head_that_was_removed_is_noticed),
         cmocka_unit_test(L4_a_writer_that_cannot_begin_anew_does_so_later),
     };
 
