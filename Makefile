@@ -161,7 +161,7 @@ asan: ## build the unit tests with AddressSanitizer and UBSan, and run them
 	@$(MAKE) --no-print-directory VARIANT=asan unit
 
 tsan: ## build the unit tests with ThreadSanitizer, and run them
-	@TSAN_OPTIONS='halt_on_error=1' $(MAKE) --no-print-directory VARIANT=tsan unit
+	@TSAN_OPTIONS='halt_on_error=1 suppressions=tests/lint/tsan.txt' $(MAKE) --no-print-directory VARIANT=tsan unit
 
 # The name of a target's seeds: tests/fuzz/seeds/config_load or tests/fuzz/seeds/load for config_load_fuzz.
 fuzz: ## replay the fuzz seeds under ASan and UBSan (FUZZ_SECONDS=n: fuzz each target so long); needs clang

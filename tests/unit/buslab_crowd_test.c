@@ -24,7 +24,7 @@ static const unsigned durable_topic = SPATE_TOPIC_SHARED;
 
 static int faults(void)
 {
-    return (int)lab_number("LAB_KILLS", 60);
+    return (int)lab_number("LAB_KILLS", WATCHED ? 20 : 60);
 }
 
 static void run(struct lab_plan *plan, struct lab_outcome *out, const char *title)
