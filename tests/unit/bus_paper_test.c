@@ -139,9 +139,18 @@ static void marks_of_readers(void **state)
     ROW(spate_local_mark, log, "of which log");
     ROW(spate_local_mark, pid, "process");
     ROW(spate_local_mark, flags, "1: it holds");
+    ROW(spate_local_mark, ahead, "how much further it has read, in units of 64 bytes");
     ROW(spate_local_mark, crc, "CRC-32C of the 60 bytes before");
     assert_int_equal(offsetof(struct spate_local_marks, release), 2 * sizeof(struct spate_local_mark));
     assert_int_equal(SPATE_LOCAL_MARK_HOLDS, 1);
+    says("magic 0x%016" PRIX64 " (8)", SPATE_LOCAL_RELEASE_MAGIC);
+    says("why (4: %d\nby hand, %d expired)", SPATE_LOCAL_RELEASE_OPERATOR, SPATE_LOCAL_RELEASE_EXPIRED);
+    assert_int_equal(offsetof(struct spate_local_release, upto), 8);
+    assert_int_equal(offsetof(struct spate_local_release, ts_ns), 16);
+    assert_int_equal(offsetof(struct spate_local_release, log), 24);
+    assert_int_equal(offsetof(struct spate_local_release, why), 32);
+    assert_int_equal(offsetof(struct spate_local_release, uid), 36);
+    assert_int_equal(offsetof(struct spate_local_release, crc), 60);
 }
 
 int main(void)
