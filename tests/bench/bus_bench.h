@@ -24,9 +24,9 @@
 
 /* One page that all processes of a run see. */
 struct bench_shared {
-    _Alignas(128) _Atomic uint64_t open, ready, go; /* stations that processes pass together */
-    _Alignas(128) _Atomic uint64_t began, ended;    /* ns: when the first began, when the last ended */
-    _Alignas(128) _Atomic uint64_t line[3 * 16];    /* of the raw ping-pong: words 0, 16 and 32 */
+    _Alignas(128) _Atomic uint64_t open, mapped, ready, go; /* stations that processes pass together */
+    _Alignas(128) _Atomic uint64_t began, ended; /* ns: when the first began, when the last ended */
+    _Alignas(128) _Atomic uint64_t line[3 * 16]; /* of the raw ping-pong: words 0, 16 and 32 */
     _Alignas(128) struct {
         _Atomic uint64_t cpu_ns, count;
     } of[BENCH_PROCESSES];
@@ -135,7 +135,7 @@ static inline struct spate_writer *bench_writer(struct spate_bus *bus, const cha
     return writer;
 }
 
-/* The topic exists already. The first look maps the segment. */
+/* The topic exists already, and nothing is in it. The first look maps the segment. */
 static inline struct spate_reader *bench_reader(struct spate_bus *bus, const char *topic)
 {
     struct spate_reader *reader = NULL;

@@ -76,6 +76,7 @@ static void bus_write(const struct run *run, int me)
     const uint64_t count = share(run);
 
     bench_meet(&bench->open, (uint64_t)run->writers);
+    bench_meet(&bench->mapped, (uint64_t)(run->writers + run->readers));
     if (!is(run, "drain"))
         begin(run);
     const uint64_t cpu = bench_cpu_ns();
@@ -109,6 +110,7 @@ static void bus_read(const struct run *run, int me)
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     struct spate_bus *bus = bench_bus(&run->scratch);
     struct spate_reader *r = bench_reader(bus, "flow");
+    bench_meet(&bench->mapped, (uint64_t)(run->writers + run->readers));
     begin(run);
     for (uint64_t left = share(run) * (uint64_t)run->writers; left > 0;) {
         const enum spate_rc rc = spate_reader_next(r, &m, &err);
