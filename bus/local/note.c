@@ -25,8 +25,8 @@ enum spate_rc spate_local_note_write(int dir, const char *name, const char *text
         return spate_fail(err, SPATE_FATAL, "the file %s would be too long", name);
     const int fd = openat(dir, temp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0640);
     if (fd < 0)
-        return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL, "cannot create the file %s: %s",
-                          temp, strerror(errno));
+        return spate_fail(err, errno == ENOSPC || (!sync && errno == ENOENT) ? SPATE_RETRY : SPATE_FATAL,
+                          "cannot create the file %s: %s", temp, strerror(errno));
     spate_local_open_up(dir, fd);
     errno = 0;
     const bool written = write(fd, whole, (size_t)len) == len && (!sync || fsync(fd) == 0);
@@ -36,8 +36,9 @@ enum spate_rc spate_local_note_write(int dir, const char *name, const char *text
     if (!written || renameat(dir, temp, dir, name) != 0 || (sync && fsync(dir) != 0)) {
         const int cause = written ? errno : why;
         unlinkat(dir, temp, 0);
-        return spate_fail(err, cause == ENOSPC || cause == EDQUOT ? SPATE_RETRY : SPATE_FATAL,
-                          "cannot write the file %s: %s", name, strerror(cause));
+        return spate_fail(
+            err, cause == ENOSPC || cause == EDQUOT || (!sync && cause == ENOENT) ? SPATE_RETRY : SPATE_FATAL,
+            "cannot write the file %s: %s", name, strerror(cause));
     }
     return SPATE_OK;
 }

@@ -355,7 +355,7 @@ static enum spate_rc write_meta(const struct spate_local_place *place, int durab
     const int lives = openat(hot_fd, LIVES, O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0640);
 
     if (lives < 0)
-        return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL,
+        return spate_fail(err, errno == ENOSPC || errno == ENOENT ? SPATE_RETRY : SPATE_FATAL,
                           "cannot create the file " LIVES ": %s", strerror(errno));
     spate_local_open_up(hot_fd, lives);
     close(lives);

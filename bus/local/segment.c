@@ -88,8 +88,10 @@ enum spate_rc spate_local_segment_create(int dir, uint64_t base, uint64_t cap, s
     if (why == ENOSPC || why == EDQUOT)
         return SPATE_AGAIN;
     if (why != 0)
-        return spate_fail(err, SPATE_FATAL, "cannot make the segment %s of %" PRIu64 " bytes: %s", name,
-                          SPATE_LOCAL_HEADER + cap, strerror(why));
+        return spate_fail(err, why == ENOENT ? SPATE_RETRY : SPATE_FATAL,
+                          "cannot make the segment %s of %" PRIu64 " bytes: %s", name,
+                          SPATE_LOCAL_HEADER + cap,
+                          why == ENOENT ? "its directory was removed" : strerror(why));
     return SPATE_OK;
 }
 

@@ -255,6 +255,41 @@ enum spate_rc spate_local_topic_found(struct spate_local_topic *topic, unsigned 
     return spate_local_manifest_write(topic, err);
 }
 
+/* A page made whole in a temp file, then renamed: nobody sees half of one. */
+static enum spate_rc make_page(int dir, const char *name, mode_t mode, const void *page,
+                               struct spate_err *err)
+{
+    char temp[32];
+
+    snprintf(temp, sizeof temp, ".%s.tmp", name);
+    const int fd = openat(dir, temp, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, mode);
+    if (fd < 0)
+        return spate_fail(err, errno == ENOSPC || errno == ENOENT ? SPATE_RETRY : SPATE_FATAL,
+                          "cannot create %s: %s", name,
+                          errno == ENOENT ? "its directory was removed" : strerror(errno));
+    errno = 0;
+    const bool good = fchmod(fd, mode) == 0 && /* whatever the umask says: readers ring the bell */
+                      pwrite(fd, page, SPATE_LOCAL_HEADER, 0) == (ssize_t)SPATE_LOCAL_HEADER &&
+                      renameat(dir, temp, dir, name) == 0;
+    const int why = errno ? errno : ENOSPC;
+    close(fd);
+    return good ? SPATE_OK
+                : spate_fail(err, why == ENOSPC || why == ENOENT ? SPATE_RETRY : SPATE_FATAL,
+                             "cannot write %s: %s", name, strerror(why));
+}
+
+static enum spate_rc make_bell(const struct spate_local_topic *topic, struct spate_err *err)
+{
+    union {
+        struct spate_local_bell bell;
+        unsigned char bytes[SPATE_LOCAL_HEADER];
+    } page;
+
+    memset(&page, 0, sizeof page);
+    page.bell.magic = SPATE_LOCAL_BELL_MAGIC;
+    return make_page(topic->hot_fd, "bell", 0660, &page, err);
+}
+
 struct page {
     void *at; /* NULL: there is none, or this process may not have it */
     struct spate_local_guard *guard;
@@ -296,7 +331,7 @@ static enum spate_rc check_pages(const struct spate_local_topic *topic, bool wri
     const struct spate_local_ctl *ctl = topic->ctl;
     const uint64_t knows = SPATE_LOCAL_CTL_MAGIC;
 
-    if (!ctl || (writer && !topic->bell))
+    if (!ctl)
         return SPATE_END;
     if (ctl->magic == __builtin_bswap64(knows))
         return spate_fail(
@@ -311,29 +346,51 @@ static enum spate_rc check_pages(const struct spate_local_topic *topic, bool wri
             "one version of spate on this bus, the writers first",
             topic->name, (unsigned)(ctl->magic & 0xffff), (unsigned)(knows & 0xffff));
     if (ctl->magic != knows || ctl->generation != topic->manifest.generation ||
-        ctl->cap != topic->manifest.cap || (topic->bell && topic->bell->magic != SPATE_LOCAL_BELL_MAGIC))
+        ctl->cap != topic->manifest.cap)
         return SPATE_END;
+    return SPATE_OK;
+}
+
+/* Readers may write the bell, so one of them may have spoilt or cut it: no reason to do without the log. A
+ * reader without one looks again by itself; a writer makes it anew. Who has the old one mapped sleeps his
+ * longest nap (bus/local/bell.h). */
+static enum spate_rc map_bell(struct spate_local_topic *topic, bool writer, struct spate_err *err)
+{
+    struct spate_err ignored = {.verdict = SPATE_RETRY};
+    struct page page;
+    enum spate_rc rc = map_page(topic, "bell", true, &page, &ignored);
+    const struct spate_local_bell *bell = page.at;
+
+    if (bell && bell->magic != SPATE_LOCAL_BELL_MAGIC) {
+        spate_local_guard_remove(page.guard);
+        munmap(page.at, SPATE_LOCAL_HEADER);
+        page = (struct page){0};
+    }
+    if (!page.at && writer) {
+        rc = make_bell(topic, err);
+        if (rc == SPATE_OK)
+            rc = map_page(topic, "bell", true, &page, err);
+        if (rc != SPATE_OK)
+            return rc;
+    }
+    topic->bell = page.at;
+    topic->bell_guard = page.guard;
     return SPATE_OK;
 }
 
 static enum spate_rc map_pages(struct spate_local_topic *topic, bool writer, struct spate_err *err)
 {
-    struct page ctl, bell;
+    struct page ctl;
     enum spate_rc rc = map_page(topic, "ctl", writer, &ctl, err);
 
     topic->ctl = ctl.at;
     topic->ctl_guard = ctl.guard;
     topic->ctl_ino = ctl.ino;
     if (rc == SPATE_OK)
-        rc = map_page(topic, "bell", true, &bell, err);
-    if (rc == SPATE_OK) {
-        topic->bell = bell.at;
-        topic->bell_guard = bell.guard;
         rc = check_pages(topic, writer, err);
-    } else if (writer) {
+    else if (writer)
         rc = SPATE_END;
-    }
-    return rc;
+    return rc == SPATE_OK ? map_bell(topic, writer, err) : rc;
 }
 
 enum spate_rc spate_local_topic_attach(struct spate_local_topic *topic, bool writer, struct spate_err *err)
@@ -410,28 +467,6 @@ enum spate_rc spate_local_topic_gone(const struct spate_local_topic *topic, stru
                       topic->name, topic->place->path);
 }
 
-/* A page made whole in a temp file, then renamed: nobody sees half of one. */
-static enum spate_rc make_page(int dir, const char *name, mode_t mode, const void *page,
-                               struct spate_err *err)
-{
-    char temp[32];
-
-    snprintf(temp, sizeof temp, ".%s.tmp", name);
-    const int fd = openat(dir, temp, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, mode);
-    if (fd < 0)
-        return spate_fail(err, errno == ENOSPC ? SPATE_RETRY : SPATE_FATAL, "cannot create %s: %s", name,
-                          strerror(errno));
-    errno = 0;
-    const bool good = fchmod(fd, mode) == 0 && /* whatever the umask says: readers ring the bell */
-                      pwrite(fd, page, SPATE_LOCAL_HEADER, 0) == (ssize_t)SPATE_LOCAL_HEADER &&
-                      renameat(dir, temp, dir, name) == 0;
-    const int why = errno ? errno : ENOSPC;
-    close(fd);
-    return good ? SPATE_OK
-                : spate_fail(err, why == ENOSPC ? SPATE_RETRY : SPATE_FATAL, "cannot write %s: %s", name,
-                             strerror(why));
-}
-
 enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t head, uint64_t first,
                                       uint64_t durable, struct spate_err *err)
 {
@@ -442,9 +477,7 @@ enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t 
     } page;
     struct stat st;
 
-    memset(&page, 0, sizeof page);
-    page.bell.magic = SPATE_LOCAL_BELL_MAGIC;
-    enum spate_rc rc = make_page(topic->hot_fd, "bell", 0660, &page, err);
+    enum spate_rc rc = make_bell(topic, err);
     if (rc != SPATE_OK)
         return rc;
     memset(&page, 0, sizeof page);

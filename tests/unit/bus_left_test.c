@@ -169,7 +169,7 @@ static void L10_a_log_that_moves_on_is_whole(void **state)
 
     (void)state;
     assert_int_equal(pthread_create(&thread, NULL, keep_looking, &looker), 0);
-    for (int i = 0; i < 200 && spate_clock_ms() < deadline; i++)
+    for (int i = 0; i < 100 && spate_clock_ms() < deadline; i++)
         roll(l, writer, 1, &n);
     atomic_store(&looker.stop, true);
     pthread_join(thread, NULL);
@@ -272,6 +272,42 @@ static void L4_a_head_that_was_removed_is_noticed(void **state)
     end(l);
 }
 
+static const char *doomed;
+
+static void remove_doomed(const char *where)
+{
+    if (doomed && strcmp(where, "create: made") == 0)
+        bus_scratch_remove(doomed);
+}
+
+/* The directory of the shared memory is removed while a segment is made in it: that is for opening anew, and
+ * no reason to give up. */
+static void L4_a_directory_that_goes_while_it_is_written_is_made_anew(void **state)
+{
+    struct left left, *l = &left;
+    struct spate_writer *writer = begin(l, SPATE_TOPIC_VOLATILE);
+    char value[BUS_LOG_MOST], hot[160];
+    const struct spate_record record = {.key = spate_slice("key", 3), .value = bus_log_value(1, value)};
+    enum spate_rc rc = SPATE_OK;
+    size_t taken;
+
+    (void)state;
+    snprintf(hot, sizeof hot, "%.120s/t", l->scratch.hot);
+    doomed = hot;
+    spate_local_segment_hook = remove_doomed;
+    for (int i = 0; rc == SPATE_OK && i < 100000; i++)
+        rc = spate_writer_publish(writer, &record, 1, &taken, &l->err);
+    doomed = NULL;
+    assert_int_equal(rc, SPATE_FAIL);
+    assert_int_equal(l->err.verdict, SPATE_RETRY);
+    spate_writer_close(writer);
+    OK(spate_bus_writer_open(l->bus, "t", SPATE_TOPIC_VOLATILE, &writer, &l->err));
+    put(l, writer, 2);
+    spate_local_segment_hook = NULL;
+    spate_writer_close(writer);
+    end(l);
+}
+
 static uint64_t mapped_bytes(void)
 {
     FILE *file = fopen("/proc/self/statm", "re");
@@ -336,6 +372,7 @@ int main(void)
         cmocka_unit_test(L8_who_waits_for_another_ones_steward_is_woken),
         cmocka_unit_test(L1_what_a_dead_sharer_left_becomes_durable),
         cmocka_unit_test(L4_a_head_that_was_removed_is_noticed),
+        cmocka_unit_test(L4_a_directory_that_goes_while_it_is_written_is_made_anew),
         cmocka_unit_test(L4_a_writer_that_cannot_begin_anew_does_so_later),
     };
 
