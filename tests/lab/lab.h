@@ -84,7 +84,8 @@ struct lab_writer {
 };
 
 struct lab_reader {
-    _Alignas(128) _Atomic uint64_t bytes, count, hash, ready;
+    _Alignas(128) _Atomic uint64_t count, hash, ready;
+    _Atomic uint64_t seen[LAB_WRITERS + 1]; /* the last number of each writer */
     _Atomic int64_t block_us;
 };
 

@@ -98,20 +98,18 @@ static struct spate_writer *open_writer(struct lab *lab, struct spate_bus *bus, 
 
 /* Of a topic that forgets, nobody may run so far ahead that a reader is overtaken; of one that keeps, far
  * enough that readers go to the archive now and then. */
-static bool may_go_on(const struct lab *lab)
+static bool may_go_on(const struct lab *lab, int who, uint64_t number)
 {
     const struct lab_plan *plan = lab->plan;
     const uint64_t cap = plan->cap ? plan->cap : UINT64_C(1) << 20;
     const uint64_t room = plan->flags & SPATE_TOPIC_VOLATILE ? cap / AHEAD_VOLATILE : 6 * cap;
-    uint64_t written = 0, read = UINT64_MAX;
+    uint64_t seen = UINT64_MAX;
 
-    for (int i = 0; i < plan->writers; i++)
-        written += atomic_load_explicit(&lab->board->writers[i].bytes, memory_order_relaxed);
     for (int i = 0; i < plan->readers; i++) {
-        const uint64_t bytes = atomic_load_explicit(&lab->board->readers[i].bytes, memory_order_relaxed);
-        read = bytes < read ? bytes : read;
+        const uint64_t n = atomic_load_explicit(&lab->board->readers[i].seen[who], memory_order_relaxed);
+        seen = n < seen ? n : seen;
     }
-    return written < read || written - read < room;
+    return number - seen < room / LAB_MOST / (uint64_t)plan->writers;
 }
 
 struct acked {
@@ -209,7 +207,7 @@ void lab_write(struct lab *lab, int who, uint64_t seed)
 
     while (w && !over(lab) && !atomic_load(&lab->board->stop)) {
         const uint64_t count = lab_random(&seed) % 3 ? 1 : 1 + lab_random(&seed) % (uint64_t)most;
-        if (!may_go_on(lab)) {
+        if (!may_go_on(lab, who, n)) {
             nap(100);
             continue;
         }
@@ -253,7 +251,8 @@ void lab_close_log(struct lab *lab)
 struct view {
     struct lab *lab;
     int who;
-    bool durable; /* sees what is durable only */
+    bool durable;         /* sees what is durable only */
+    uint64_t gap, behind; /* the last gap that was told */
     uint64_t next[LAB_WRITERS + 1];
     uint64_t hash;
 };
@@ -289,8 +288,11 @@ static void look(struct view *v, const struct spate_message *m)
     struct head head = {0};
     char expected[LAB_MOST];
 
-    if (m->kind != SPATE_MESSAGE_RECORD) /* what it took, if anything, is seen by the numbers */
+    if (m->kind != SPATE_MESSAGE_RECORD) { /* what it took, if anything, is seen by the numbers */
+        v->gap = m->pos.at;
+        v->behind = m->next.at;
         return;
+    }
     if (m->value.len >= sizeof head)
         memcpy(&head, m->value.at, sizeof head);
     if (head.who > LAB_WRITERS || head.number == 0 ||
@@ -307,10 +309,14 @@ static void look(struct view *v, const struct spate_message *m)
                   (unsigned long long)m->pos.at);
     for (; *next < head.number; ++*next)
         if (!may_be_missing(&v->lab->board->writers[head.who], *next))
-            lab_wrong(v->lab, "reader %d: record %llu of writer %u is lost; after it comes %llu, at %016llx",
-                      v->who, (unsigned long long)*next, head.who, (unsigned long long)head.number,
-                      (unsigned long long)m->pos.at);
+            lab_wrong(
+                v->lab,
+                "reader %d: record %llu of writer %u is lost; after it comes %llu, at %016llx; the last gap "
+                "was from %016llx to %016llx",
+                v->who, (unsigned long long)*next, head.who, (unsigned long long)head.number,
+                (unsigned long long)m->pos.at, (unsigned long long)v->gap, (unsigned long long)v->behind);
     ++*next;
+    atomic_store_explicit(&v->lab->board->readers[v->who].seen[head.who], head.number, memory_order_relaxed);
     uint64_t mix = v->hash ^ m->pos.at ^ head.number << 8 ^ head.who;
     v->hash = lab_random(&mix);
 }
@@ -353,8 +359,6 @@ void lab_read(struct lab *lab, int who)
                     atomic_store(&me->block_us, block);
             }
             since_us = deadline = 0;
-            atomic_fetch_add_explicit(&me->bytes, spate_local_footprint(m.key.len + m.value.len),
-                                      memory_order_relaxed);
             atomic_fetch_add_explicit(&me->count, 1, memory_order_relaxed);
             continue;
         }
