@@ -472,7 +472,6 @@ enum spate_rc spate_local_topic_renew(struct spate_local_topic *topic, uint64_t 
 {
     union {
         struct spate_local_ctl ctl;
-        struct spate_local_bell bell;
         unsigned char bytes[SPATE_LOCAL_HEADER];
     } page;
     struct stat st;
