@@ -32,6 +32,14 @@ void spate_local_retain_fini(struct spate_local_retain *r)
     spate_local_retain_init(r);
 }
 
+void spate_local_retain_pause(struct spate_local_retain *r)
+{
+    spate_local_kept_fini(&r->kept);
+    r->looked = 0;
+    r->next_ms = 0;
+    r->swept = r->blocked = false;
+}
+
 int64_t spate_local_retain_ms(const struct spate_local_manifest *manifest)
 {
     return manifest->ruled && !manifest->keeps && manifest->retention_ms > 0 ? manifest->retention_ms
@@ -111,11 +119,13 @@ static bool is_gone(const struct look *look, const struct spate_local_holder *ho
                     const struct spate_local_named_view *view)
 {
     const int64_t expire_ms = look->r->rules.hold_expire_ms;
-    const int64_t silent_ms = (look->wall_ns - (int64_t)view->mark.ts_ns) / 1000000;
-    const int64_t watched_ms = expire_ms < WATCHED_MS ? expire_ms : WATCHED_MS;
+    const int64_t least_ms = expire_ms < WATCHED_MS ? expire_ms : WATCHED_MS;
+    const int64_t watched_ms = look->now_ms - holder->dead_ms;
+    int64_t silent_ms = (look->wall_ns - (int64_t)view->mark.ts_ns) / 1000000;
 
-    return expire_ms > 0 && holder->dead_ms != 0 && silent_ms > expire_ms &&
-           look->now_ms - holder->dead_ms >= watched_ms;
+    if (silent_ms < 0) /* the clock has stepped back since: what was seen counts */
+        silent_ms = watched_ms;
+    return expire_ms > 0 && holder->dead_ms != 0 && silent_ms > expire_ms && watched_ms >= least_ms;
 }
 
 static void let_go(const struct look *look, struct spate_local_holder *holder,

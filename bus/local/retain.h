@@ -54,6 +54,8 @@ struct spate_local_retain {
 
 void spate_local_retain_init(struct spate_local_retain *retain);
 void spate_local_retain_fini(struct spate_local_retain *retain);
+/* Another one may hold the lock now: what is known of the archive is forgotten, who was seen dead is not. */
+void spate_local_retain_pause(struct spate_local_retain *retain);
 
 /* Looks, and removes what is due. Cheap when nothing is (a comparison, and a look at the named readers once a
  * second), so it may be called at each turn. Sets ctl->hold and ctl->first, and topic->manifest.first after

@@ -245,7 +245,7 @@ static void gather(const struct spate_local_steward *s, uint64_t group)
 static void give_back(struct spate_local_steward *s)
 {
     spate_local_archive_fini(&s->archive);
-    spate_local_retain_fini(&s->retain);
+    spate_local_retain_pause(&s->retain);
     s->working = false;
     if (!s->owns)
         spate_local_lock_release(s->repair.lock_fd, SPATE_LOCAL_LOCK_STEWARD);
@@ -383,7 +383,6 @@ static enum spate_rc begin(struct spate_local_steward *s, bool stop)
         rule(s);
     spate_local_aid_fini(&s->aid);
     spate_local_archive_init(&s->archive, &s->topic);
-    spate_local_retain_init(&s->retain);
     s->working = true;
     s->repair.since_us = 0;
     report(s);
@@ -432,6 +431,7 @@ enum spate_rc spate_local_steward_start(const struct spate_local_topic *topic,
     s->repair.alone = false; /* our own writer lives */
     s->owns = owns;
     s->errand = errand;
+    spate_local_retain_init(&s->retain);
     s->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     sigfillset(&all);
     sigdelset(&all, SIGBUS);                     /* bus/local/sigbus.h */
@@ -457,6 +457,7 @@ void spate_local_steward_stop(struct spate_local_steward *s)
     spate_local_steward_wake(s->errand);
     spate_local_bell_wake(&s->topic.bell->tip);
     pthread_join(s->thread, NULL);
+    spate_local_retain_fini(&s->retain);
     close(s->event_fd);
     free(s);
 }

@@ -519,6 +519,28 @@ static void a_dead_holder_is_let_go_and_it_is_said(void **state)
     spate_local_named_leave(&idle);
 }
 
+/* Died when the clock was a year ahead; and the steward of a topic with many writers changes. */
+static void a_dead_holder_is_let_go_though_the_clock_stepped_back(void **state)
+{
+    struct fixture *f = *state;
+    struct spate_local_named gone = enlist(f, "gone", CAP);
+
+    f->place.hold_expire_ms = 700000;
+    rule(f, 0, 3 << 20, 0);
+    die(f, &gone, "gone", INT64_C(-365) * 24 * 3600000);
+    step(f);
+    assert_int_equal(f->retain.holder_count, 1);
+    f->retain.holders[0].dead_ms -= 650000;
+    spate_local_retain_pause(&f->retain);
+    step(f);
+    expect_gone(f, 0);
+    f->retain.holders[0].dead_ms -= 100000;
+    spate_local_retain_pause(&f->retain);
+    step(f);
+    assert_non_null(strstr(f->logged, "event=bus-hold-expired topic=log reader=gone"));
+    expect_gone(f, 4);
+}
+
 static void a_living_holder_never_expires(void **state)
 {
     struct fixture *f = *state;
@@ -616,6 +638,7 @@ int main(void)
         T(an_old_segment_is_held_as_well),
         T(alarms_come_at_50_and_80_percent),
         T(a_dead_holder_is_let_go_and_it_is_said),
+        T(a_dead_holder_is_let_go_though_the_clock_stepped_back),
         T(a_living_holder_never_expires),
         T(of_a_dead_holder_nothing_expires_with_0),
         T(a_reader_of_a_replaced_hot_tier_meets_the_gap),
