@@ -13,6 +13,9 @@ const char *const lab_points_publish[] = {"local_taken", "local_claimed", "local
 const char *const lab_points_roll[] = {
     "local_sealed", "local_segment_made", "local_segment_linked", "local_created",
     "local_rolled", "local_promised",     "local_note_written",   NULL};
+const char *const lab_points_large[] = {"local_taken", "local_claimed", "local_filled",
+                                        "local_spill", "local_spilled", "local_spill_called",
+                                        NULL};
 const char *const lab_points_all[] = {"local_taken",          "local_claimed",      "local_filled",
                                       "local_committed",      "local_sealed",       "local_segment_made",
                                       "local_segment_linked", "local_created",      "local_rolled",

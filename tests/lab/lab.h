@@ -17,7 +17,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { LAB_WRITERS = 16, LAB_READERS = 40, LAB_UNKNOWN = 4096, LAB_MOST = 1800, LAB_LEAST = 24 };
+enum {
+    LAB_WRITERS = 16,
+    LAB_READERS = 40,
+    LAB_UNKNOWN = 4096,
+    LAB_MOST = 1800,
+    LAB_LEAST = 24,
+    LAB_LARGE = 300000
+};
 
 struct lab_plan {
     uint64_t seed;
@@ -32,13 +39,15 @@ struct lab_plan {
     int free_ms, claim_ms;     /* patience of a repair; 0: the bus' own, -1: none */
     int batch;                 /* most records of one call; 0: 6 */
     int patience_ms;           /* without news a reader or a writer gives up; 0: 20000 */
+    bool large;                /* now and then a value that no segment takes: it has a file of its own */
     bool paced;   /* writers pause at random, readers sleep ten seconds: no wake-up may be lost */
     bool threads; /* instead of processes */
     bool mute;    /* of a control: what went wrong is not printed */
 };
 
 /* Where a publisher can be met, where a roll can, and where the steward can. */
-extern const char *const lab_points_publish[], *const lab_points_roll[], *const lab_points_all[];
+extern const char *const lab_points_publish[], *const lab_points_roll[], *const lab_points_large[],
+                                                                             *const lab_points_all[];
 
 struct lab_outcome {
     uint64_t wrong;     /* findings; 0: all is well */

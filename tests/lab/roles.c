@@ -37,10 +37,11 @@ static void nap(long us)
 }
 
 /* The bytes of a record: its head, then words that look like record headers as often as not. */
-static size_t value_of(int who, uint64_t number, char out[LAB_MOST])
+static size_t value_of(const struct lab_plan *plan, int who, uint64_t number, char *out)
 {
     uint64_t seed = number * 64 + (uint64_t)who;
-    const size_t len = LAB_LEAST + lab_random(&seed) % (LAB_MOST - LAB_LEAST + 1);
+    const size_t usual = LAB_LEAST + lab_random(&seed) % (LAB_MOST - LAB_LEAST + 1);
+    const size_t len = plan->large && seed % 97 == 0 ? LAB_LARGE + usual : usual;
     const struct head head = {.who = (uint32_t)who, .len = (uint32_t)len, .number = number};
 
     memcpy(out, &head, sizeof head);
@@ -134,7 +135,7 @@ static void on_acked(void *arg, uint64_t token)
  */
 static bool publish(struct lab *lab, struct spate_writer *w, int who, uint64_t first, uint64_t last)
 {
-    char values[8][LAB_MOST];
+    static _Thread_local char values[8][LAB_LARGE + LAB_MOST];
     struct spate_record records[8];
     struct lab_writer *me = &lab->board->writers[who];
     struct acked acked = {.lab = lab, .me = me, .who = who};
@@ -149,7 +150,7 @@ static bool publish(struct lab *lab, struct spate_writer *w, int who, uint64_t f
                                                    .ts_us = spate_clock_us(),
                                                    .token = n};
     for (uint64_t n = first; n <= last; n++)
-        records[n - first].value.len = value_of(who, n, values[n - first]);
+        records[n - first].value.len = value_of(lab->plan, who, n, values[n - first]);
     for (uint64_t next = first; next <= last && !over(lab);) {
         size_t taken = 0;
         enum spate_rc rc =
@@ -286,7 +287,7 @@ static bool kept_waiting(struct view *v)
 static void look(struct view *v, const struct spate_message *m)
 {
     struct head head = {0};
-    char expected[LAB_MOST];
+    static _Thread_local char expected[LAB_LARGE + LAB_MOST];
 
     if (m->kind != SPATE_MESSAGE_RECORD) { /* what it took, if anything, is seen by the numbers */
         v->gap = m->pos.at;
@@ -296,7 +297,7 @@ static void look(struct view *v, const struct spate_message *m)
     if (m->value.len >= sizeof head)
         memcpy(&head, m->value.at, sizeof head);
     if (head.who > LAB_WRITERS || head.number == 0 ||
-        value_of((int)head.who, head.number, expected) != m->value.len ||
+        value_of(v->lab->plan, (int)head.who, head.number, expected) != m->value.len ||
         memcmp(expected, m->value.at, m->value.len) != 0) {
         lab_wrong(v->lab, "reader %d: the bytes at %016llx are nobody's", v->who,
                   (unsigned long long)m->pos.at);

@@ -23,6 +23,8 @@ RUNS = {
     "L2 as patient as by default": "8 3 0 N 50 volatile publish",
     "L2 durable": "5 4 0 N 100 durable all short",
     "L1 and L2 together": "8 6 N N 200 durable all short",
+    "L1 and L2, large values": "6 4 N N 100 durable large short",
+    "L1, large volatile values": "5 4 N 0 50 volatile large",
     "L5": "5 30 0 0 300 volatile",
     "L5 without patience": "8 8 0 0 300 volatile impatient",
     "L10 crashes in roll-over": "5 3 N N 300 durable roll short",

@@ -1,9 +1,14 @@
 /* tests/support/buslab_run.c - the crowd of tests/lab with any numbers, for make soak and make lab-arm.
  *
  * usage: buslab_run TITLE WRITERS READERS KILLS FREEZES ROLLS [WORD...]
- * words: volatile, durable, owned (the topic); publish, roll or all (where faults hit); short or impatient
- * (repairs); paced (writers pause, readers sleep); threads (instead of processes) SEED repeats a run. Exit
- * status 1: something was wrong; it is in the line that is printed. */
+ * words:
+ *   volatile, durable, owned   the topic
+ *   publish, roll, all         where faults hit
+ *   large                      some values are, and faults hit where their files are made
+ *   short, impatient           repairs
+ *   paced                      writers pause, readers sleep
+ *   threads                    instead of processes
+ * SEED repeats a run. Exit status 1: something was wrong; it is in the line that is printed. */
 #include "tests/lab/lab.h"
 
 #include <stdio.h>
@@ -20,6 +25,8 @@ static bool understood(struct lab_plan *plan, const char *word)
         plan->points = lab_points_roll;
     else if (strcmp(word, "all") == 0)
         plan->points = lab_points_all;
+    else if (strcmp(word, "large") == 0)
+        plan->points = lab_points_large, plan->large = true;
     else if (strcmp(word, "short") == 0)
         plan->claim_ms = 4, plan->freeze_ms = 20;
     else if (strcmp(word, "impatient") == 0)

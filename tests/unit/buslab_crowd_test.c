@@ -148,6 +148,18 @@ static void L2_frozen_writers_thirty_readers(void **state)
     holds(frozen(volatile_topic, 5, 30, faults() / 2), "L2 thirty readers");
 }
 
+/* And while the file of a value that no segment takes is made, synced and called by its position. */
+static void L1_L2_large_values(void **state)
+{
+    struct lab_plan plan = frozen(durable_topic, 5, 3, faults() / 4);
+
+    (void)state;
+    plan.kills = faults() / 4;
+    plan.points = lab_points_large;
+    plan.large = true;
+    holds(plan, "L1, L2 large values");
+}
+
 static void L2_control_plain_commit(void **state)
 {
     struct lab_plan plan = frozen(volatile_topic, 5, 3, 200);
@@ -220,6 +232,7 @@ int main(void)
         cmocka_unit_test(L2_frozen_writers_publish_again_volatile),
         cmocka_unit_test(L2_frozen_and_killed_writers_durable),
         cmocka_unit_test(L2_frozen_writers_thirty_readers),
+        cmocka_unit_test(L1_L2_large_values),
     };
     const struct CMUnitTest controls[] = {
         cmocka_unit_test(L5_control_plain_commit),
