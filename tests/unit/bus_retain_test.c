@@ -332,6 +332,45 @@ static void a_guest_rules_only_what_is_new(void **state)
     assert_int_equal(f->topic.manifest.retention_ms, 5000);
 }
 
+/* The same of a topic with many writers, whoever works as its steward meanwhile. */
+static void of_a_shared_topic_the_connectors_word_counts(void **state)
+{
+    struct fixture *f = *state;
+    struct bus_scratch elsewhere = f->scratch;
+    struct spate_writer *guest, *connector, *late;
+    struct spate_local_topic topic;
+    struct spate_bus *other;
+    struct bus_log_acks acks = {0};
+    struct spate_err err = {0};
+    const int64_t deadline = spate_clock_ms() + 10000;
+
+    elsewhere.config.local_retention_ms = 1234567;
+    check(spate_bus_open(&elsewhere.config, &other, &err), &err);
+    check(spate_bus_writer_open(f->bus, "talk", SPATE_TOPIC_SHARED | SPATE_TOPIC_CREATE, &guest, &err), &err);
+    check(bus_log_publish(guest, 1, 20, &acks, &err), &err);
+    check(spate_bus_writer_open(other, "talk", SPATE_TOPIC_SHARED | SPATE_TOPIC_CREATE | SPATE_TOPIC_RULE,
+                                &connector, &err),
+          &err);
+    check(spate_local_topic_open(&topic, &f->place, "talk", &err), &err);
+    for (uint64_t n = 100; topic.manifest.retention_ms != 1234567 && spate_clock_ms() < deadline; n += 3) {
+        check(bus_log_publish(guest, n, n, &acks, &err), &err);
+        check(bus_log_publish(connector, n + 1, n + 2, &acks, &err), &err);
+        assert_int_not_equal(spate_writer_poll(connector, 10, bus_log_acked, &acks, &err), SPATE_FAIL);
+        check(spate_local_manifest_read(&topic, &err), &err);
+    }
+    assert_int_equal(topic.manifest.retention_ms, 1234567);
+    check(spate_bus_writer_open(f->bus, "talk", SPATE_TOPIC_SHARED | SPATE_TOPIC_CREATE, &late, &err), &err);
+    check(bus_log_publish(late, 1, 20, &acks, &err), &err);
+    assert_int_equal(spate_writer_retention_ms(late), 1234567);
+    spate_writer_close(late);
+    check(spate_local_manifest_read(&topic, &err), &err);
+    assert_int_equal(topic.manifest.retention_ms, 1234567);
+    spate_local_topic_close(&topic);
+    spate_writer_close(guest);
+    spate_writer_close(connector);
+    spate_bus_close(other);
+}
+
 /* ---- hold ---- */
 
 static struct spate_local_named enlist(struct fixture *f, const char *name, uint64_t pos)
@@ -633,6 +672,7 @@ int main(void)
         T(spill_files_go_with_their_segment),
         T(what_a_killed_predecessor_left_is_removed),
         T(a_guest_rules_only_what_is_new),
+        T(of_a_shared_topic_the_connectors_word_counts),
         T(what_a_holder_needs_stays_and_the_writer_waits),
         T(nobody_waits_for_a_holder_that_waits_itself),
         T(an_old_segment_is_held_as_well),

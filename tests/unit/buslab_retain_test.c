@@ -312,7 +312,7 @@ static void read_upto(struct world *world, struct spate_reader *in, uint64_t upt
 }
 
 /* One who holds and stands still, then goes on. *blocked: how many records the writer got rid of. */
-static struct kept at_the_limit(bool hold, uint64_t count, uint64_t *blocked)
+static struct kept at_the_limit(unsigned flags, bool hold, uint64_t count, uint64_t *blocked)
 {
     struct world world;
     struct kept kept = {0};
@@ -323,7 +323,7 @@ static struct kept at_the_limit(bool hold, uint64_t count, uint64_t *blocked)
 
     open_world(&world, count, 3 << 20);
     struct spate_bus *bus = open_bus(&world);
-    check(spate_bus_writer_open(bus, "log", SPATE_TOPIC_CREATE, &w, &err), &err);
+    check(spate_bus_writer_open(bus, "log", SPATE_TOPIC_CREATE | flags, &w, &err), &err);
     check(spate_bus_reader_open(bus, "log", SPATE_SEE_DURABLE, oldest, &in, &err), &err);
     check(spate_reader_enlist(in, "slow", hold, &err), &err);
     *blocked = write_until_blocked(&world, w, 1);
@@ -350,7 +350,7 @@ static void L7_nobody_waits_for_a_reader_at_the_limit(void **state)
     uint64_t blocked;
 
     (void)state;
-    const struct kept kept = at_the_limit(false, L7_RECORDS, &blocked);
+    const struct kept kept = at_the_limit(0, false, L7_RECORDS, &blocked);
     assert_int_equal(blocked, L7_RECORDS);
     assert_int_equal(kept.delivered + kept.lost, L7_RECORDS);
     assert_true(kept.lost > 0);
@@ -358,14 +358,17 @@ static void L7_nobody_waits_for_a_reader_at_the_limit(void **state)
 
 static void L7_with_hold_the_writer_waits_and_nothing_is_lost(void **state)
 {
+    static const unsigned kinds[] = {0, SPATE_TOPIC_SHARED};
     uint64_t blocked;
 
     (void)state;
-    const struct kept kept = at_the_limit(true, L7_RECORDS, &blocked);
-    assert_true(blocked < L7_RECORDS);
-    assert_int_equal(kept.lost, 0);
-    assert_int_equal(kept.delivered, L7_RECORDS);
-    print_message("# L7: the writer waited after record %" PRIu64 " of %d\n", blocked, L7_RECORDS);
+    for (int i = 0; i < 2; i++) {
+        const struct kept kept = at_the_limit(kinds[i], true, L7_RECORDS, &blocked);
+        assert_true(blocked < L7_RECORDS);
+        assert_int_equal(kept.lost, 0);
+        assert_int_equal(kept.delivered, L7_RECORDS);
+        print_message("# L7: the writer waited after record %" PRIu64 " of %d\n", blocked, L7_RECORDS);
+    }
 }
 
 static void L7_control_retention_that_takes_what_is_held_is_noticed(void **state)
@@ -374,7 +377,7 @@ static void L7_control_retention_that_takes_what_is_held_is_noticed(void **state
 
     (void)state;
     spate_broken = SPATE_BROKEN_NO_HOLD;
-    const struct kept kept = at_the_limit(true, L7_RECORDS, &blocked);
+    const struct kept kept = at_the_limit(0, true, L7_RECORDS, &blocked);
     spate_broken = SPATE_BROKEN_NOTHING;
     assert_true(kept.lost > 0);
     assert_int_equal(blocked, L7_RECORDS);
