@@ -14,7 +14,7 @@ import struct
 import sys
 import time
 
-HEADER, UNIT, FREE, COMMIT, PAD, END, SPILL, UNCHECKED = 4096, 64, 0, 2, 3, 4, 1, 32
+HEADER, UNIT, COMMIT, PAD, END, SPILL, UNCHECKED = 4096, 64, 2, 3, 4, 1, 32
 RECORD = struct.Struct("=QQIIIHBB")  # word, ts_ns, idx, crc, keyhash, keylen, type, flags
 TABLE = list(range(256))
 for _ in range(8):
@@ -86,8 +86,7 @@ class Topic:
         for dir in (self.archive,) if gone else (self.archive, self.hot) if base + self.cap <= self.ctl[384 // 8] else (self.hot, self.archive):
             fd = opened(dir, f"{base:016x}.seg")
             if fd is not None:
-                said = struct.unpack("=QQQI", os.pread(fd, 28, 0).ljust(28))
-                said == (0x5350415445530001, base, self.cap, UNIT) or sys.exit(f"segment {base:016x} is damaged, or of another version or byte order")
+                struct.unpack("=QQQI", os.pread(fd, 28, 0).ljust(28)) == (0x5350415445530001, base, self.cap, UNIT) or sys.exit(f"segment {base:016x} is damaged or foreign")
                 self.ctl or os.fdatasync(fd)  # what is only in the page cache is not durable
                 return fd, dir == self.archive
         return None, False
@@ -105,12 +104,11 @@ class Topic:
                 target = max(target, self.first_kept, nearest)  # bases between may never have come to be
                 continue
             while True:
-                durable, live, head, state, data = self.ctl[384 // 8] if self.ctl else 0, self.tip and not archived, (0,) * 8, FREE, b""
+                durable, live, head, data = self.ctl[384 // 8] if self.ctl else 0, self.tip and not archived, (0,) * 8, b""
                 if not self.ctl or live or at < durable:
                     for _ in 0, 1:  # once more when it is final: what stands behind the word was written before it
                         head = RECORD.unpack(os.pread(fd, RECORD.size, HEADER + at - base).ljust(RECORD.size, b"\0"))
-                        state = head[0] >> 56
-                length, keylen = head[0] & 0xFFFFFFFF, head[5]
+                state, length, keylen = head[0] >> 56, head[0] & 0xFFFFFFFF, head[5]
                 size = {COMMIT: (RECORD.size + length + UNIT - 1) & -UNIT, PAD: length, END: UNIT}.get(state, 0)
                 sound = 0 < size <= base + self.cap - at and size % UNIT == 0
                 if sound and (state == END and length or state == COMMIT and at >= target):
@@ -128,10 +126,13 @@ class Topic:
                         break
                     continue
                 if state == COMMIT and at >= target:
-                    key, value, target = data[:keylen], data[keylen:], at + size
+                    key, value = data[:keylen], data[keylen:]
                     if head[6] == SPILL:  # a value that no segment takes: a file called by the record's position
-                        ref, value = struct.unpack("=QII", value), whole(self.hot if self.volatile else self.archive, f"{at:016x}.spill")
-                        (len(value), crc32c(value), 0) == ref or sys.exit(f"the spill file of {at:016x} is damaged")
+                        ref, value = struct.unpack("=QII", value), whole(self.hot if self.volatile else self.archive, f"{at:016x}.spill", os.devnull)
+                        if not value and (self.look() or at < self.first_kept):
+                            break  # retention took it meanwhile
+                        (len(value), crc32c(value), 0) == ref or sys.exit(f"the spill file of {at:016x} is missing or damaged")
+                    target = at + size
                     yield at, target, head[1] // 1000, *(v.decode("utf-8", "surrogateescape") for v in (key, value))
                 at += size
                 state == COMMIT and at > target and sys.exit(f"{target:016x} is no record's position")
@@ -146,5 +147,4 @@ for event in topic.follow(first):
         now = sys.stdout.flush()  # from here on it is shown
         time.sleep(0.01)
     elif not now:
-        at, after, *rest = event
-        print(json.dumps({"pos": f"local:{at:016x}", "next": f"local:{after:016x}", **dict(zip(("ts_us", "key", "value"), rest))}))
+        print(json.dumps(dict(zip(("pos", "next", "ts_us", "key", "value"), [f"local:{at:016x}" for at in event[:2]] + [*event[2:]]))))
