@@ -34,10 +34,7 @@ void spate_local_retain_fini(struct spate_local_retain *r)
 
 void spate_local_retain_pause(struct spate_local_retain *r)
 {
-    spate_local_kept_fini(&r->kept);
-    r->looked = 0;
-    r->next_ms = 0;
-    r->swept = r->blocked = false;
+    r->next_ms = 0; /* what others add and remove meanwhile is seen by its base, and by the floor */
 }
 
 int64_t spate_local_retain_ms(const struct spate_local_manifest *manifest)

@@ -54,7 +54,8 @@ struct spate_local_retain {
 
 void spate_local_retain_init(struct spate_local_retain *retain);
 void spate_local_retain_fini(struct spate_local_retain *retain);
-/* Another one may hold the lock now: what is known of the archive is forgotten, who was seen dead is not. */
+/* Another one may hold the lock now. What is known of the archive stays known (looking through all of it at
+ * each lone record would cost more than the record), and who was seen dead. */
 void spate_local_retain_pause(struct spate_local_retain *retain);
 
 /* Looks, and removes what is due. Cheap when nothing is (a comparison, and a look at the named readers once a
