@@ -79,7 +79,7 @@ enum spate_rc spate_local_repair(struct spate_local_repair *r, const struct spat
     }
     const bool lives = word == 0 ? !r->alone : owner_lives(r, word, ctl);
     const int64_t most = 1000 * (word == 0 ? spate_local_repair_free_ms : spate_local_repair_claim_ms);
-    if (lives && spate_clock_us() - r->since_us < most)
+    if (lives && ((word == 0 && r->sole) || spate_clock_us() - r->since_us < most))
         return SPATE_AGAIN;
     r->since_us = 0;
     /* Somebody cut the file, and what was published reads as zeros: that must not become final. */

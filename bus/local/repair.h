@@ -20,6 +20,7 @@ struct spate_local_repair {
     int spill_fd;       /* borrowed; where the files of large values stand */
     unsigned slot, gen; /* our own: lives, though our own lock is not seen by us */
     bool alone;         /* nobody writes, not even we: all that is open was left by the dead */
+    bool sole;          /* only we write: room that is not claimed yet is ours, and about to be */
     uint64_t pos, word; /* what blocks ... */
     int64_t since_us;   /* ... and when it was seen first; 0: nothing */
 };

@@ -429,6 +429,7 @@ enum spate_rc spate_local_steward_start(const struct spate_local_topic *topic,
     s->topic = *topic;
     s->repair = *as;
     s->repair.alone = false; /* our own writer lives */
+    s->repair.sole = owns;
     s->owns = owns;
     s->errand = errand;
     spate_local_retain_init(&s->retain);

@@ -602,6 +602,39 @@ static void L16_control_with_claims_left_open(void **state)
     assert_int_not_equal(open, 0);
 }
 
+/* --- L2: who owns a topic is not fenced by its own steward, however slow the machine is */
+
+static bool dawdle(enum spate_failpoint point)
+{
+    if (point == SPATE_FP_local_taken)
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    return false;
+}
+
+static void L2_an_owner_is_not_fenced_by_itself(void **state)
+{
+    struct lab_plan plan = {0};
+    char path[128], hot[128];
+    struct spate_bus *bus;
+    struct spate_writer *w;
+    struct spate_err err = {0};
+
+    (void)state;
+    lab_directories(&plan, path, hot);
+    check(spate_local_bus_open(path, hot, (int64_t)CAP, &bus, &err), &err);
+    check(spate_bus_writer_open(bus, "log", SPATE_TOPIC_CREATE, &w, &err), &err);
+    struct spate_local_ctl *ctl = map_ctl(hot);
+    spate_failpoint_hook = dawdle;
+    for (uint64_t i = 0; i < 10; i++)
+        check(publish(w, i, 100, &err), &err);
+    spate_failpoint_hook = NULL;
+    assert_int_equal(atomic_load(&ctl->fences), 0);
+    spate_writer_close(w);
+    spate_bus_close(bus);
+    munmap(ctl, sizeof *ctl);
+    lab_remove(&plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -614,6 +647,7 @@ int main(void)
         cmocka_unit_test(L16_a_slot_is_issued_when_no_claim_of_it_is_open),
         cmocka_unit_test(L16_a_generation_that_comes_again_is_not_the_dead_one),
         cmocka_unit_test(L16_control_with_claims_left_open),
+        cmocka_unit_test(L2_an_owner_is_not_fenced_by_itself),
     };
     return cmocka_run_group_tests_name("buslab_roll", tests, NULL, NULL);
 }
