@@ -13,12 +13,15 @@
 #define FORBEAR      8   /* waits without a chase after one in vain */
 #define FORBEAR_MOST 1024
 #define SPIN_NS      5000
+#define TURN_NS      19000 /* spinning where nobody else wants the processor */
+#define ALONE_NS     2000  /* what giving it away takes then */
 #define YIELD_NS     20000
 #define YIELDS       8      /* at least: with many readers on few processors each one takes long */
 #define DENSE_NS     500000 /* between two records */
 #define LOOKS        8      /* between two looks at the clock, which costs as much as a few of them */
 
-static_assert(AWAY_MOST * 1000 < SPATE_LOCAL_TURN_NS, "nobody sits longer than a turn");
+static_assert(AWAY_MOST * 1000 < SPATE_LOCAL_TURN_NS && TURN_NS < SPATE_LOCAL_TURN_NS,
+              "nobody sits longer than a turn");
 
 static void relax(void)
 {
@@ -110,6 +113,16 @@ static bool chase(struct spate_local_idle *idle, const struct spate_local_idle_f
     return true;
 }
 
+/* Gives the processor away once; *alone: nobody wanted it. */
+static bool yield_once(const struct spate_local_idle_for *what, bool *alone)
+{
+    const uint64_t now = spate_local_bell_now_ns();
+
+    sched_yield();
+    *alone = spate_local_bell_now_ns() - now < ALONE_NS;
+    return what->ready(what->arg);
+}
+
 /* Between two records of dense traffic it is cheaper for everybody to spin, or to give the processor away,
  * than to sleep and be woken. Where readers outnumber the processors it is what keeps the writer going: it is
  * not to pay for waking thirty of them at each record, and gets its processor back. */
@@ -120,11 +133,13 @@ static bool soon(struct spate_local_idle *idle, const struct spate_local_idle_fo
     struct spate_local_seat seat;
 
     if (bell && spate_local_seat_take(bell, now, &seat)) {
-        const bool came = spin(what, now + SPIN_NS);
+        bool alone = false;
+        const bool came =
+            spin(what, now + SPIN_NS) || yield_once(what, &alone) || (alone && spin(what, now + TURN_NS));
         leave(what, bell, &seat);
         idle->spins++;
-        if (came)
-            return true;
+        if (came || alone)
+            return came;
     }
     idle->yields++;
     return yield(what, spate_local_bell_now_ns() + YIELD_NS);
