@@ -63,6 +63,10 @@ SPATE_CHECKED enum spate_rc spate_local_manifest_read(struct spate_local_topic *
 SPATE_CHECKED enum spate_rc spate_local_manifest_write(struct spate_local_topic *topic,
                                                        struct spate_err *err);
 
+/* SPATE_FAIL (fatal): the directory `fd` of the topic is a stranger's, where anybody may make directories. */
+SPATE_CHECKED enum spate_rc spate_local_topic_stranger(const struct spate_local_topic *topic, int root,
+                                                       int fd, struct spate_err *err);
+
 /* Maps ctl and bell when the hot tier is valid (SPATE_OK); SPATE_END: it is not. Readers map ctl read-only.
  */
 SPATE_CHECKED enum spate_rc spate_local_topic_attach(struct spate_local_topic *topic, bool writer,
