@@ -39,7 +39,8 @@ static enum spate_rc look(struct reader *r, struct spate_local_record **record, 
     return rc;
 }
 
-/* A value with a file of its own. SPATE_END: retention took it meanwhile, and there is a gap to report. */
+/* A value with a file of its own. SPATE_END: retention took it meanwhile, and there is a gap to report.
+ * SPATE_AGAIN: a recovery took it, of a log that is another one now; the cursor stands there. */
 static enum spate_rc map_spill(struct reader *r, const struct spate_local_record *record, uint32_t len,
                                struct spate_err *err)
 {
@@ -50,6 +51,11 @@ static enum spate_rc map_spill(struct reader *r, const struct spate_local_record
     rc = spate_local_cursor_lose(&r->at, err);
     if (rc != SPATE_END)
         return rc == SPATE_OK ? SPATE_END : rc;
+    if (r->at.topic.ctl && !spate_local_topic_current(&r->at.topic)) {
+        r->at.looked_ms = 0;
+        rc = spate_local_cursor_renew(&r->at, err);
+        return rc == SPATE_OK ? SPATE_AGAIN : rc;
+    }
     return spate_fail(err, SPATE_FATAL,
                       "the log of topic %s is damaged at position %016" PRIx64 ": its spill file %016" PRIx64
                       ".spill below %s is gone: restore it from a copy, or begin anew behind it",
@@ -107,6 +113,8 @@ static enum spate_rc next_slowly(struct reader *r, struct spate_message *message
     const uint32_t keylen = keylen_of(record, len);
     if (record->type != SPATE_LOCAL_DATA) {
         rc = map_spill(r, record, len, err);
+        if (rc == SPATE_AGAIN)
+            return next_slowly(r, message, err);
         if (rc == SPATE_END)
             tell_gap(r, message);
         if (rc != SPATE_OK)

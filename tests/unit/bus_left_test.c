@@ -7,11 +7,13 @@
 #include "tests/support/bus_log.h"
 #include "tests/support/bus_scratch.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -272,6 +274,63 @@ static void L4_a_head_that_was_removed_is_noticed(void **state)
     end(l);
 }
 
+#define LARGE (UINT64_C(300) << 10)
+
+static int sync_but_the_archive(int fd)
+{
+    struct stat st;
+
+    errno = EIO;
+    return fstat(fd, &st) == 0 && (uint64_t)st.st_size == LARGE ? 0 : -1;
+}
+
+/* Somebody watches the tip, and stands before a large value that is not durable when the power goes: the
+ * recovery takes its file. That is no damage: who watches goes on in what the log is now. */
+static void L4_a_large_value_that_recovery_took_is_no_damage(void **state)
+{
+    struct left left, *l = &left;
+    struct spate_writer *writer = begin(l, 0);
+    struct spate_reader *reader;
+    struct spate_message m = {0};
+    struct bus_log_acks acks = {0};
+    const int64_t deadline = spate_clock_ms() + 10000;
+    char *large = calloc(1, LARGE), file[200];
+    const struct spate_record record = {.value = spate_slice(large, LARGE)};
+    enum spate_rc rc = SPATE_AGAIN;
+    size_t taken;
+
+    (void)state;
+    assert_non_null(large);
+    OK(spate_bus_reader_open(l->bus, "t", SPATE_SEE_TIP, (struct spate_start){.from = SPATE_START_OLDEST},
+                             &reader, &l->err));
+    offer(l, writer, 1);
+    while (acks.last < 1 && spate_clock_ms() < deadline)
+        rc = spate_writer_poll(writer, 100, bus_log_acked, &acks, &l->err);
+    OK(spate_reader_next(reader, &m, &l->err));
+    const uint64_t durable = atomic_load(&l->topic.ctl->durable), base = head(l);
+    spate_local_archive_sync_hook = sync_but_the_archive;
+    OK(spate_writer_publish(writer, &record, 1, &taken, &l->err));
+    while (rc != SPATE_FAIL && spate_clock_ms() < deadline)
+        rc = spate_writer_poll(writer, 100, bus_log_acked, &acks, &l->err);
+    assert_int_equal(rc, SPATE_FAIL);
+    spate_writer_close(writer);
+    spate_local_archive_sync_hook = NULL;
+    bus_scratch_reboot(&l->scratch);
+    snprintf(file, sizeof file, "%.120s/t/%016llx.seg", l->scratch.path, (unsigned long long)base);
+    assert_int_equal(truncate(file, (off_t)(SPATE_LOCAL_HEADER + durable - base)), 0);
+    OK(spate_bus_writer_open(l->bus, "t", 0, &writer, &l->err));
+    put(l, writer, 2);
+    while ((rc = spate_reader_next(reader, &m, &l->err)) == SPATE_AGAIN && spate_clock_ms() < deadline)
+        if (spate_reader_wait(reader, 50, &l->err) == SPATE_FAIL)
+            break;
+    OK(rc);
+    assert_int_equal(bus_log_number(&m), 2);
+    free(large);
+    spate_reader_close(reader);
+    spate_writer_close(writer);
+    end(l);
+}
+
 static const char *doomed;
 
 static void remove_doomed(const char *where)
@@ -372,6 +431,7 @@ int main(void)
         cmocka_unit_test(L8_who_waits_for_another_ones_steward_is_woken),
         cmocka_unit_test(L1_what_a_dead_sharer_left_becomes_durable),
         cmocka_unit_test(L4_a_head_that_was_removed_is_noticed),
+        cmocka_unit_test(L4_a_large_value_that_recovery_took_is_no_damage),
         cmocka_unit_test(L4_a_directory_that_goes_while_it_is_written_is_made_anew),
         cmocka_unit_test(L4_a_writer_that_cannot_begin_anew_does_so_later),
     };
