@@ -11,7 +11,12 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-POWER_CUTS = {"bus_power_test": 15000, "buslab_outage_test": 5000}
+# Unit tests whose numbers the environment says: 20 000 power cuts, sleepers and spinners that are killed.
+TESTS = {
+    "bus_power_test": {"SPATE_POWER_CUTS": 15000},
+    "buslab_outage_test": {"SPATE_POWER_CUTS": 5000},
+    "buslab_idle_test": {"LAB_ROUNDS": 100000},
+}
 
 # title: writers, readers, kills, freezes, rolls, and the rest of the words of buslab_run. N stands for KILLS.
 RUNS = {
@@ -51,15 +56,17 @@ def run(program, runs, kills, seed):
     return True
 
 
-def power_cuts(seed):
-    begin = time.monotonic()
-    env = {**os.environ, "SEED": str(seed), "SPATE_POWER_CUTS": str(POWER_CUTS)}
-    done = subprocess.run(["build/release/tests/unit/bus_power_test"], env=env, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        print("\n".join(line for line in done.stdout.splitlines() if " level=info " not in line))
-        print(f"FAILED L3, {POWER_CUTS} power cuts\n   again with SEED={seed} SPATE_POWER_CUTS={POWER_CUTS} build/release/tests/unit/bus_power_test")
-        return False
-    print(f"   L3, L4: {POWER_CUTS} power cuts held, {time.monotonic() - begin:.0f} s", flush=True)
+def run_tests(kills, seed):
+    for name, numbers in TESTS.items():
+        begin = time.monotonic()
+        words = {"SEED": seed, "LAB_KILLS": kills, **numbers}
+        done = subprocess.run([f"build/release/tests/unit/{name}"], env={**os.environ, **{key: str(value) for key, value in words.items()}},
+                              stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True, errors="replace")
+        if done.returncode:
+            print("\n".join(line for line in done.stdout.splitlines() if " level=info " not in line))
+            print(f"FAILED {name}\n   again with {' '.join(f'{key}={value}' for key, value in words.items())} build/release/tests/unit/{name}")
+            return False
+        print(f"   {name} held with {', '.join(f'{key}={value}' for key, value in numbers.items())}, {time.monotonic() - begin:.0f} s", flush=True)
     return True
 
 
@@ -73,7 +80,7 @@ def main(arm=False):
     while rounds == 0 or time.monotonic() < begin + 60 * minutes:
         rounds += 1
         print(f"round {rounds}, SEED={seed}, {kills} kills and freezes", flush=True)
-        if not run(program, ARM if arm else RUNS, kills, seed) or not (arm or power_cuts(seed)):
+        if not run(program, ARM if arm else RUNS, kills, seed) or not (arm or run_tests(kills, seed)):
             return 1
         seed += 1
     print(f"{rounds} passed, 0 failed, 0 skipped")

@@ -234,7 +234,7 @@ static void L3_L4_a_power_cut_takes_nothing_that_was_durable(void **state)
     unsigned char *newest = malloc(p->newest_len);
     uint64_t first_in_newest = 1, survived = 0;
 
-    print_message("power cuts: %d, SEED=%llu\n", cuts, (unsigned long long)seed);
+    print_message("%d power cuts, SEED=%llu\n", cuts, (unsigned long long)seed);
     while (p->pos[first_in_newest] < p->base)
         first_in_newest++;
     for (int i = 0; i < cuts; i++) {
