@@ -24,7 +24,8 @@ soak: ## random faults for long, with the checker at the end: BUS=local|kafka|la
 	@BUS='$(BUS)' KILLS='$(KILLS)' SEED='$(SEED)' MINUTES='$(MINUTES)' $(PYTHON) -m tests.integration.soak
 
 # What the lab of the bus runs (tests/lab/soak.py).
-LAB_TESTS := $(addprefix build/release/tests/,support/buslab_run unit/bus_power_test unit/buslab_outage_test)
+LAB_TESTS := $(addprefix build/release/tests/,support/buslab_run unit/bus_power_test unit/buslab_outage_test \
+    unit/buslab_idle_test)
 
 .PHONY: lab-arm
 lab-arm: ## the bus under kills, freezes and sleepers on an emulated AArch64 (installs a cross compiler and qemu)
