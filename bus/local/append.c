@@ -71,18 +71,22 @@ enum take { TOOK, FENCED, ENDED };
 
 /* Takes `total` bytes for `count` records. TOOK: the region is CLAIMed at *at, with indices from *idx.
  * FENCED: somebody padded it over before. ENDED: the segment has no room for it, and says so. */
-static inline enum take take(struct spate_local_append *a, uint64_t total, uint64_t count, uint64_t *at,
-                             uint32_t *idx)
+static inline __attribute__((always_inline)) enum take take(struct spate_local_append *a, uint64_t total,
+                                                            uint64_t count, uint64_t *at, uint32_t *idx)
 {
     struct spate_local_segment_header *header = spate_local_header(&a->seg);
     const uint64_t cap = a->seg.cap;
     uint64_t expected = 0;
 
+    const uint64_t more = count << SPATE_LOCAL_TAIL_SHIFT | total;
+    uint64_t old = atomic_load_explicit(&header->tail, memory_order_relaxed);
     /* Looked at first, so that a writer runs past the end at most once per segment. */
-    if (spate_local_tail_bytes(atomic_load_explicit(&header->tail, memory_order_relaxed)) >= cap)
+    if (spate_local_tail_bytes(old) >= cap)
         return ENDED;
-    const uint64_t old = atomic_fetch_add_explicit(&header->tail, count << SPATE_LOCAL_TAIL_SHIFT | total,
-                                                   memory_order_relaxed);
+    if (a->alone)
+        atomic_store_explicit(&header->tail, old + more, memory_order_relaxed);
+    else
+        old = atomic_fetch_add_explicit(&header->tail, more, memory_order_relaxed);
     const uint64_t offset = spate_local_tail_bytes(old);
     *at = offset;
     *idx = (uint32_t)(old >> SPATE_LOCAL_TAIL_SHIFT);
@@ -138,9 +142,10 @@ static inline void copy(unsigned char *to, const char *from, size_t len)
 }
 
 /* Everything but the word. The checksum is taken from the source, while that is in the cache. */
-static inline void fill(struct spate_local_record *record, const struct spate_record *in,
-                        enum spate_local_type type, uint64_t pos, uint32_t idx, unsigned flags,
-                        bool unchecked)
+static inline __attribute__((always_inline)) void fill(struct spate_local_record *record,
+                                                       const struct spate_record *in,
+                                                       enum spate_local_type type, uint64_t pos, uint32_t idx,
+                                                       unsigned flags, bool unchecked)
 {
     const size_t len = in->key.len + in->value.len;
 

@@ -19,8 +19,9 @@ struct spate_local_append {
     struct spate_local_errand *errand; /* borrowed; of the steward, where there is one */
     bool promises;                     /* there is none: bases are promised at the roll-over (volatile) */
     bool unchecked;                    /* records carry no checksum */
-    struct spate_local_segment seg;    /* the one that is written */
-    uint64_t populated;                /* offset in seg up to which pages are mapped */
+    bool alone; /* of an owned topic: nobody else takes room, so that needs no locked instruction */
+    struct spate_local_segment seg; /* the one that is written */
+    uint64_t populated;             /* offset in seg up to which pages are mapped */
     uint32_t slot, gen;
     uint64_t spilled;  /* bytes of the values that this writer spilled since it entered seg */
     size_t max_inline; /* a record's longest key plus value in the segment itself */

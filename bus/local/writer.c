@@ -438,6 +438,7 @@ static enum spate_rc enter(struct writer *w, struct spate_err *err)
     w->errand.flags = w->flags;
     spate_local_append_init(&w->append, &w->topic, tended ? &w->errand : NULL, w->slot, w->gen);
     w->append.promises = !tended;
+    w->append.alone = !is_shared(w);
     w->appending = true;
     rc = spate_local_append_enter(&w->append, err);
     const struct spate_local_repair as = as_us(w);
