@@ -139,9 +139,14 @@ static enum spate_rc nearest(const struct spate_local_cursor *c, uint64_t from, 
     uint64_t hot = UINT64_MAX, archived = UINT64_MAX;
     enum spate_rc rc = SPATE_END;
 
-    /* The hot tier first: what leaves it meanwhile is in the archive already. */
-    if (c->topic.hot_fd >= 0)
-        rc = spate_local_segment_next(c->topic.hot_fd, from, &hot, err);
+    /* The hot tier first: what leaves it meanwhile is in the archive already. What is past is looked for
+     * there alone: in the hot tier it may be a ghost. */
+    if (c->topic.hot_fd >= 0 && c->topic.ctl) {
+        const uint64_t durable =
+            spate_local_base_of(atomic_load(&c->topic.ctl->durable), c->topic.manifest.cap);
+        const uint64_t first = spate_local_cursor_first(c), least = durable > first ? durable : first;
+        rc = spate_local_segment_next(c->topic.hot_fd, from > least ? from : least, &hot, err);
+    }
     if (rc == SPATE_FAIL)
         return rc;
     if (rc == SPATE_END)
@@ -217,7 +222,9 @@ static enum spate_rc enter(struct spate_local_cursor *c, struct spate_err *err)
     c->archived = rc == SPATE_END;
     if (rc == SPATE_END)
         rc = spate_local_segment_map(c->topic.durable_fd, base, cap, SPATE_LOCAL_MAP_ARCHIVE, &c->seg, err);
-    if (rc == SPATE_END && c->topic.ctl && c->pos >= spate_local_cursor_first(c) && is_past(c, base + cap)) {
+    /* Not in the archive? But no segment of the hot tier before this one, which began at `settled`. */
+    if (rc == SPATE_END && c->topic.ctl && c->pos >= spate_local_cursor_first(c) && is_past(c, base + cap) &&
+        base >= atomic_load(&c->topic.ctl->settled)) {
         rc = spate_local_segment_map(c->topic.hot_fd, base, cap, SPATE_LOCAL_MAP_READ, &c->seg, err);
         c->archived = rc != SPATE_OK;
     }

@@ -143,6 +143,38 @@ static void L2_a_segment_that_was_made_anew_keeps_no_steward(void **state)
     end(l);
 }
 
+/* A writer that slept through the loss of the shared memory and its recovery makes a segment of the old log
+ * in the new one's directory. No reader sees that, whatever it looks for there. */
+static void L2_a_segment_of_a_lost_hot_tier_is_nobodys(void **state)
+{
+    struct left left, *l = &left;
+    struct spate_writer *writer = begin(l, 0);
+    const uint64_t never = head(l) + CAP;
+    struct spate_reader *reader;
+    struct spate_message m = {0};
+
+    (void)state;
+    put(l, writer, 1);
+    spate_writer_close(writer);
+    bus_scratch_reboot(&l->scratch);
+    OK(spate_bus_writer_open(l->bus, "t", 0, &writer, &l->err));
+    put(l, writer, 2);
+    OK(spate_local_topic_attach(&l->topic, true, &l->err));
+    assert_true(head(l) > never);
+    while (atomic_load(&l->topic.ctl->durable) < spate_local_topic_tip(&l->topic))
+        usleep(1000); /* the steward has swept, and sleeps */
+    OK(spate_local_segment_create(l->topic.hot_fd, never, CAP, &l->err));
+    OK(spate_bus_reader_open(l->bus, "t", SPATE_SEE_TIP,
+                             (struct spate_start){.from = SPATE_START_AT, .pos = {.at = never}}, &reader,
+                             &l->err));
+    OK(spate_reader_next(reader, &m, &l->err));
+    assert_int_equal(m.kind, SPATE_MESSAGE_RECORD);
+    assert_int_equal(bus_log_number(&m), 2);
+    spate_reader_close(reader);
+    spate_writer_close(writer);
+    end(l);
+}
+
 struct looker {
     struct left *l;
     _Atomic bool stop;
@@ -427,6 +459,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(L6_a_reader_in_a_forgotten_segment_gets_past_a_dead_claim),
         cmocka_unit_test(L2_a_segment_that_was_made_anew_keeps_no_steward),
+        cmocka_unit_test(L2_a_segment_of_a_lost_hot_tier_is_nobodys),
         cmocka_unit_test(L10_a_log_that_moves_on_is_whole),
         cmocka_unit_test(L8_who_waits_for_another_ones_steward_is_woken),
         cmocka_unit_test(L1_what_a_dead_sharer_left_becomes_durable),
