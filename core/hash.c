@@ -150,6 +150,32 @@ __attribute__((target("sse4.2,pclmul"))) static uint32_t crc_sse42(uint32_t crc,
 }
 #endif
 
+#if defined(__x86_64__)
+__attribute__((target("sse4.2,pclmul"))) static uint32_t crc_head_sse42(const uint64_t head[4],
+                                                                        const unsigned char *at, size_t len)
+{
+    uint64_t crc = UINT32_MAX;
+
+    for (int i = 0; i < 4; i++)
+        crc = _mm_crc32_u64(crc, head[i]);
+    for (; len >= 8; at += 8, len -= 8)
+        crc = crc_word(crc, at);
+    uint32_t rest = (uint32_t)crc;
+    while (len--)
+        rest = _mm_crc32_u8(rest, *at++);
+    return rest;
+}
+#endif
+
+uint32_t spate_crc32c_head(const uint64_t head[4], const void *at, size_t len)
+{
+#if defined(__x86_64__)
+    if (len < 3 * SHORT && __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul"))
+        return ~crc_head_sse42(head, at, len);
+#endif
+    return spate_crc32c(spate_crc32c(0, head, 4 * sizeof *head), at, len);
+}
+
 uint32_t spate_crc32c(uint32_t crc, const void *at, size_t len)
 {
     const unsigned char *from = at;

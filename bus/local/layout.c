@@ -30,11 +30,10 @@ uint32_t spate_local_record_crc(const struct spate_local_record *record, uint64_
     const uint32_t kind = (uint32_t)record->keylen << 16 | (uint32_t)record->type << 8 | record->flags;
 #endif
     const uint64_t fields[4] = {pos, behind(len, record->idx), record->ts_ns, behind(record->keyhash, kind)};
-    uint32_t crc = spate_crc32c(0, fields, sizeof fields);
 
-    if (record->keylen > 0)
-        crc = spate_crc32c(crc, key, record->keylen);
-    return spate_crc32c(crc, value, value_len);
+    if (record->keylen == 0)
+        return spate_crc32c_head(fields, value, value_len);
+    return spate_crc32c(spate_crc32c_head(fields, key, record->keylen), value, value_len);
 }
 
 bool spate_local_record_good(const struct spate_local_record *record, uint64_t pos, uint32_t len)

@@ -81,6 +81,7 @@ static void arena_pieces_do_not_overlap(void **state)
 static void crc32c_known_answers(void **state)
 {
     unsigned char bytes[32], noise[5000];
+    uint64_t head[4];
     uint32_t next = 1, whole;
 
     (void)state;
@@ -98,11 +99,14 @@ static void crc32c_known_answers(void **state)
         next = next * 1103515245u + 12345u;
         noise[i] = (unsigned char)(next >> 16);
     }
+    memcpy(head, noise, sizeof head);
     whole = spate_crc32c(0, noise, sizeof noise);
     for (size_t cut = 0; cut <= sizeof noise; cut += 13) {
         uint32_t first = spate_crc32c(0, noise, cut);
 
         assert_int_equal(spate_crc32c(first, noise + cut, sizeof noise - cut), whole);
+        if (cut >= sizeof head)
+            assert_int_equal(spate_crc32c_head(head, noise + sizeof head, cut - sizeof head), first);
         /* With and without the instructions, of all lengths. */
         assert_int_equal(~crc_plain(~0u, noise, cut), first);
 #if defined(__x86_64__)
