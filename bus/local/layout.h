@@ -107,7 +107,8 @@ struct spate_local_ctl {
     _Alignas(SPATE_LOCAL_LINE) _Atomic uint64_t gate;    /* highest base that may be written now ... */
     _Atomic uint64_t gate_why;                           /* ... and what stands behind it: spate_local_gate */
     _Atomic uint64_t promised;                           /* highest base that the manifest promises */
-    _Atomic uint64_t settled;  /* of a volatile topic: all below is final, or will be soon */
+    _Atomic uint64_t settled;  /* of a volatile topic: all below is final, or will be soon; of others: where
+                                  this hot tier began */
     _Atomic uint64_t distrust; /* base of an archive file whose sync failed, for whoever goes on; 0: none */
     _Alignas(
         SPATE_LOCAL_LINE) _Atomic uint64_t pads; /* regions that were padded over: their writer was dead */
