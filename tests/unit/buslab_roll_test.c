@@ -621,16 +621,16 @@ static void L2_an_owner_is_not_fenced_by_itself(void **state)
 
     (void)state;
     lab_directories(&plan, path, hot);
+    spate_failpoint_hook = dawdle;
     check(spate_local_bus_open(path, hot, (int64_t)CAP, &bus, &err), &err);
     check(spate_bus_writer_open(bus, "log", SPATE_TOPIC_CREATE, &w, &err), &err);
     struct spate_local_ctl *ctl = map_ctl(hot);
-    spate_failpoint_hook = dawdle;
     for (uint64_t i = 0; i < 10; i++)
         check(publish(w, i, 100, &err), &err);
-    spate_failpoint_hook = NULL;
     assert_int_equal(atomic_load(&ctl->fences), 0);
     spate_writer_close(w);
     spate_bus_close(bus);
+    spate_failpoint_hook = NULL;
     munmap(ctl, sizeof *ctl);
     lab_remove(&plan);
 }
