@@ -160,7 +160,7 @@ def g3_plus():
     drain = 1e9 / flow("drain", 1, 1, 64, 8000000, "unchecked")
     atomics, copy = run("bus_flow", "atomics", 1, 0, 64, 20000000)["ns"], 1e9 / flow("memcpy", 1, 1, 128, 4000000)
     print(f"     bounded by the {'writer' if alone >= drain else 'reader'}: a publish alone takes {alone:.1f} ns, of which its "
-          f"three atomic operations take {atomics:.1f} and putting 128 bytes into memory {copy:.1f}; a read alone {drain:.1f} ns",
+          f"two compare-and-swaps take {atomics:.1f} and putting 128 bytes into memory {copy:.1f}; a read alone {drain:.1f} ns",
           flush=True)
 
 
