@@ -276,7 +276,7 @@ void spate_local_open_up(int dir, int fd)
     struct stat st;
 
     /* Another one of the group may have made it: then he did so already. */
-    if (fstat(dir, &st) != 0 || fchmod(fd, 0600 | (st.st_mode & (S_IRGRP | S_IWGRP))) != 0)
+    if (fstat(dir, &st) != 0 || fchmod(fd, 0640 | (st.st_mode & S_IWGRP)) != 0)
         return;
 }
 

@@ -44,8 +44,8 @@ SPATE_CHECKED enum spate_rc spate_local_place_hot_path(const struct spate_local_
  * their name), less when the hot file system is small. */
 uint64_t spate_local_place_cap(const struct spate_local_place *place, int hot_fd, const char *topic);
 
-/* A file that was made in this directory: the group may read and write it as it may the directory, whatever
- * the umask says. */
+/* A file that was made in this directory: the group may read it, and write it where it may write the
+ * directory, whatever the umask says. */
 void spate_local_open_up(int dir, int fd);
 
 /* Says that a writer of this bus lives, until the descriptor is closed: another bus then leaves this hot root
