@@ -1,10 +1,10 @@
 /* bus/local/kept.c - the archive's directory. */
 #include "bus/local/kept.h"
 
+#include "bus/local/listing.h"
 #include "bus/local/segment.h"
 #include "core/alloc.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -23,17 +23,6 @@ static enum kind kind_of(const char *name, uint64_t *pos)
     if (strcmp(name + 16, ".seg") == 0)
         return SEGMENT;
     return strcmp(name + 16, ".spill") == 0 ? SPILL : OTHER;
-}
-
-/* One more view of the directory, with a place of its own in it. */
-static DIR *open_list(int dir)
-{
-    const int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *list = fd < 0 ? NULL : fdopendir(fd);
-
-    if (!list && fd >= 0)
-        close(fd);
-    return list;
 }
 
 void spate_local_kept_fini(struct spate_local_kept *kept)
@@ -73,37 +62,39 @@ static void measure(struct spate_local_kept_segment *segment, int dir, const cha
 enum spate_rc spate_local_kept_look(struct spate_local_kept *kept, int dir, uint64_t cap, uint64_t from,
                                     struct spate_err *err)
 {
+    struct spate_local_listing list;
     char name[SPATE_LOCAL_FILE];
-    const struct dirent *entry;
+    const char *entry;
     uint64_t pos;
-    DIR *list = open_list(dir);
 
-    if (!list)
+    if (!spate_local_listing_open(&list, dir))
         return spate_fail(err, SPATE_RETRY, "cannot list the archive: %s", strerror(errno));
     if (kept->count > 0)
         kept->count--; /* the newest was not final */
     const size_t known = kept->count;
     const uint64_t above = known > 0 ? kept->at[known - 1].base + 1 : from;
-    while ((entry = readdir(list)) != NULL)
-        if (kind_of(entry->d_name, &pos) == SEGMENT && pos >= above)
+    while ((entry = spate_local_listing_next(&list)) != NULL)
+        if (kind_of(entry, &pos) == SEGMENT && pos >= above)
             add(kept, pos);
+    spate_local_listing_close(&list);
     if (kept->count > known)
         qsort(kept->at + known, kept->count - known, sizeof *kept->at, by_base);
     for (size_t i = known; i < kept->count; i++) {
         spate_local_segment_name(kept->at[i].base, name);
         measure(&kept->at[i], dir, name, true);
     }
-    rewinddir(list);
-    while ((entry = readdir(list)) != NULL) {
-        if (kind_of(entry->d_name, &pos) != SPILL || kept->count == known)
+    if (!spate_local_listing_open(&list, dir))
+        return spate_fail(err, SPATE_RETRY, "cannot list the archive: %s", strerror(errno));
+    while ((entry = spate_local_listing_next(&list)) != NULL) {
+        if (kind_of(entry, &pos) != SPILL || kept->count == known)
             continue;
         const struct spate_local_kept_segment key = {.base = spate_local_base_of(pos, cap)};
         struct spate_local_kept_segment *segment =
             bsearch(&key, kept->at + known, kept->count - known, sizeof key, by_base);
         if (segment)
-            measure(segment, dir, entry->d_name, false);
+            measure(segment, dir, entry, false);
     }
-    closedir(list);
+    spate_local_listing_close(&list);
     kept->bytes = 0;
     for (size_t i = 0; i < kept->count; i++)
         kept->bytes += kept->at[i].bytes;
@@ -152,18 +143,19 @@ void spate_local_kept_forget(struct spate_local_kept *kept, uint64_t first)
 
 size_t spate_local_kept_remove(int dir, uint64_t first)
 {
-    const struct dirent *entry;
+    struct spate_local_listing list;
     size_t gone = 0;
+    const char *entry;
     uint64_t pos;
-    DIR *list = open_list(dir);
 
+    if (!spate_local_listing_open(&list, dir))
+        return 0;
     /* Spill files are named by positions: those of a segment that goes lie below `first` like itself. */
-    while (list && (entry = readdir(list)) != NULL) {
-        const enum kind kind = kind_of(entry->d_name, &pos);
-        if (kind != OTHER && pos < first && unlinkat(dir, entry->d_name, 0) == 0)
+    while ((entry = spate_local_listing_next(&list)) != NULL) {
+        const enum kind kind = kind_of(entry, &pos);
+        if (kind != OTHER && pos < first && unlinkat(dir, entry, 0) == 0)
             gone += kind == SEGMENT;
     }
-    if (list)
-        closedir(list);
+    spate_local_listing_close(&list);
     return gone;
 }

@@ -2,11 +2,11 @@
 #include "bus/local/named.h"
 
 #include "bus/local/layout.h"
+#include "bus/local/listing.h"
 #include "bus/local/sigbus.h"
 #include "core/clock.h"
 #include "core/hash.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -307,48 +307,47 @@ static enum spate_rc look_in(int dir, const char *name, const char *topic,
 static void list_name(int dir, const char *name, spate_local_named_fn *each, void *arg)
 {
     struct spate_local_named_view view;
-    const struct dirent *entry;
-    const int copy = fcntl(dir, F_DUPFD_CLOEXEC, 0);
-    DIR *files = copy < 0 ? NULL : fdopendir(copy);
+    struct spate_local_listing files;
+    const char *topic;
 
-    if (!files && copy >= 0)
-        close(copy);
-    while (files && (entry = readdir(files)) != NULL)
-        if (spate_local_name_good(entry->d_name) && look_in(dir, name, entry->d_name, &view) == SPATE_OK)
+    if (!spate_local_listing_open(&files, dir))
+        return;
+    while ((topic = spate_local_listing_next(&files)) != NULL)
+        if (spate_local_name_good(topic) && look_in(dir, name, topic, &view) == SPATE_OK)
             each(arg, &view);
-    if (files)
-        closedir(files);
+    spate_local_listing_close(&files);
 }
 
 enum spate_rc spate_local_named_list(const struct spate_local_place *place, const char *topic,
                                      spate_local_named_fn *each, void *arg, struct spate_err *err)
 {
     struct spate_local_named_view view;
-    const struct dirent *entry;
+    struct spate_local_listing names;
+    const char *name;
     int readers;
     const enum spate_rc rc = open_readers(place, false, &readers, err);
 
     if (rc != SPATE_OK)
         return rc == SPATE_END ? SPATE_OK : rc;
-    DIR *names = fdopendir(readers);
-    if (!names) {
-        close(readers);
+    const bool open = spate_local_listing_open(&names, readers);
+    const int why = errno;
+    close(readers);
+    if (!open)
         return spate_fail(err, SPATE_RETRY, "cannot list the readers below %s: %s", place->path,
-                          strerror(errno));
-    }
-    while ((entry = readdir(names)) != NULL) {
-        if (!spate_local_name_good(entry->d_name))
+                          strerror(why));
+    while ((name = spate_local_listing_next(&names)) != NULL) {
+        if (!spate_local_name_good(name))
             continue;
-        const int dir = open_dir(dirfd(names), entry->d_name);
+        const int dir = open_dir(names.fd, name);
         if (dir < 0)
             continue;
         if (!topic)
-            list_name(dir, entry->d_name, each, arg);
-        else if (look_in(dir, entry->d_name, topic, &view) == SPATE_OK)
+            list_name(dir, name, each, arg);
+        else if (look_in(dir, name, topic, &view) == SPATE_OK)
             each(arg, &view);
         close(dir);
     }
-    closedir(names);
+    spate_local_listing_close(&names);
     return SPATE_OK;
 }
 

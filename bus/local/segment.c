@@ -1,10 +1,11 @@
 /* bus/local/segment.c - making, mapping and listing segment files. */
 #include "bus/local/segment.h"
+
 #include "bus/local/broken.h"
+#include "bus/local/listing.h"
 #include "bus/local/place.h"
 #include "core/failpoint.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -225,20 +226,15 @@ bool spate_local_segment_remove(int dir, uint64_t base)
 /* Calls `each` for every entry but . and ..; false, with errno: the directory cannot be read. */
 static bool walk(int dir, void (*each)(void *arg, const char *name), void *arg)
 {
-    const int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
-    const struct dirent *entry;
+    struct spate_local_listing list;
+    const char *name;
 
-    if (!stream) {
-        if (fd >= 0)
-            close(fd);
+    if (!spate_local_listing_open(&list, dir))
         return false;
-    }
-    while (errno = 0, (entry = readdir(stream)) != NULL)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            each(arg, entry->d_name);
+    while ((name = spate_local_listing_next(&list)) != NULL)
+        each(arg, name);
     const int why = errno;
-    closedir(stream);
+    spate_local_listing_close(&list);
     errno = why;
     return why == 0;
 }

@@ -2,12 +2,12 @@
 #include "bus/local/spill.h"
 
 #include "bus/local/archive.h"
+#include "bus/local/listing.h"
 #include "bus/local/place.h"
 #include "bus/local/segment.h"
 #include "core/failpoint.h"
 #include "core/hash.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -276,26 +276,22 @@ bool spate_local_spill_sound(int dir, uint64_t pos, const struct spate_local_rec
 
 static uint64_t walk(int dir, uint64_t from, uint64_t upto, bool remove)
 {
-    const int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *stream = fd < 0 ? NULL : fdopendir(fd);
-    const struct dirent *entry;
+    struct spate_local_listing list;
     uint64_t bytes = 0, pos;
+    const char *name;
     struct stat st;
 
-    if (!stream) {
-        if (fd >= 0)
-            close(fd);
+    if (!spate_local_listing_open(&list, dir))
         return 0;
-    }
-    while ((entry = readdir(stream)) != NULL) {
-        if (!pos_of(entry->d_name, &pos) || pos < from || pos >= upto)
+    while ((name = spate_local_listing_next(&list)) != NULL) {
+        if (!pos_of(name, &pos) || pos < from || pos >= upto)
             continue;
         if (remove)
-            unlinkat(dir, entry->d_name, 0);
-        else if (fstatat(dir, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+            unlinkat(dir, name, 0);
+        else if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
             bytes += (uint64_t)st.st_blocks * 512;
     }
-    closedir(stream);
+    spate_local_listing_close(&list);
     return bytes;
 }
 
