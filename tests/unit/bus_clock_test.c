@@ -12,6 +12,7 @@
 
 #include "tests/support/bus_log.h"
 #include "tests/support/bus_scratch.h"
+#include "tests/support/check.h"
 
 #include <stdatomic.h>
 #include <sys/syscall.h>
@@ -31,13 +32,6 @@ int clock_gettime(clockid_t clock, struct timespec *now)
         now->tv_sec += shift_s;
     return rc;
 }
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 static void the_clock_steps_back_and_forth(void **state)
 {

@@ -12,6 +12,7 @@
 #include "bus/local/segment.h"
 #include "tests/support/bus_log.h"
 #include "tests/support/bus_scratch.h"
+#include "tests/support/check.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,13 +24,6 @@
 #define CAP (UINT64_C(1) << 20)
 
 static const struct spate_start oldest = {.from = SPATE_START_OLDEST};
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 static _Atomic int failures;
 static int fail_with;

@@ -11,6 +11,7 @@
 #include "bus/local/segment.h"
 #include "tests/support/bus_log.h"
 #include "tests/support/bus_scratch.h"
+#include "tests/support/check.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -26,13 +27,6 @@
 #define CAP (UINT64_C(1) << 20)
 
 static const struct spate_start oldest = {.from = SPATE_START_OLDEST};
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 /* What a child tells its parent, and what survives it. */
 struct told {

@@ -9,6 +9,7 @@
 #include "bus/local/bell.h"
 #include "tests/support/bus_log.h"
 #include "tests/support/bus_scratch.h"
+#include "tests/support/check.h"
 
 #include <signal.h>
 #include <stdatomic.h>
@@ -21,13 +22,6 @@
 #define CAP (UINT64_C(1) << 20)
 
 static const struct spate_start oldest = {.from = SPATE_START_OLDEST};
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 struct report {
     _Atomic uint64_t ready, sleeps, slowest_us;

@@ -14,6 +14,7 @@
 #include "bus/local/segment.h"
 #include "tests/support/bus_log.h"
 #include "tests/support/bus_scratch.h"
+#include "tests/support/check.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -32,13 +33,6 @@ struct pristine {
     unsigned char *newest;
     size_t newest_len;
 };
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 static void copy_file(int from_dir, int to_dir, const char *name)
 {

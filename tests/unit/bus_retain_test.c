@@ -14,6 +14,7 @@
 #include "core/log.h"
 #include "tests/support/bus_log.h"
 #include "tests/support/bus_scratch.h"
+#include "tests/support/check.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -27,13 +28,6 @@
 #define HOUR_NS  INT64_C(3600000000000)
 
 static const struct spate_start oldest = {.from = SPATE_START_OLDEST};
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 struct fixture {
     struct bus_scratch scratch;

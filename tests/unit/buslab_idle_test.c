@@ -12,6 +12,7 @@
 #include "bus/local/broken.h"
 #include "tests/lab/lab.h"
 #include "tests/support/bus_scratch.h"
+#include "tests/support/check.h"
 
 #include <fcntl.h>
 #include <glob.h>
@@ -23,13 +24,6 @@
 #include <time.h>
 
 enum { READERS = 4, LATE_MS = 1000, PATIENCE_MS = 20000 };
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 /* What the processes of a test tell each other. */
 struct board {

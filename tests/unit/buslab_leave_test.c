@@ -12,6 +12,7 @@
 #include "core/failpoint.h"
 #include "tests/support/bus_log.h"
 #include "tests/support/bus_scratch.h"
+#include "tests/support/check.h"
 
 static jmp_buf away;
 static _Atomic int leave_at = -1; /* publish comes by there in this thread alone */
@@ -22,13 +23,6 @@ static bool leave(enum spate_failpoint point)
         longjmp(away, 1);
     return false;
 }
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 static const struct spate_record *some_records(size_t count)
 {

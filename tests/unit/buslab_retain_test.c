@@ -14,6 +14,7 @@
 #include "bus/local/topic.h"
 #include "tests/support/bus_log.h"
 #include "tests/support/bus_scratch.h"
+#include "tests/support/check.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -34,13 +35,6 @@ static uint64_t records_to_write(void)
 
     return text ? strtoull(text, NULL, 10) : 30000;
 }
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 struct world {
     struct bus_scratch scratch;

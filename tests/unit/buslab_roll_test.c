@@ -13,6 +13,7 @@
 #include "bus/local/segment.h"
 #include "core/clock.h"
 #include "tests/lab/lab.h"
+#include "tests/support/check.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -28,13 +29,6 @@
 #include <unistd.h>
 
 #define CAP (UINT64_C(1) << 20)
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 static int temp_files(const char *root)
 {

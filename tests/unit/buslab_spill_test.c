@@ -13,6 +13,7 @@
 #include "core/clock.h"
 #include "core/failpoint.h"
 #include "tests/lab/lab.h"
+#include "tests/support/check.h"
 
 #include <dirent.h>
 #include <signal.h>
@@ -32,13 +33,6 @@
 static const enum spate_failpoint points[] = {
     SPATE_FP_local_spill,        SPATE_FP_local_spilled, SPATE_FP_local_taken,    SPATE_FP_local_claimed,
     SPATE_FP_local_spill_called, SPATE_FP_local_filled,  SPATE_FP_local_committed};
-
-static void check_at(enum spate_rc rc, const struct spate_err *err, int line)
-{
-    if (rc != SPATE_OK)
-        fail_msg("line %d, rc %d: %s", line, rc, err->text);
-}
-#define check(rc, err) check_at((rc), (err), __LINE__)
 
 struct note { /* what a victim says of itself; outlives it */
     _Atomic uint64_t tried, taken;
